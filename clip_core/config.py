@@ -1,0 +1,565 @@
+"""CLIPTextConfig, CLIPVisionConfig, CLIPConfig: v4.37's parameters, defaults and files, without transformers.
+
+Source of the rules: transformers 4.37.2's documented PretrainedConfig and CLIP configuration. Differences, on purpose:
+values that no model can have raise ConfigError, `torch_dtype` stays a string (no framework here), and a sub-config
+may be given as an object as well as a dict.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+
+CONFIG_NAME = "config.json"
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu")
+
+# Fields that every v4.37 config has. They are kept so that old files load and save as they do there; of these the
+# models read return_dict, output_hidden_states, output_attentions, torchscript and pruned_heads.
+COMMON_DEFAULTS: dict[str, Any] = {
+    "return_dict": True,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "torchscript": False,
+    "torch_dtype": None,
+    "use_bfloat16": False,
+    "tf_legacy_loss": False,
+    "pruned_heads": {},
+    "tie_word_embeddings": True,
+    "chunk_size_feed_forward": 0,
+    "is_encoder_decoder": False,
+    "is_decoder": False,
+    "cross_attention_hidden_size": None,
+    "add_cross_attention": False,
+    "tie_encoder_decoder": False,
+    "architectures": None,
+    "finetuning_task": None,
+    "tokenizer_class": None,
+    "prefix": None,
+    "bos_token_id": None,
+    "pad_token_id": None,
+    "eos_token_id": None,
+    "sep_token_id": None,
+    "decoder_start_token_id": None,
+    "task_specific_params": None,
+    "problem_type": None,
+    # Generation settings: meaningless for CLIP, but present in older config.json files.
+    "max_length": 20,
+    "min_length": 0,
+    "do_sample": False,
+    "early_stopping": False,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "num_return_sequences": 1,
+    "output_scores": False,
+    "return_dict_in_generate": False,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "remove_invalid_values": False,
+    "exponential_decay_length_penalty": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
+
+# Far above any real model; a value beyond it is a damaged or hostile file, stopped before anything is allocated.
+_LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536}
+_LARGEST_SIZE = 2**28
+
+
+class PretrainedConfig:
+    """The fields and files that all three configs share. Unknown keywords become attributes and are saved.
+
+    Args:
+        return_dict: outputs as classes (True) or tuples. Default True.
+        output_hidden_states, output_attentions: asked for on every call. Default False.
+        torch_dtype (or `dtype`): name of the weights' type, as a string.
+        **kwargs: any other v4.37 field, or any attribute of your own.
+    """
+
+    model_type = ""
+    _sub_configs: tuple[str, ...] = ()
+
+    def __init__(self, **kwargs: Any) -> None:
+        if "dtype" in kwargs:  # transformers >= 4.56 writes this name
+            kwargs.setdefault("torch_dtype", kwargs["dtype"])
+            del kwargs["dtype"]
+        for key, default in COMMON_DEFAULTS.items():
+            setattr(self, key, kwargs.pop(key, copy.deepcopy(default)))
+        self.torch_dtype = _dtype_name(self.torch_dtype)
+        self.pruned_heads = {int(layer): list(heads) for layer, heads in (self.pruned_heads or {}).items()}
+        num_labels = kwargs.pop("num_labels", None)
+        id2label = kwargs.pop("id2label", None)
+        self.label2id = kwargs.pop("label2id", None)
+        self.id2label = None if id2label is None else {int(i): label for i, label in id2label.items()}
+        if self.id2label is None:
+            self.num_labels = 2 if num_labels is None else num_labels
+        self._name_or_path = str(kwargs.pop("name_or_path", kwargs.pop("_name_or_path", "")))
+        self._commit_hash = kwargs.pop("_commit_hash", None)
+        self._attn_implementation = kwargs.pop("attn_implementation", kwargs.pop("_attn_implementation", None))
+        self.transformers_version = kwargs.pop("transformers_version", None)
+        kwargs.pop("model_type", None)  # belongs to the class; a file's other value must not overwrite it
+        for key, value in kwargs.items():
+            setattr(self, key, value)
+
+    @property
+    def name_or_path(self) -> str:
+        return self._name_or_path
+
+    @name_or_path.setter
+    def name_or_path(self, value: Any) -> None:
+        self._name_or_path = str(value)
+
+    @property
+    def use_return_dict(self) -> bool:
+        """`return_dict`, except that `torchscript=True` always means tuples."""
+        return self.return_dict and not self.torchscript
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.id2label or {})
+
+    @num_labels.setter
+    def num_labels(self, count: int) -> None:
+        if self.id2label is None or len(self.id2label) != count:
+            self.id2label = {i: f"LABEL_{i}" for i in range(count)}
+            self.label2id = {label: i for i, label in self.id2label.items()}
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict]:
+        """The raw dict of a folder's or hub name's config.json, and the keywords that were not used to find it.
+
+        Also takes the path of a JSON file. Raises FileNotFoundError when there is none, ConfigError when it is no
+        JSON object.
+        """
+        from .hub import HUB_ARGUMENTS, resolve_file
+
+        where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+        path = resolve_file(pretrained_model_name_or_path, kwargs.pop("_configuration_file", CONFIG_NAME), **where)
+        config_dict = read_json_object(path)
+        config_dict.setdefault("_name_or_path", str(pretrained_model_name_or_path))
+        return config_dict, kwargs
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load from a folder, a config.json or a hub name; other keywords override single values.
+
+        `subfolder`, `revision`, `cache_dir`, `local_files_only` and `token` are as for models. With
+        `return_unused_kwargs=True` returns (config, unused keywords). A text or vision config also loads from a full
+        model's config.json; `text_config_dict` / `vision_config_dict` are then ignored, as in v4.37.
+        """
+        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return cls.from_dict(cls._own_part(config_dict), **kwargs)
+
+    @classmethod
+    def _own_part(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return config_dict
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Build from a dict; keywords that name a field override it, the others are dropped or returned."""
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        values = copy.deepcopy(dict(config_dict))
+        if "attn_implementation" in kwargs:
+            values["attn_implementation"] = kwargs.pop("attn_implementation")
+        config = cls(**values)
+        unused = {}
+        for key, value in kwargs.items():
+            name = "torch_dtype" if key == "dtype" else key
+            if not hasattr(config, name):
+                unused[key] = value
+                continue
+            current = getattr(config, name)
+            if isinstance(current, PretrainedConfig) and isinstance(value, Mapping):
+                value = type(current)(**value)
+            setattr(config, name, _dtype_name(value) if name == "torch_dtype" else value)
+            if name == "torch_dtype":
+                unused[key] = value  # the caller that loads weights needs it too (v4.37)
+        config.validate()
+        return (config, unused) if return_unused else config
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """Build from the JSON file at this path."""
+        return cls(**read_json_object(Path(json_file)))
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain JSON values; sub-configs as dicts. Private fields but `_name_or_path` are left out."""
+        out: dict[str, Any] = {}
+        for key, value in self.__dict__.items():
+            if key == "transformers_version" and value is None:
+                continue
+            if key.startswith("_") and not (key == "_name_or_path" and value):
+                continue
+            if isinstance(value, PretrainedConfig):
+                value = {k: v for k, v in value.to_dict().items() if k != "transformers_version"}
+            elif key == "hidden_act" and callable(value):
+                value = _activation_name(value)
+            elif key == "torch_dtype":
+                value = _dtype_name(value)
+            out[key] = copy.deepcopy(value)
+        out["model_type"] = self.model_type
+        return out
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """`to_dict` without the shared fields that have their default; this is what config.json holds."""
+        common, own = PretrainedConfig().to_dict(), type(self)().to_dict()
+        diff: dict[str, Any] = {}
+        for key, value in self.to_dict().items():
+            if key in self._sub_configs and isinstance(getattr(self, key), PretrainedConfig):
+                defaults = type(getattr(self, key))().to_dict()
+                sub = {k: v for k, v in value.items() if k not in defaults or defaults[k] != v}
+                diff[key] = {**sub, "model_type": value["model_type"]}
+            elif key not in common or value != common[key] or (key in own and value != own[key]):
+                diff[key] = value
+        return diff
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """JSON, indented by 2, keys sorted, newline at the end."""
+        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """Write `to_json_string` atomically."""
+        write_text_atomically(Path(json_file_path), self.to_json_string(use_diff))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Write config.json into the folder, making it if needed."""
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise FileExistsError(f"save_directory: wanted a folder, found a file: {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.to_json_file(folder / CONFIG_NAME)
+
+    def update(self, config_dict: Mapping[str, Any]) -> None:
+        """Set several attributes."""
+        for key, value in config_dict.items():
+            setattr(self, key, value)
+
+    # -- checking -----------------------------------------------------------------------------------------------------
+
+    _positive: tuple[str, ...] = ()
+    _at_least_zero: tuple[str, ...] = ()
+    _finite: tuple[str, ...] = ()
+
+    def validate(self) -> None:
+        """Raise ConfigError on a value that no model can have. Models call this before they allocate anything."""
+        for key in self._positive + self._at_least_zero:
+            self._check_integer(key, getattr(self, key, None), lowest=1 if key in self._positive else 0)
+        for key in self._finite:
+            self._check_number(key, getattr(self, key, None))
+
+    def _check_integer(self, key: str, value: Any, lowest: int) -> None:
+        highest = _LARGEST.get(key, _LARGEST_SIZE)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole and hasattr(value, "__index__") and not isinstance(value, bool):  # NumPy integers
+            value, whole = value.__index__(), True
+        if not whole or not lowest <= value <= highest:
+            raise ConfigError(
+                f"{type(self).__name__}: {key}: wanted an integer from {lowest} to {highest}, found {value!r}"
+            )
+
+    def _check_number(self, key: str, value: Any) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise ConfigError(f"{type(self).__name__}: {key}: wanted a finite number, found {value!r}")
+
+    def _check_range(self, key: str, lowest: float, highest: float) -> None:
+        value = getattr(self, key)
+        self._check_number(key, value)
+        if not lowest <= value <= highest:
+            raise ConfigError(f"{type(self).__name__}: {key}: wanted {lowest} to {highest}, found {value!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PretrainedConfig) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+
+class _TowerConfig(PretrainedConfig):
+    """What the text and the vision tower's configs have in common."""
+
+    _key_in_full_model = ""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"{type(self).__name__}: num_attention_heads: wanted a divisor of hidden_size "
+                f"{self.hidden_size}, found {self.num_attention_heads}"
+            )
+        if not callable(self.hidden_act) and self.hidden_act not in ACTIVATIONS:
+            raise ConfigError(
+                f"{type(self).__name__}: hidden_act: wanted one of {', '.join(ACTIVATIONS)} or a callable, "
+                f"found {self.hidden_act!r}"
+            )
+        self._check_range("attention_dropout", 0.0, 1.0)
+        self._check_range("layer_norm_eps", 0.0, 1.0)
+
+    @classmethod
+    def _own_part(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        if config_dict.get("model_type") != "clip" and cls._key_in_full_model not in config_dict:
+            return config_dict
+        part = config_dict.get(cls._key_in_full_model)
+        if not isinstance(part, Mapping):
+            raise ConfigError(
+                f"{cls.__name__}: wanted {cls._key_in_full_model!r} in the full model's config, "
+                f"found {', '.join(sorted(config_dict)) or 'nothing'}"
+            )
+        return {**part, "_name_or_path": part.get("_name_or_path") or config_dict.get("_name_or_path", "")}
+
+
+class CLIPTextConfig(_TowerConfig):
+    """The text tower. Defaults are those of OpenAI's ViT-B/32.
+
+    Args:
+        vocab_size: rows of the token embedding. Default 49408.
+        hidden_size, intermediate_size: widths of the residual stream and of the MLP. Defaults 512, 2048.
+        projection_dim: width of the shared space (CLIPTextModelWithProjection). Default 512.
+        num_hidden_layers, num_attention_heads: defaults 12, 8; heads must divide hidden_size.
+        max_position_embeddings: longest input, in tokens. Default 77.
+        hidden_act: "quick_gelu" (OpenAI), "gelu" (LAION), "gelu_new", "relu", "selu", or a callable.
+        layer_norm_eps, attention_dropout, initializer_range, initializer_factor: 1e-5, 0.0, 0.02, 1.0.
+        pad_token_id, bos_token_id, eos_token_id: 1, 49406, 49407. `eos_token_id == 2` marks files older than 4.31,
+            which pool at argmax(input_ids).
+
+    Raises ConfigError on impossible values.
+    """
+
+    model_type = "clip_text_model"
+    _key_in_full_model = "text_config"
+    _positive = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "projection_dim",
+        "num_attention_heads",
+        "max_position_embeddings",
+    )
+    _at_least_zero = ("num_hidden_layers",)
+    _finite = ("initializer_range", "initializer_factor")
+
+    def __init__(
+        self,
+        vocab_size: int = 49408,
+        hidden_size: int = 512,
+        intermediate_size: int = 2048,
+        projection_dim: int = 512,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 8,
+        max_position_embeddings: int = 77,
+        hidden_act: Any = "quick_gelu",
+        layer_norm_eps: float = 1e-5,
+        attention_dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        initializer_factor: float = 1.0,
+        pad_token_id: int | None = 1,
+        bos_token_id: int | None = 49406,
+        eos_token_id: int | None = 49407,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs)
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.projection_dim = projection_dim
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.max_position_embeddings = max_position_embeddings
+        self.hidden_act = hidden_act
+        self.layer_norm_eps = layer_norm_eps
+        self.attention_dropout = attention_dropout
+        self.initializer_range = initializer_range
+        self.initializer_factor = initializer_factor
+        self.validate()
+
+
+class CLIPVisionConfig(_TowerConfig):
+    """The vision tower. Defaults are those of OpenAI's ViT-B/32.
+
+    Args:
+        hidden_size, intermediate_size, projection_dim: 768, 3072, 512.
+        num_hidden_layers, num_attention_heads: 12, 12; heads must divide hidden_size.
+        num_channels, image_size, patch_size: 3, 224, 32 (pixels; patches beyond a whole number are cut off).
+        hidden_act, layer_norm_eps, attention_dropout, initializer_range, initializer_factor: as for the text tower.
+
+    Raises ConfigError on impossible values.
+    """
+
+    model_type = "clip_vision_model"
+    _key_in_full_model = "vision_config"
+    _positive = (
+        "hidden_size",
+        "intermediate_size",
+        "projection_dim",
+        "num_attention_heads",
+        "num_channels",
+        "image_size",
+        "patch_size",
+    )
+    _at_least_zero = ("num_hidden_layers",)
+    _finite = ("initializer_range", "initializer_factor")
+
+    def __init__(
+        self,
+        hidden_size: int = 768,
+        intermediate_size: int = 3072,
+        projection_dim: int = 512,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        num_channels: int = 3,
+        image_size: int = 224,
+        patch_size: int = 32,
+        hidden_act: Any = "quick_gelu",
+        layer_norm_eps: float = 1e-5,
+        attention_dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        initializer_factor: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.projection_dim = projection_dim
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_channels = num_channels
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.hidden_act = hidden_act
+        self.layer_norm_eps = layer_norm_eps
+        self.attention_dropout = attention_dropout
+        self.initializer_range = initializer_range
+        self.initializer_factor = initializer_factor
+        self.validate()
+
+    def validate(self) -> None:
+        super().validate()
+        if self.patch_size > self.image_size:
+            raise ConfigError(
+                f"CLIPVisionConfig: patch_size: wanted at most image_size {self.image_size}, found {self.patch_size}"
+            )
+
+
+class CLIPConfig(PretrainedConfig):
+    """The full model: two towers and the shared space.
+
+    Args:
+        text_config, vision_config: a dict, a config object, or None for the defaults.
+        projection_dim: width of the shared space; wins over the sub-configs'. Default 512.
+        logit_scale_init_value: initial log temperature. Default 2.6592, i.e. log(1 / 0.07).
+        text_config_dict, vision_config_dict: forms found in old files. They are completed with the defaults and then
+            override every value of `text_config` / `vision_config`; they are not saved (transformers #22035).
+
+    Raises ConfigError on impossible values.
+    """
+
+    model_type = "clip"
+    is_composition = True
+    _sub_configs = ("text_config", "vision_config")
+    _positive = ("projection_dim",)
+    _finite = ("logit_scale_init_value", "initializer_factor")
+
+    def __init__(
+        self,
+        text_config: Any = None,
+        vision_config: Any = None,
+        projection_dim: int = 512,
+        logit_scale_init_value: float = 2.6592,
+        **kwargs: Any,
+    ) -> None:
+        text_override = kwargs.pop("text_config_dict", None)
+        vision_override = kwargs.pop("vision_config_dict", None)
+        super().__init__(**kwargs)
+        self.text_config = _sub_config(CLIPTextConfig, text_config, text_override)
+        self.vision_config = _sub_config(CLIPVisionConfig, vision_config, vision_override)
+        self.projection_dim = projection_dim
+        self.logit_scale_init_value = logit_scale_init_value
+        self.initializer_factor = 1.0
+        self.validate()
+
+    @classmethod
+    def from_text_vision_configs(cls, text_config: Any, vision_config: Any, **kwargs: Any) -> CLIPConfig:
+        """A full config from the two towers' configs (copied); keywords as for the constructor."""
+        return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **kwargs)
+
+    def validate(self) -> None:
+        super().validate()
+        self.text_config.validate()
+        self.vision_config.validate()
+
+
+def _sub_config(cls: type[_TowerConfig], values: Any, override: Any) -> Any:
+    if isinstance(values, PretrainedConfig):
+        values = values.to_dict()
+    for name, given in ((cls._key_in_full_model, values), (f"{cls._key_in_full_model}_dict", override)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError(f"CLIPConfig: {name}: wanted a dict or a {cls.__name__}, found {given!r}")
+    merged = dict(values or {})
+    if override is not None:
+        merged.update(cls(**override).to_dict())
+    return cls(**copy.deepcopy(merged))
+
+
+def _dtype_name(value: Any) -> str | None:
+    """A dtype as its bare name: "float16" for "torch.float16", torch.float16, np.float16, jnp.float16."""
+    if value is None or isinstance(value, str):
+        return value if value is None else value.rsplit(".", 1)[-1]
+    name = getattr(value, "name", None) or getattr(value, "__name__", None) or str(value)
+    return name.rsplit(".", 1)[-1]
+
+
+def _activation_name(function: Any) -> str:
+    name = getattr(function, "__name__", "")
+    if name not in ACTIVATIONS:
+        raise ConfigError(
+            f"hidden_act: a callable can only be saved when its name is one of {', '.join(ACTIVATIONS)}, "
+            f"found {function!r}"
+        )
+    return name
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ConfigError naming the file when it is anything else."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, or nesting without end
+        raise ConfigError(f"{path}: wanted a JSON object, found a file that does not parse: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: wanted a JSON object, found {type(value).__name__}")
+    return value
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write beside the file, then rename: a crash leaves the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""How fresh weights are drawn: the documented rule of v4.37, once for all backends.
+
+Weights are normal around 0 with the standard deviations below; biases are 0, norms are 1, and the logit scale is its
+configured constant. The factor is that of the config the model was made with: a full model's `initializer_factor`
+(1.0 unless set) holds for its towers too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .weights import weight_table
+
+
+def initial_values(config: Any, scope: str = "full") -> dict[str, tuple[str, float]]:
+    """Canonical name -> ("normal", standard deviation) or ("constant", value), for every entry of the table."""
+    values: dict[str, tuple[str, float]] = {}
+    for name, weight in weight_table(config, scope).items():
+        tower = "vision" if name.startswith(("vision_model", "visual")) else "text"
+        own = getattr(config, f"{tower}_config", config)
+        if name == "logit_scale":
+            values[name] = ("constant", config.logit_scale_init_value)
+        elif weight.kind == "norm" and weight.leaf == "weight":
+            values[name] = ("constant", 1.0)
+        elif weight.leaf == "bias":
+            values[name] = ("constant", 0.0)
+        else:
+            values[name] = ("normal", config.initializer_factor * _deviation(name, tower, own))
+    return values
+
+
+def _deviation(name: str, tower: str, config: Any) -> float:
+    width = config.hidden_size**-0.5
+    depth = (2 * max(config.num_hidden_layers, 1)) ** -0.5
+    if "_proj." in name and "out_proj" not in name or ".fc2." in name:
+        return width * depth  # q, k, v and what the MLP adds to the residual stream
+    if ".fc1." in name:
+        return (2 * config.hidden_size) ** -0.5
+    if "patch_embedding" in name or "position_embedding" in name or "token_embedding" in name:
+        return config.initializer_range if tower == "vision" else 0.02
+    return width  # out_proj, class_embedding, the projections

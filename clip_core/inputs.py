@@ -1,0 +1,78 @@
+"""What every forward pass settles before it computes: flags, and inputs that no model can take.
+
+The checks need only shapes and, where a backend can give them without cost, the lowest and highest id. Their messages
+are therefore the same in every framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .errors import InputError
+
+
+class Flags(NamedTuple):
+    """The three output switches, with the config's values in place of None."""
+
+    attentions: bool
+    hidden_states: bool
+    return_dict: bool
+
+
+def resolve_flags(
+    config: Any, output_attentions: bool | None, output_hidden_states: bool | None, return_dict: bool | None
+) -> Flags:
+    """Arguments win; None means the config's value."""
+    return Flags(
+        config.output_attentions if output_attentions is None else output_attentions,
+        config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+        config.use_return_dict if return_dict is None else return_dict,
+    )
+
+
+def check_ids(config: Any, shape: Sequence[int] | None) -> None:
+    """`input_ids`: given, [batch, sequence], and no longer than the model has positions."""
+    if shape is None:
+        raise InputError("input_ids: wanted [batch, sequence] token ids, found None")
+    if len(shape) < 1 or shape[-1] == 0:
+        raise InputError(f"input_ids: wanted [batch, sequence] with at least one token, found shape {tuple(shape)}")
+    limit = config.max_position_embeddings
+    if shape[-1] is not None and shape[-1] > limit:
+        raise InputError(
+            f"input_ids: wanted at most {limit} tokens (max_position_embeddings), found {shape[-1]}: "
+            f"tokenize with truncation=True, max_length={limit}"
+        )
+
+
+def check_id_range(config: Any, lowest: int, highest: int) -> None:
+    """`input_ids`: inside the vocabulary."""
+    if lowest < 0 or highest >= config.vocab_size:
+        found = lowest if lowest < 0 else highest
+        raise InputError(f"input_ids: wanted ids from 0 to {config.vocab_size - 1} (vocab_size), found {found}")
+
+
+def check_mask(shape: Sequence[int], ids_shape: Sequence[int]) -> None:
+    """`attention_mask`: the shape of `input_ids`."""
+    if tuple(shape) != tuple(ids_shape):
+        raise InputError(f"attention_mask: wanted the shape of input_ids {tuple(ids_shape)}, found {tuple(shape)}")
+
+
+def check_pixels(config: Any, shape: Sequence[int] | None, interpolate: bool = False) -> None:
+    """`pixel_values`: given, [batch, channels, height, width], of the config's size unless interpolating."""
+    if shape is None:
+        raise InputError("pixel_values: wanted [batch, channels, height, width] pixels, found None")
+    size = config.image_size
+    wanted = (
+        f"[batch, {config.num_channels}, >= {config.patch_size}, >= {config.patch_size}]"
+        if interpolate
+        else f"[batch, {config.num_channels}, {size}, {size}]"
+    )
+    fits = len(shape) == 4 and shape[1] == config.num_channels
+    if fits and interpolate:
+        fits = min(shape[2], shape[3]) >= config.patch_size
+    elif fits:
+        fits = tuple(shape[2:]) == (size, size)
+    if not fits:
+        hint = "" if interpolate or len(shape) != 4 else ": for other sizes pass interpolate_pos_encoding=True"
+        raise InputError(f"pixel_values: wanted {wanted}, found {tuple(shape)}{hint}")
