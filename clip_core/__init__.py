@@ -1,0 +1,70 @@
+"""The framework-neutral core of triclip: configs, tokenizers, image processing, checkpoints and the `Clip` pipeline.
+
+Names are imported on first use, so `import clip_core` stays fast and no framework is ever imported by it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> the module that defines it
+_HOME = {
+    "BatchEncoding": "batch",
+    "BatchFeature": "batch",
+    "BaseModelOutput": "outputs",
+    "BaseModelOutputWithPooling": "outputs",
+    "CLIPConfig": "config",
+    "CLIPFeatureExtractor": "image_processor",
+    "CLIPImageProcessor": "image_processor",
+    "CLIPOutput": "outputs",
+    "CLIPProcessor": "processor",
+    "CLIPTextConfig": "config",
+    "CLIPTextModelOutput": "outputs",
+    "CLIPTokenizer": "tokenizer",
+    "CLIPTokenizerFast": "tokenizer",
+    "CLIPVisionConfig": "config",
+    "CLIPVisionModelOutput": "outputs",
+    "CheckpointError": "errors",
+    "Clip": "pipeline",
+    "ConfigError": "errors",
+    "FlaxCLIPOutput": "outputs",
+    "ImageError": "errors",
+    "InputError": "errors",
+    "MissingDependencyError": "errors",
+    "ModelOutput": "outputs",
+    "PretrainedConfig": "config",
+}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .batch import BatchEncoding, BatchFeature
+    from .config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
+    from .errors import CheckpointError, ConfigError, ImageError, InputError, MissingDependencyError
+    from .image_processor import CLIPFeatureExtractor, CLIPImageProcessor
+    from .outputs import (
+        BaseModelOutput,
+        BaseModelOutputWithPooling,
+        CLIPOutput,
+        CLIPTextModelOutput,
+        CLIPVisionModelOutput,
+        FlaxCLIPOutput,
+        ModelOutput,
+    )
+    from .pipeline import Clip
+    from .processor import CLIPProcessor
+    from .tokenizer import CLIPTokenizer, CLIPTokenizerFast
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'clip_core' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
