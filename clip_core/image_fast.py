@@ -1,0 +1,138 @@
+"""The image processor's short cuts. Each gives the plain path's bytes and floats exactly; tests hold them to it.
+
+- Pillow resizes an 8-bit picture in two passes, across and then down, rounding to bytes between them. The two passes
+  can be asked for one at a time, with the crop between and after them. (`resize(box=...)` rounds its coefficients
+  differently.)
+- Rescaling and normalising a byte is a function of the byte and its channel: a table of 256 floats for each channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clip_core.image_ops import (
+    FIRST,
+    LAST,
+    center_crop,
+    channel_values,
+    crop_offset,
+    normalize,
+    rescale,
+    resized_size,
+)
+
+# Half-width, in source pixels at scale 1, of the filters that Pillow applies in two passes.
+FILTER_SUPPORT = {
+    Image.Resampling.BOX: 0.5,
+    Image.Resampling.BILINEAR: 1.0,
+    Image.Resampling.HAMMING: 1.0,
+    Image.Resampling.BICUBIC: 2.0,
+    Image.Resampling.LANCZOS: 3.0,
+}
+
+# The pass down makes whole columns, even if few of their rows are kept: at most this many pixels are made at a time.
+MAX_COLUMN_PIXELS = 1 << 24
+
+
+def resize_and_crop(
+    picture: Image.Image, height: int, width: int, box: tuple[int, int, int, int], resample: Any
+) -> Image.Image:
+    """`picture.resize((width, height), resample).crop(box)` for an RGB or L picture, without the pixels that go.
+
+    `box` is (left, top, right, bottom) within the resized picture.
+    """
+    left, top, right, bottom = box
+    if resample not in FILTER_SUPPORT:
+        return picture.resize((width, height), resample).crop(box)
+    if picture.width != width:
+        picture = _across(picture, width, height, top, bottom, resample)
+    if (left, right) != (0, width):
+        picture = picture.crop((left, 0, right, picture.height))
+    if picture.height == height:
+        return picture if (top, bottom) == (0, height) else picture.crop((0, top, picture.width, bottom))
+    columns = max(1, MAX_COLUMN_PIXELS // height)
+    if columns >= picture.width:
+        resized = picture.resize((picture.width, height), resample)
+        return resized if (top, bottom) == (0, height) else resized.crop((0, top, picture.width, bottom))
+    result = Image.new(picture.mode, (picture.width, bottom - top))
+    for start in range(0, picture.width, columns):
+        stop = min(start + columns, picture.width)
+        strip = picture.crop((start, 0, stop, picture.height)).resize((stop - start, height), resample)
+        result.paste(strip.crop((0, top, stop - start, bottom)), (start, 0))
+    return result
+
+
+def _across(picture: Image.Image, width: int, height: int, top: int, bottom: int, resample: Any) -> Image.Image:
+    """The pass across; rows that the kept ones can't reach stay black, since the pass down never shows them."""
+    scale = picture.height / height
+    reach = FILTER_SUPPORT[resample] * max(scale, 1.0) + 2
+    first = max(0, math.floor((top + 0.5) * scale - reach))
+    last = min(picture.height, math.ceil((bottom - 0.5) * scale + reach))
+    if picture.height == height:
+        first, last = top, bottom
+    if (last - first) * 8 > picture.height * 7:  # too little to gain over the copies
+        return picture.resize((width, picture.height), resample)
+    needed = picture.crop((0, first, picture.width, last)).resize((width, last - first), resample)
+    result = Image.new(picture.mode, (width, picture.height))
+    result.paste(needed, (0, first))
+    return result
+
+
+def central_pixels(
+    picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
+) -> np.ndarray:
+    """Resize (unless `size` is None) and crop (unless `crop` is None) an RGB or L picture: uint8 [H, W] or [H, W, 3]."""
+    height, width = resized_size(picture.height, picture.width, size) if size else (picture.height, picture.width)
+    box = (0, 0, width, height)
+    if crop:
+        left, top = max(0, crop_offset(width, crop["width"])), max(0, crop_offset(height, crop["height"]))
+        box = (left, top, min(width, left + crop["width"]), min(height, top + crop["height"]))
+    if size:
+        picture = resize_and_crop(picture, height, width, box, resample)
+    elif box != (0, 0, width, height):
+        picture = picture.crop(box)
+    return np.asarray(picture)
+
+
+def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> np.ndarray:
+    """[channels, 256]: what rescaling by `scale` and normalising (each unless None) make of every byte."""
+    if mean is None:
+        return _table(channels, scale, None, None)
+    return _table(
+        channels,
+        scale,
+        tuple(channel_values(mean, channels, "image_mean")),
+        tuple(channel_values(std, channels, "image_std")),
+    )
+
+
+@lru_cache(maxsize=16)
+def _table(channels: int, scale: float | None, mean: tuple | None, std: tuple | None) -> np.ndarray:
+    table = np.tile(np.arange(256, dtype=np.uint8), (channels, 1, 1))
+    if scale is not None:
+        table = rescale(table, scale)
+    if mean is not None:
+        table = normalize(table, mean, std, FIRST)
+    table = table[:, 0]
+    table.flags.writeable = False  # shared between calls
+    return table
+
+
+def apply_table(pixels: np.ndarray, table: np.ndarray, crop: Mapping[str, int] | None, out: np.ndarray | None = None):
+    """Bytes [H, W] or [H, W, C], padded to `crop` where they are smaller, through the table: [C, H, W]."""
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if crop and pixels.shape[:2] != (crop["height"], crop["width"]):
+        pixels = center_crop(pixels, crop["height"], crop["width"], LAST)
+    if out is None:
+        out = np.empty((pixels.shape[2], *pixels.shape[:2]), table.dtype)
+    for channel, row in enumerate(table):
+        # A byte is always inside the table; "clip" only spares NumPy a buffered copy.
+        np.take(row, pixels[..., channel], out=out[channel], mode="clip")
+    return out

@@ -1,0 +1,558 @@
+"""CLIPImageProcessor: pictures to pixel values, as transformers 4.37.2 makes them with Pillow, to the bit.
+
+The arithmetic is in `image_ops.py`, exact short cuts in `image_fast.py`, torchvision's way in `image_profiles.py`, and
+what counts as a picture in `image_input.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clip_core import image_fast, image_ops, image_profiles
+from clip_core.batch import BatchFeature
+from clip_core.errors import ConfigError, ImageError, InputError
+from clip_core.image_input import apply_exif, flatten_images, load_image, to_array, to_rgb, warn_if_scaled
+from clip_core.image_ops import BICUBIC, FIRST, LAST
+from clip_core.image_profiles import PROFILES
+
+__all__ = ["OPENAI_CLIP_MEAN", "OPENAI_CLIP_STD", "CLIPFeatureExtractor", "CLIPImageProcessor", "load_image"]
+
+OPENAI_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+OPENAI_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+
+CONFIG_NAME = "preprocessor_config.json"
+NESTED_CONFIG_NAME = "processor_config.json"  # transformers 5: under the key "image_processor"
+
+# Arguments of `from_pretrained` that say where the files are; some are only accepted, for old callers.
+HUB_ARGUMENTS = ("subfolder", "revision", "cache_dir", "local_files_only", "token")
+IGNORED_ARGUMENTS = ("force_download", "resume_download", "proxies", "use_fast", "trust_remote_code")
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """One call's settings: a step that isn't done has None."""
+
+    size: dict[str, int] | None
+    resample: Any
+    crop: dict[str, int] | None
+    scale: float | None
+    mean: Any
+    std: Any
+    convert_rgb: bool
+    exif: bool
+    profile: str
+    data_format: str | None
+    input_data_format: str | None
+
+
+class CLIPImageProcessor:
+    """Resize, crop, rescale and normalise pictures for CLIP.
+
+    Args:
+        do_resize: resize to `size`.
+        size: {"shortest_edge": n} (default 224; the other edge keeps the ratio, rounded down) or
+            {"height": h, "width": w}, in pixels; an int means the shortest edge.
+        resample: the Pillow filter; default bicubic (3).
+        do_center_crop: crop the middle to `crop_size`, with zeros around a picture that is smaller.
+        crop_size: {"height": h, "width": w} or an int; default 224 x 224.
+        do_rescale, rescale_factor: multiply by the factor; default 1/255.
+        do_normalize, image_mean, image_std: (x - mean) / std per channel; a number or one for each channel; default
+            OpenAI's.
+        do_convert_rgb: convert Pillow images to RGB first. Arrays are never converted.
+        profile: "hf" (default), "openai" or "open_clip": whose pixel values to give, see `image_profiles.py`.
+        apply_exif_orientation: turn Pillow images as their EXIF tag says; default False, as transformers and OpenAI.
+        **kwargs: kept as attributes and saved, as transformers does with keys of other versions.
+
+    Source: transformers 4.37.2, `image_processing_clip.py`. Raises InputError (a ValueError) for impossible settings.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        do_resize: bool = True,
+        size: Any = None,
+        resample: Any = BICUBIC,
+        do_center_crop: bool = True,
+        crop_size: Any = None,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        image_mean: float | list[float] | None = None,
+        image_std: float | list[float] | None = None,
+        do_convert_rgb: bool = True,
+        *,
+        profile: str = "hf",
+        apply_exif_orientation: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._extra = {key: value for key, value in kwargs.items() if key != "feature_extractor_type"}
+        self._processor_class = self._extra.pop("processor_class", None)
+        self._extra.pop("image_processor_type", None)
+        self.do_resize = do_resize
+        self.size = image_ops.size_dict({"shortest_edge": 224} if size is None else size, "size", square=False)
+        if "use_square_size" in kwargs and "shortest_edge" in self.size:
+            # KOSMOS-2's files: their shortest edge means both edges (so in transformers).
+            self.size = image_ops.size_dict(self.size["shortest_edge"])
+        self.resample = resample
+        self.do_center_crop = do_center_crop
+        self.crop_size = image_ops.size_dict(224 if crop_size is None else crop_size, "crop_size")
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_normalize = do_normalize
+        self.image_mean = list(OPENAI_CLIP_MEAN) if image_mean is None else image_mean
+        self.image_std = list(OPENAI_CLIP_STD) if image_std is None else image_std
+        self.do_convert_rgb = do_convert_rgb
+        self.profile = profile
+        self.apply_exif_orientation = apply_exif_orientation
+        if profile not in PROFILES:
+            raise InputError(f"profile: wanted one of {', '.join(PROFILES)}, found {profile!r}")
+
+    def __getattr__(self, name: str) -> Any:
+        # `_extra` itself is absent while unpickling or copying; asking for it must not recurse.
+        if name != "_extra" and name in self._extra:
+            return self._extra[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    # ---- pictures -> pixel values
+
+    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
+        """The same as `preprocess`."""
+        return self.preprocess(images, **kwargs)
+
+    def preprocess(
+        self,
+        images: Any,
+        do_resize: bool | None = None,
+        size: Any = None,
+        resample: Any = None,
+        do_center_crop: bool | None = None,
+        crop_size: Any = None,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
+        do_normalize: bool | None = None,
+        image_mean: float | list[float] | None = None,
+        image_std: float | list[float] | None = None,
+        do_convert_rgb: bool | None = None,
+        return_tensors: Any = None,
+        data_format: Any = FIRST,
+        input_data_format: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Pictures as `pixel_values`.
+
+        Args:
+            images: a Pillow image, an array or tensor [H, W, C] or [C, H, W], a batch with N before that, or (nested)
+                lists of these. Numbers are 0 to 255; for pictures in [0, 1] pass `do_rescale=False`.
+            return_tensors: "np", "pt", "tf" or "jax" for one tensor; None for a list of NumPy arrays.
+            data_format: "channels_first" (default) or "channels_last" for the result; None keeps the picture's order.
+            input_data_format: the pictures' order; None infers it from the first one (see `infer_channel_format`).
+            The others override the constructor's for this call; `apply_exif_orientation` may be given too. Further
+            keywords are ignored, as in transformers.
+        Returns:
+            A mapping with `pixel_values`: float32 [N, C, height, width] with the default steps.
+        Raises:
+            InputError: settings or types that can't be, an empty list. ImageError: a picture that can't be used.
+        """
+        steps = self._steps(locals())
+        pictures = flatten_images(images)
+        if steps.profile != "hf":
+            pixels = _each(lambda picture: _torchvision_values(picture, steps), pictures)
+        else:
+            pixels = self._hf_values(pictures, steps)
+        if return_tensors is None:
+            return BatchFeature({"pixel_values": pixels})
+        return BatchFeature({"pixel_values": _stack(pixels)}, tensor_type=return_tensors)
+
+    def _steps(self, given: Mapping[str, Any]) -> _Steps:
+        def chosen(name: str) -> Any:
+            return getattr(self, name) if given.get(name) is None else given[name]
+
+        scale = None
+        if chosen("do_rescale"):
+            scale = chosen("rescale_factor")
+            if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
+                raise InputError(f"rescale_factor: wanted a finite number, found {scale!r}")
+        crop = None
+        if chosen("do_center_crop"):
+            crop = image_ops.size_dict(chosen("crop_size"), "crop_size")
+            if "height" not in crop:
+                raise InputError(f"crop_size: wanted the keys 'height' and 'width', found {crop!r}")
+        normalise = chosen("do_normalize")
+        exif = given["kwargs"].get("apply_exif_orientation")
+        return _Steps(
+            size=image_ops.size_dict(chosen("size"), "size", square=False) if chosen("do_resize") else None,
+            resample=_resampling(chosen("resample")),
+            crop=crop,
+            scale=scale,
+            mean=chosen("image_mean") if normalise else None,
+            std=chosen("image_std") if normalise else None,
+            convert_rgb=chosen("do_convert_rgb"),
+            exif=self.apply_exif_orientation if exif is None else exif,
+            profile=self.profile,
+            data_format=image_ops.channel_format(given["data_format"], "data_format"),
+            input_data_format=image_ops.channel_format(given["input_data_format"], "input_data_format"),
+        )
+
+    def _hf_values(self, pictures: list[Any], steps: _Steps) -> list[np.ndarray]:
+        if steps.scale is not None:
+            warn_if_scaled(pictures)
+        first = steps.input_data_format or _format_of(pictures[0], steps)
+        return _each(lambda picture: _hf_picture(picture, first, steps), pictures)
+
+    # ---- the steps one at a time, on one array
+
+    def resize(
+        self,
+        image: np.ndarray,
+        size: Any,
+        resample: Any = BICUBIC,
+        data_format: Any = None,
+        input_data_format: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """One array [H, W, C] or [C, H, W] resized to `size` (see the class) by way of 8-bit Pillow.
+
+        uint8; a float picture in [0, 1] stays in [0, 1], float32. `data_format` None keeps the order.
+        """
+        image, source = _array_and_format(image, input_data_format)
+        height, width = image_ops.resized_size(
+            *image_ops.image_size(image, source), image_ops.size_dict(size, "size", square=False)
+        )
+        return _in_format(
+            image_ops.resize(image, height, width, _resampling(resample), source), data_format, source
+        )
+
+    def center_crop(
+        self, image: np.ndarray, size: Any, data_format: Any = None, input_data_format: Any = None, **kwargs: Any
+    ) -> np.ndarray:
+        """The middle {height, width} pixels of one array, with zeros around it where it is smaller.
+
+        Where the missing number of rows or columns is odd, the result has one less than asked, as in transformers
+        4.37.2.
+        """
+        crop = image_ops.size_dict(size, "size")
+        if "height" not in crop:
+            raise InputError(f"size: wanted the keys 'height' and 'width', found {crop!r}")
+        image, source = _array_and_format(image, input_data_format)
+        return _in_format(image_ops.center_crop(image, crop["height"], crop["width"], source), data_format, source)
+
+    def rescale(
+        self, image: np.ndarray, scale: float, data_format: Any = None, input_data_format: Any = None, **kwargs: Any
+    ) -> np.ndarray:
+        """image * scale, as float32 (or as `dtype`)."""
+        image = to_array(image)
+        rescaled = image_ops.rescale(image, scale, kwargs.get("dtype", np.float32))
+        if data_format is None:
+            return rescaled
+        _, source = _array_and_format(image, input_data_format)
+        return _in_format(rescaled, data_format, source)
+
+    def normalize(
+        self,
+        image: np.ndarray,
+        mean: float | list[float],
+        std: float | list[float],
+        data_format: Any = None,
+        input_data_format: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """(image - mean) / std for each channel of one array, in its own float precision (whole numbers: float32)."""
+        image, source = _array_and_format(image, input_data_format)
+        return _in_format(image_ops.normalize(image, mean, std, source), data_format, source)
+
+    # ---- files
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """An image processor from a folder, a hub name or a JSON file.
+
+        Reads transformers 5's `processor_config.json` (key `image_processor`) where there is one, else
+        `preprocessor_config.json`, in all their variants.
+
+        Args:
+            pretrained_model_name_or_path: a folder, a name on the hub, or the JSON file itself.
+            subfolder, revision, cache_dir, local_files_only, token: where to look.
+            return_unused_kwargs: also return the keywords that are no setting.
+            **kwargs: settings to use instead of the file's.
+        Raises:
+            FileNotFoundError: no such file. ConfigError: one that is not JSON, or holds impossible values.
+        """
+        found, unused = cls.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        return cls.from_dict(found, **unused)
+
+    @classmethod
+    def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """The settings in the file that `from_pretrained` would read, and the keywords left over."""
+        where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
+        unused = {key: value for key, value in kwargs.items() if key not in (*HUB_ARGUMENTS, *IGNORED_ARGUMENTS)}
+        path = Path(pretrained_model_name_or_path)
+        if path.is_file():
+            return _settings(path), unused
+        from clip_core.hub import resolve_folder
+
+        folder = resolve_folder(pretrained_model_name_or_path, files=(CONFIG_NAME, NESTED_CONFIG_NAME), **where)
+        nested = folder / NESTED_CONFIG_NAME
+        if nested.is_file() and "image_processor" in _read_json(nested):
+            return _settings(nested), unused
+        if not (folder / CONFIG_NAME).is_file():
+            raise FileNotFoundError(f"{folder}: wanted {CONFIG_NAME}, or {NESTED_CONFIG_NAME} with an image_processor")
+        return _settings(folder / CONFIG_NAME), unused
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """An image processor from settings; known keywords override them, `return_unused_kwargs` returns the others."""
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        known = cls().to_dict().keys() | image_processor_dict.keys()
+        overrides = {key: value for key, value in kwargs.items() if key in known}
+        processor = cls(**{**image_processor_dict, **overrides})
+        unused = {key: value for key, value in kwargs.items() if key not in known}
+        return (processor, unused) if return_unused else processor
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """An image processor from one JSON file."""
+        return cls.from_dict(_settings(Path(json_file)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, unknown ones included, as a new dict. `profile` and EXIF only where they aren't the default."""
+        settings = copy.deepcopy(self._extra)
+        settings |= {key: copy.deepcopy(value) for key, value in vars(self).items() if not key.startswith("_")}
+        # transformers knows neither; leaving the defaults out keeps its files as they are.
+        if settings["profile"] == "hf":
+            del settings["profile"]
+        if not settings["apply_exif_orientation"]:
+            del settings["apply_exif_orientation"]
+        return settings | {"image_processor_type": "CLIPImageProcessor"}
+
+    def to_json_string(self) -> str:
+        """The settings as JSON, keys sorted."""
+        settings = self.to_dict()
+        if self._processor_class is not None:
+            settings["processor_class"] = self._processor_class
+        return json.dumps(settings, indent=2, sort_keys=True, default=_jsonable) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Write the settings to a JSON file, whole or not at all."""
+        _write_text(Path(json_file_path), self.to_json_string())
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
+        """Write `preprocessor_config.json`, which transformers 4 and 5 read; returns its path in a list.
+
+        Settings that transformers 5 left nested in a `processor_config.json` there would win over it: they are
+        replaced as well. Raises NotADirectoryError when `save_directory` is a file.
+        """
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder}: wanted a folder, found a file")
+        folder.mkdir(parents=True, exist_ok=True)
+        nested = folder / NESTED_CONFIG_NAME
+        if nested.is_file() and "image_processor" in (others := _read_json(nested)):
+            others["image_processor"] = json.loads(self.to_json_string())
+            _write_text(nested, json.dumps(others, indent=2, sort_keys=True) + "\n")
+        self.to_json_file(folder / CONFIG_NAME)
+        return [str(folder / CONFIG_NAME)]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+
+class CLIPFeatureExtractor(CLIPImageProcessor):
+    """The old name of CLIPImageProcessor. Warns (FutureWarning), as in transformers 4.37."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("CLIPFeatureExtractor is deprecated: use CLIPImageProcessor", FutureWarning, stacklevel=2)
+        super().__init__(*args, **kwargs)
+
+
+# ---- one picture
+
+
+def _format_of(picture: Any, steps: _Steps) -> str:
+    """The order of a picture's channels.
+
+    An array is read as transformers does, except where that can't be normalised and the other reading can: one row of
+    an RGB picture, [1, W, 3], is channels last when there are three means.
+    """
+    array = _shape_only(picture, steps)
+    found = image_ops.infer_channel_format(array)
+    wanted = len(steps.mean) if hasattr(steps.mean, "__len__") else None
+    if found == FIRST and wanted is not None and array.shape[0] != wanted == array.shape[-1]:
+        return LAST
+    return found
+
+
+def _shape_only(picture: Any, steps: _Steps) -> np.ndarray:
+    """An array of the picture's shape and no memory."""
+    if not isinstance(picture, Image.Image):
+        return picture
+    bands = 3 if steps.convert_rgb else len(picture.getbands())
+    width, height = picture.size
+    if steps.exif and picture.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 swap the edges
+        width, height = height, width
+    return np.broadcast_to(np.uint8(0), (height, width, bands) if bands > 1 else (height, width))
+
+
+def _opened(picture: Image.Image, steps: _Steps) -> Image.Image:
+    if steps.exif:
+        picture = apply_exif(picture)
+    return to_rgb(picture) if steps.convert_rgb else picture
+
+
+def _hf_picture(picture: Any, first: str, steps: _Steps) -> np.ndarray:
+    """One picture's values, by the short cut where there is one."""
+    source = first
+    if steps.input_data_format is None:
+        # The first picture's order is taken for all, as in transformers; one that can't have it decides for itself.
+        shape = _shape_only(picture, steps).shape
+        if len(shape) != 3 or shape[0 if first == FIRST else -1] not in (1, 3):
+            source = _format_of(picture, steps)
+    if isinstance(picture, Image.Image):
+        picture = _opened(picture, steps)
+        if picture.mode != "RGB" or source != LAST:
+            picture = np.array(picture)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or image_ops.channel_count(picture, source) not in (1, 3):
+            return plain_values(picture, source, steps)
+        picture, _ = image_ops.to_pil(picture, source)
+    return fast_values(picture, source, steps)
+
+
+def plain_values(image: np.ndarray, source: str, steps: _Steps) -> np.ndarray:
+    """One array through every step in turn: what `fast_values` has to equal."""
+    if steps.size:
+        height, width = image_ops.resized_size(*image_ops.image_size(image, source), steps.size)
+        image = image_ops.resize(image, height, width, steps.resample, source)
+    if steps.crop:
+        image = image_ops.center_crop(image, steps.crop["height"], steps.crop["width"], source)
+    if steps.scale is not None:
+        image = image_ops.rescale(image, steps.scale)
+    if steps.mean is not None:
+        image = image_ops.normalize(image, steps.mean, steps.std, source)
+    return image_ops.to_channel_format(image, steps.data_format or source, source)
+
+
+def fast_values(picture: Image.Image, source: str, steps: _Steps) -> np.ndarray:
+    """One RGB or L picture: both resizing passes around the crop, then a table in place of the arithmetic."""
+    pixels = image_fast.central_pixels(picture, steps.size, steps.crop, steps.resample)
+    table = image_fast.lookup_table(len(picture.getbands()), steps.scale, steps.mean, steps.std)
+    values = image_fast.apply_table(pixels, table, steps.crop)
+    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
+
+
+def _torchvision_values(picture: Any, steps: _Steps) -> np.ndarray:
+    """One picture's values in the `openai` and `open_clip` profiles; an array is made a Pillow image first."""
+    source = LAST
+    if not isinstance(picture, Image.Image):
+        source = steps.input_data_format or _format_of(picture, steps)
+        picture, _ = image_ops.to_pil(picture, source)
+    elif steps.exif:
+        picture = apply_exif(picture)
+    pixels = image_profiles.torchvision_pixels(
+        picture, steps.size, steps.crop, steps.resample, steps.profile, steps.convert_rgb
+    )
+    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
+    table = image_profiles.lookup_table(channels, steps.scale, steps.mean, steps.std)
+    values = image_fast.apply_table(pixels, table, None)
+    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
+
+
+# ---- helpers
+
+
+def _each(function: Callable[[Any], np.ndarray], pictures: list[Any]) -> list[np.ndarray]:
+    """The function over the pictures, on as many threads as there are cores: Pillow and NumPy let others run."""
+    workers = min(len(pictures), os.cpu_count() or 1)
+    if workers == 1:
+        return [function(picture) for picture in pictures]
+    for picture in pictures:
+        # A picture may be in the list twice; two threads mustn't decode it at once.
+        if isinstance(picture, Image.Image) and sum(other is picture for other in pictures) > 1:
+            picture.load()
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, pictures))
+
+
+def _stack(pixels: list[np.ndarray]) -> np.ndarray:
+    shapes = {array.shape for array in pixels}
+    if len(shapes) > 1:
+        raise InputError(
+            f"images: wanted results of one shape to make one tensor, found {sorted(shapes)}; "
+            f"keep do_center_crop, or pass return_tensors=None for a list"
+        )
+    return np.stack(pixels)
+
+
+def _resampling(resample: Any) -> Image.Resampling:
+    if resample is None:
+        return image_ops.BILINEAR
+    try:
+        return Image.Resampling(resample)
+    except ValueError as error:
+        names = ", ".join(f"{item.value} ({item.name.lower()})" for item in Image.Resampling)
+        raise InputError(f"resample: wanted one of {names}, found {resample!r}") from error
+
+
+def _array_and_format(image: Any, input_data_format: Any) -> tuple[np.ndarray, str]:
+    image = to_array(image)
+    if image.ndim != 3:
+        raise ImageError(f"image: wanted 3 dimensions, found shape {image.shape}")
+    source = image_ops.channel_format(input_data_format, "input_data_format")
+    return image, source or image_ops.infer_channel_format(image)
+
+
+def _in_format(image: np.ndarray, data_format: Any, source: str) -> np.ndarray:
+    return image_ops.to_channel_format(image, image_ops.channel_format(data_format, "data_format") or source, source)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: wanted JSON, found something else ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: wanted a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The image processor's settings in a file, checked."""
+    found = _read_json(path)
+    found = found.get("image_processor", found)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: wanted an object under image_processor, found {type(found).__name__}")
+    try:
+        CLIPImageProcessor(**found)._steps({"kwargs": {}, "data_format": None, "input_data_format": None})
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return found
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"a setting of type {type(value).__name__} can't be saved as JSON: {value!r}")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write beside the file and rename, so that a crash leaves the old one whole."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
