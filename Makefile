@@ -1,0 +1,38 @@
+# Each target makes what it needs. `make demo` and `make test` are all the set-up there is.
+PYTHON ?= python3
+DEMO = .venv
+TEST = .venv-test
+PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TESTS ?= tests conformance
+
+.PHONY: demo test lint conformance clean
+
+demo: $(DEMO)/.ready
+	$(DEMO)/bin/python -m clip_core demo --output demo-output
+
+test: $(TEST)/.ready
+	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+conformance: $(TEST)/.ready
+	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest conformance
+
+lint: $(TEST)/.ready
+	$(TEST)/bin/python -m ruff check .
+	$(TEST)/bin/python -m ruff format --check .
+	$(TEST)/bin/python -m mypy
+
+# PyTorch goes first: where a CPU build of the pinned version is at hand, nothing later replaces it.
+$(DEMO)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python $(PIP) torch
+	$(DEMO)/bin/python $(PIP) --editable '.[torch]'
+	touch $@
+
+$(TEST)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/python $(PIP) torch
+	$(TEST)/bin/python $(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) build dist *.egg-info demo-output
