@@ -21,7 +21,8 @@ def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
     """
     if size_in < 1 or size_out < 1:
         raise ValueError(f"bicubic_matrix: wanted sizes of at least 1, found {size_in} and {size_out}")
-    centre = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
+    scale = np.float32(size_in) / np.float32(size_out)  # in float32, as torch: exact centres differ by up to 1e-5
+    centre = scale * (np.arange(size_out, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
     left = np.floor(centre).astype(int)
     matrix = np.zeros((size_out, size_in))
     for offset in (-1, 0, 1, 2):
