@@ -1,0 +1,288 @@
+"""The `triclip` command. Sub-commands import what they need when they run, so `--help` is fast.
+
+Exit codes: 0 done; 1 an error, described on standard error; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; returns the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("triclip: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (`| head`) went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        # The documented error types (clip_core.errors) are all of these; each message names what is wrong.
+        print(f"triclip: {error}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="triclip", description="CLIP in PyTorch, Keras/TensorFlow and JAX/Flax.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_classify(commands)
+    _add_embed(commands)
+    _add_search(commands)
+    _add_inspect(commands)
+    _add_convert(commands)
+    _add_conform(commands)
+    _add_demo(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        from . import __version__
+
+        print(f"triclip {__version__}")
+        parser.exit()
+
+
+def _model_arguments(parser: argparse.ArgumentParser, default: str | None = "emoji") -> None:
+    parser.add_argument("--model", default=default, help="folder, file, hub name, or 'emoji' (default, embedded)")
+    parser.add_argument("--backend", default="torch", choices=("torch", "tf", "flax"), help="default: torch")
+    parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from .pipeline import Clip
+
+    return Clip.from_pretrained(args.model, backend=args.backend, dtype=args.dtype)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _report_skipped(skipped: Sequence[tuple[Any, str]]) -> None:
+    for source, reason in skipped:
+        print(f"triclip: skipped {source}: {reason}", file=sys.stderr)
+
+
+def _embed(clip: Any, images: Sequence[str], batch_size: int = 32) -> Any:
+    """Embeddings of what can be read; the rest is reported. Raises ImageError when nothing can."""
+    from .errors import ImageError
+
+    found = clip.embed(list(images), batch_size=batch_size)
+    _report_skipped(found.skipped)
+    if not found.sources:
+        raise ImageError(f"none of the {len(found.skipped)} pictures could be read")
+    return found
+
+
+# -- classify ---------------------------------------------------------------------------------------------------------
+
+
+def _add_classify(commands: Any) -> None:
+    parser = commands.add_parser("classify", help="which label fits each picture")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, folders or glob patterns")
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--labels", nargs="+", metavar="LABEL", help="the labels")
+    labels.add_argument("--labels-file", metavar="FILE", help="the labels, one a line")
+    parser.add_argument("--template", action="append", metavar="TEXT", help="a sentence with {} for the label")
+    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="labels shown per picture (default 5)")
+    _model_arguments(parser)
+    parser.set_defaults(run=_classify)
+
+
+def _classify(args: argparse.Namespace) -> int:
+    labels = args.labels or _lines(args.labels_file)
+    clip = _load(args)
+    found = _embed(clip, args.images)
+    result = clip.classify(found.vectors, labels, args.template)
+    rows = [(str(source), ranked[: args.top]) for source, ranked in zip(found.sources, result, strict=True)]
+    if args.json:
+        _print_json([{"image": s, "labels": [{"label": n, "probability": p} for n, p in ranked]} for s, ranked in rows])
+        return 0
+    for source, ranked in rows:
+        print(source)
+        for label, probability in ranked:
+            print(f"  {probability:7.2%}  {label}")
+    return 0
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: wanted UTF-8 text, one label a line: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path}: wanted one label a line, found none")
+    return lines
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"wanted at least 1, found {value}")
+    return value
+
+
+# -- embed and search -------------------------------------------------------------------------------------------------
+
+
+def _add_embed(commands: Any) -> None:
+    parser = commands.add_parser("embed", help="pictures or sentences to vectors, in a file")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, folders or glob patterns")
+    parser.add_argument("--texts", metavar="FILE", help="embed the lines of this file instead of pictures")
+    parser.add_argument("--output", "-o", required=True, metavar="FILE", help=".npz, .npy (names beside it) or .parquet")
+    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    _model_arguments(parser)
+    parser.set_defaults(run=_embed_command)
+
+
+def _embed_command(args: argparse.Namespace) -> int:
+    from .index import Index, check_output
+
+    if bool(args.images) == bool(args.texts):
+        raise ValueError("embed: wanted either pictures or --texts FILE")
+    check_output(args.output)  # before the work, not after it
+    clip = _load(args)
+    if args.texts:
+        names, skipped = _lines(args.texts), []
+        vectors = clip.encode_text(names, batch_size=args.batch_size)
+    else:
+        found = _embed(clip, args.images, args.batch_size)
+        names, vectors, skipped = [str(source) for source in found.sources], found.vectors, found.skipped
+    Index(vectors, names, str(args.model)).save(args.output)
+    report = {"output": args.output, "count": len(names), "width": int(vectors.shape[1]), "model": str(args.model)}
+    if args.json:
+        _print_json({**report, "skipped": [{"image": str(s), "reason": r} for s, r in skipped]})
+    else:
+        print(f"{len(names)} vectors of width {vectors.shape[1]} -> {args.output}")
+    return 0
+
+
+def _add_search(commands: Any) -> None:
+    parser = commands.add_parser("search", help="find pictures in an embedded folder, by words or by a picture")
+    parser.add_argument("index", metavar="INDEX", help="a file that `triclip embed` wrote")
+    parser.add_argument("query", metavar="QUERY", help="words, or the path of a picture")
+    parser.add_argument("--text", action="store_true", help="take QUERY as words even if such a file exists")
+    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="results shown (default 5)")
+    _model_arguments(parser, default=None)
+    parser.set_defaults(run=_search)
+
+
+def _search(args: argparse.Namespace) -> int:
+    from .index import Index
+
+    index = Index.load(args.index)
+    args.model = args.model or index.model
+    clip = _load(args)
+    is_picture = not args.text and os.path.isfile(args.query)
+    query = clip.encode_image(args.query) if is_picture else clip.encode_text(args.query)
+    results = index.search(query[0], args.top)
+    if args.json:
+        _print_json([{"name": name, "similarity": score} for name, score in results])
+        return 0
+    for rank, (name, score) in enumerate(results, 1):
+        print(f"{rank:3d}  {score:6.3f}  {name}")
+    return 0
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser("inspect", help="what a checkpoint is: format, config, parameters, dtype, processor")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, file, hub name or 'emoji'")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from . import checkpoint
+    from .hub import resolve_folder
+
+    facts = checkpoint.inspect(resolve_folder(args.checkpoint, weights=True))
+    if args.json:
+        _print_json(facts)
+    else:
+        _print_facts(facts)
+    return 0
+
+
+def _print_facts(facts: Any, indent: int = 0) -> None:
+    for key, value in facts.items():
+        pad = " " * indent
+        if isinstance(value, dict) and value:
+            print(f"{pad}{key}:")
+            _print_facts(value, indent + 2)
+        elif isinstance(value, list | tuple):
+            print(f"{pad}{key}: {', '.join(str(item) for item in value) or '-'}")
+        else:
+            print(f"{pad}{key}: {value}")
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser("convert", help="a checkpoint of any format into another format")
+    parser.add_argument("source", metavar="SRC", help="folder, file or hub name")
+    parser.add_argument("target", metavar="DST", help="folder or file to write")
+    parser.add_argument("--to", default="hf", metavar="FORMAT", help="the format to write (default hf)")
+    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="default: kept per tensor")
+    parser.add_argument("--component", help="text, vision, text_encoder, text_encoder_2, …")
+    parser.add_argument("--shard-size", metavar="SIZE", help='e.g. "2GB"')
+    parser.add_argument("--config", metavar="FILE", help="a config.json to use where the source has none")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from . import checkpoint
+    from .hub import resolve_folder
+
+    options = {"to": args.to, "dtype": args.dtype, "component": args.component, "config": args.config}
+    if args.shard_size:
+        options["shard_size"] = args.shard_size
+    report = checkpoint.convert(resolve_folder(args.source, weights=True), args.target, **options)
+    for note in getattr(report, "notes", None) or ():
+        print(f"note: {note}")
+    print(f"{args.source} -> {args.target} ({args.to})")
+    return 0
+
+
+def _add_conform(commands: Any) -> None:
+    parser = commands.add_parser("conform", help="run a checkpoint through every installed backend and compare")
+    if "conform" in sys.argv:  # its arguments live with its engine, which need not load for other commands
+        from . import conform
+
+        conform.add_arguments(parser)
+        parser.set_defaults(run=conform.run)
+
+
+# -- demo -------------------------------------------------------------------------------------------------------------
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="classify the bundled pictures with the embedded model")
+    parser.add_argument("--output", default="demo-output", metavar="FOLDER", help="where the picture grid goes")
+    parser.add_argument("--backend", default="torch", choices=("torch", "tf", "flax"))
+    parser.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import run
+
+    return run(Path(args.output), args.backend)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
