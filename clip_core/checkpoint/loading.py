@@ -1,0 +1,211 @@
+"""`load`: any checkpoint, as canonical names and lazy tensors."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..weights import in_scope, is_ignorable
+from . import containers, dialects, infer, scope as scopes
+from .containers import Content
+from .locate import Found, locate, read_json
+from .ops import OPS
+from .scope import KNOWN, Scope
+from .tensor import Tensor
+
+# Numbers that OpenAI's archives carry beside the weights; open_clip strips them too.
+_OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+_MAX_LAYERS = 512
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load` found. Nothing has been read but headers; `tensors[name].numpy()` reads one.
+
+    Attributes:
+        tensors: canonical name -> lazy tensor; names that no CLIP has come along under their own name.
+        config: the config.json of the checkpoint, or one made from the weights' shapes, in Hugging Face's form.
+        dialect: 'hf', 'hf-flat', 'openai', 'open_clip-custom', 'tf', 'flax' or 'kerashub'.
+        files: the weight files.
+        ignored: entries of the file that are knowingly not used (`position_ids`, ...).
+        metadata: the file's own, e.g. {"format": "pt"}.
+        notes: what was assumed.
+        container: 'safetensors', 'torch', 'h5', 'msgpack' or 'orbax'.
+        prefix: under which the tensors were in the file.
+        folder: where the processor files are; None for a single file.
+        found: the files, for the processor's sake.
+    """
+
+    tensors: Mapping[str, Tensor]
+    config: dict[str, Any] | None
+    dialect: str
+    files: tuple[Path, ...]
+    ignored: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    container: str = ""
+    prefix: str = ""
+    folder: Path | None = None
+    found: Found | None = None
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    component: str | None = None,
+    scope: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Open a checkpoint, a folder or a single file, of any layout that this package reads.
+
+    Args:
+        path: model.safetensors, pytorch_model.bin, OpenAI's and open_clip's .pt, Stable Diffusion's single files,
+            tf_model.h5, flax_model.msgpack, ..., or a folder with one, whole or sharded.
+        subfolder: a folder inside it ("text_encoder").
+        variant: "fp16" for model.fp16.safetensors and its shards.
+        component: which CLIP, where a file or a pipeline folder has several: "text_encoder", "text_encoder_2",
+            "clip_l", "clip_g", "image_encoder", "safety_checker", a prefix; or "text", "vision" for one tower.
+        scope: keep only what that model class needs: "full", "text", "text_projection", "vision",
+            "vision_projection"; None keeps all.
+        config: a config.json's content, used in place of the file's.
+
+    Raises:
+        FileNotFoundError: naming what was looked for.
+        CheckpointError: damaged, hostile, ambiguous, or not a CLIP.
+        MissingDependencyError: the format needs a package that isn't there.
+    """
+    where = Path(path)
+    if subfolder is None and component and (where / component).is_dir():
+        subfolder, component = component, None  # a diffusers pipeline: each component in its folder
+    found = locate(path, subfolder, variant)
+    content = _read(found)
+    chosen, notes = _choose(content, component or _tower_of(scope), found)
+    tensors, ignored = _translate(content, chosen, found, config)
+    tower = component if component in scopes.TOWERS else None
+    tensors = _keep(tensors, scope, tower)
+    result = Checkpoint(
+        tensors=tensors,
+        config=None,
+        dialect=chosen.dialect.name,
+        files=tuple(found.weights),
+        ignored=tuple(ignored),
+        metadata=dict(content.metadata),
+        notes=notes,
+        container=content.container,
+        prefix=chosen.prefix,
+        folder=found.folder,
+        found=found,
+    )
+    known = KNOWN.get(chosen.prefix)
+    made, assumed = infer.config_of(result, config, known[2] if known else None)
+    return Checkpoint(**{**result.__dict__, "config": made, "notes": notes + assumed})
+
+
+def _read(found: Found) -> Content:
+    if found.index is not None:
+        return containers.read_shards(found.weights, found.listed, found.index)
+    return containers.read(found.weights[0])
+
+
+def _tower_of(scope: str | None) -> str | None:
+    return scope.split("_")[0] if scope and scope != "full" else None
+
+
+def _choose(content: Content, component: str | None, found: Found) -> tuple[Scope, list[str]]:
+    where = str(found.index or found.weights[0])
+    candidates = scopes.find(content.tensors)
+    chosen = scopes.choose(candidates, component, where)
+    notes = []
+    if len(candidates) > 1 and component is None:
+        notes.append(f"took {chosen}; the file also has {'; '.join(str(c) for c in candidates if c != chosen)}")
+    resnet = chosen.prefix + "visual.layer1.0.conv1.weight" in content.tensors
+    if resnet and component != "text":
+        raise CheckpointError(
+            f"{where}: its vision tower is a ResNet (OpenAI's RN50 family); only ViT towers are implemented. "
+            'Its text tower can be had with component="text"'
+        )
+    return (chosen._replace(towers=("text",)) if resnet else chosen), notes
+
+
+def _translate(
+    content: Content, chosen: Scope, found: Found, config: Mapping[str, Any] | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """(canonical tensors, ignored names) of the entries under the chosen prefix."""
+    where = str(found.index or found.weights[0])
+    inside = {n.removeprefix(chosen.prefix): t for n, t in content.tensors.items() if n.startswith(chosen.prefix)}
+    inside = _tidy(inside, content, chosen)
+    heads = infer.head_counts(found, config) if chosen.dialect.name == "kerashub" else {}
+    tensors: dict[str, Tensor] = {}
+    for rule in dialects.rules(chosen.dialect, _layers(inside)):
+        tensor = inside.pop(rule.foreign, None)
+        if tensor is None:
+            continue
+        try:
+            parts = OPS[rule.op].inverse(tensor, heads.get(rule.canonical[0].split("_")[0], 0))
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {chosen.prefix}{rule.foreign}: {error}") from None
+        tensors.update(zip(rule.canonical, parts, strict=True))
+    ignored, foreign = _sort_out(inside, chosen)
+    if foreign and chosen.dialect.name not in ("hf", "hf-flat"):
+        raise CheckpointError(
+            f"{where}: not a plain CLIP; nothing here has a place for:\n" + "\n".join(f"+ {n}" for n in foreign)
+        )
+    tensors.update({name: inside[name] for name in foreign})
+    return tensors, ignored
+
+
+def _tidy(inside: dict[str, Tensor], content: Content, chosen: Scope) -> dict[str, Tensor]:
+    """Spellings that some writers use, brought to the dialect's own."""
+    if chosen.prefix == "vision_model." and "visual_projection.weight" in content.tensors:
+        inside["visual_projection.weight"] = content.tensors["visual_projection.weight"]
+    bare = inside.get("text_projection")
+    if chosen.dialect.name.startswith("hf") and bare is not None and len(bare.shape) == 2:
+        # ComfyUI's clip_g keeps OpenAI's parameter, [hidden, projection], under its bare name
+        inside = {**inside, "text_projection.weight": bare.permute(1, 0)}
+        del inside["text_projection"]
+    if chosen.dialect.name in ("openai", "open_clip-custom"):
+        text = "text." if chosen.dialect is dialects.OPEN_CLIP_CUSTOM else ""
+        linear = inside.pop(f"{text}text_projection.weight", None)
+        if linear is not None:  # open_clip's proj_bias: a Linear, not transposed; its bias has no place in CLIP
+            inside[f"{text}text_projection"] = linear.permute(1, 0)
+    return inside
+
+
+def _layers(names: Mapping[str, Tensor]) -> int:
+    """An upper bound of the number of layers: the largest number that is a part of a name."""
+    numbers = (int(n) for name in names for n in re.findall(r"(?<![0-9])[0-9]{1,4}(?![0-9])", name))
+    return min(max(numbers, default=-1) + 1, _MAX_LAYERS, len(names) + 1)
+
+
+def _sort_out(rest: Mapping[str, Tensor], chosen: Scope) -> tuple[list[str], list[str]]:
+    """(ignorable, unknown) among the entries that no rule took."""
+    ignored, unknown = [], []
+    for name in rest:
+        other = chosen.dialect.name != "hf" and name.startswith("visual.") and "vision" not in chosen.towers
+        if is_ignorable(name) or name in _OPENAI_EXTRAS or other or name.endswith("clip_vision_embedding/vars/1"):
+            ignored.append(name)
+        else:
+            unknown.append(name)
+    return ignored, unknown
+
+
+def _keep(tensors: dict[str, Tensor], scope: str | None, tower: str | None) -> dict[str, Tensor]:
+    if tower and not scope:
+        scope = "text_projection" if tower == "text" else "vision_projection"
+    if scope is None or scope == "full":
+        return tensors
+    other = [name for name in tensors if in_scope(name, "full") and not in_scope(name, scope)]
+    return {name: tensor for name, tensor in tensors.items() if name not in other}
+
+
+def file_config(found: Found) -> dict[str, Any] | None:
+    """The checkpoint folder's config.json, when it has one."""
+    path = found.file("config.json")
+    return read_json(path) if path.is_file() else None

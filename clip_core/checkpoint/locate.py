@@ -1,0 +1,145 @@
+"""From a path to the files of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import CheckpointError
+from . import atomic
+
+MAX_JSON = 64 << 20
+
+# In the order of preference, as transformers prefers them; then the other libraries' names.
+WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "model.weights.h5",
+)
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".keras")
+
+
+class Found(NamedTuple):
+    """The files of one checkpoint.
+
+    folder: where the configuration and the processor files are; None when a single file was given.
+    weights: the weight files; more than one: shards.
+    index: the index file of shards, and its name -> shard.
+    file: name -> the path of another file of the folder (it may be in the middle of being replaced).
+    """
+
+    folder: Path | None
+    weights: list[Path]
+    index: Path | None
+    listed: Mapping[str, str]
+    file: Callable[[str], Path]
+
+
+def locate(path: str | os.PathLike[str], subfolder: str | None = None, variant: str | None = None) -> Found:
+    """The files at a path, a folder or a single file.
+
+    Raises: FileNotFoundError naming what was looked for; CheckpointError for a bad index.
+    """
+    root = Path(path)
+    if subfolder:
+        inner = Path(subfolder)
+        if inner.is_absolute() or ".." in inner.parts:
+            raise CheckpointError(f"subfolder: {subfolder!r} leaves the folder {root}")
+        root = root / inner
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such file or folder")
+    if root.is_dir():
+        return _in_folder(root, variant)
+    if root.name.endswith(".index.json") or (".index." in root.name and root.suffix == ".json"):
+        return _sharded(root.parent, root, lambda name: root.parent / name)
+    return Found(None, [root], None, {}, lambda name: root.parent / name)
+
+
+def _in_folder(folder: Path, variant: str | None) -> Found:
+    file = atomic.view(folder)
+    looked_for = []
+    for name in WEIGHTS:
+        stem, _, ending = name.rpartition(".")
+        plain = f"{stem}.{variant}.{ending}" if variant else name
+        index = f"{name}.index.{variant}.json" if variant else f"{name}.index.json"
+        if name == "model.weights.h5" and not variant:
+            index = "model.weights.json"
+        looked_for += [plain, index]
+        if file(plain).is_file():
+            return Found(folder, [file(plain)], None, {}, file)
+        if file(index).is_file():
+            return _sharded(folder, file(index), file)
+    if not variant:
+        others = sorted(p for p in folder.iterdir() if p.suffix in ENDINGS and p.is_file())
+        if len(others) == 1:
+            return Found(folder, others, None, {}, file)
+        if others:
+            names = ", ".join(p.name for p in others)
+            raise CheckpointError(f"{folder}: which of its files is meant? Give the path of one of: {names}")
+    raise FileNotFoundError(f"{folder}: no weights; looked for {', '.join(looked_for)}")
+
+
+def _sharded(folder: Path, index: Path, file: Callable[[str], Path]) -> Found:
+    content = read_json(index)
+    listed = content.get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise CheckpointError(f"{index}: no weight_map")
+    if index.name.endswith("weights.json"):
+        shards = _kerashub_shards(listed, index)
+        listed = {}
+    else:
+        shards = list(dict.fromkeys(listed.values()))
+    paths = [_inside(folder, shard, index, file) for shard in shards]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{index}: it names files that are not there: {', '.join(missing)}")
+    return Found(folder, paths, index, listed, file)
+
+
+def _kerashub_shards(listed: Mapping[str, Any], index: Path) -> list[Any]:
+    """Keras lists a shard, or a list of them, for every layer."""
+    shards: dict[Any, None] = {}
+    for value in listed.values():
+        for shard in value if isinstance(value, list) else [value]:
+            if not isinstance(shard, str):
+                raise CheckpointError(f"{index}: a shard that is no name")
+            shards[shard] = None
+    return list(shards)
+
+
+def _inside(folder: Path, shard: Any, index: Path, file: Callable[[str], Path]) -> Path:
+    """The path of a shard, which must be in the folder: also when it is a link."""
+    if not isinstance(shard, str) or not atomic.is_plain_name(shard):
+        raise CheckpointError(f"{index}: the shard name {str(shard)[:80]!r} is not the name of a file in the folder")
+    path = file(shard)
+    real, home = path.resolve(), folder.resolve()
+    if real.parent != path.parent.resolve() and not _in_hub_cache(real, home):
+        raise CheckpointError(f"{index}: the shard {shard} is a link that leaves the folder")
+    return path
+
+
+def _in_hub_cache(real: Path, home: Path) -> bool:
+    """huggingface_hub keeps `<repo>/snapshots/<revision>/name` as links to `<repo>/blobs/<hash>`."""
+    return any(p.name == "snapshots" and real.parent == p.parent / "blobs" for p in home.parents)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. CheckpointError names the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size > MAX_JSON:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes are too many for a JSON file")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a JSON file: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: wanted a JSON object, found a {type(content).__name__}")
+    return content

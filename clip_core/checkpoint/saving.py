@@ -1,0 +1,168 @@
+"""`save`: canonical tensors into a folder, in a layout that another library loads, all at once or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import CheckpointError
+from . import atomic, safetensors_file, torch_writer
+from .tensor import FLOATS, Tensor, dtype_name
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+Advance = Callable[[int], None]
+
+
+class Saved(NamedTuple):
+    """What `save` wrote. files: the paths; notes: what could not be kept as it was."""
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+
+def save(
+    folder: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    config_dict: Mapping[str, Any],
+    *,
+    to: str = "hf",
+    dtype: object = None,
+    shard_size: str | int | None = "5GB",
+    metadata: Mapping[str, str] | None = None,
+    variant: str | None = None,
+    files: Mapping[str, bytes] | None = None,
+    advance: Advance | None = None,
+) -> Saved:
+    """Write a checkpoint. A process killed at any moment leaves the folder as it was, or wholly new.
+
+    Args:
+        folder: made if needed; files with other names in it stay.
+        tensors: canonical name -> tensor (or NumPy array); read one by one.
+        config_dict: the content of config.json.
+        to: the target layout.
+        dtype: convert floating-point tensors to it, rounding once; None keeps each tensor's own.
+        shard_size: the largest weight file, in bytes or as "500MB", "2GiB"; None: one file.
+        metadata: added to the weight file's own.
+        variant: "fp16" for model.fp16.safetensors.
+        files: more files of the same checkpoint, name -> content (tokenizer, preprocessor).
+        advance: called with the number of bytes just written.
+
+    Raises: CheckpointError, ValueError for an unknown `to`, `dtype` or `shard_size`.
+    """
+    if to not in _WRITERS:
+        raise ValueError(f"to: unknown layout {to!r}; wanted one of {', '.join(_WRITERS)}")
+    ready = prepare(tensors, dtype)
+    extra = {"config.json": json_bytes(config_dict), **(files or {})}
+    with atomic.replace_folder(folder) as stage:
+        _WRITERS[to](stage, ready, shard_bytes(shard_size), dict(metadata or {}), variant, advance)
+        for name, content in extra.items():
+            (stage.path / name).write_bytes(content)
+        stage.removed |= _superseded(Path(folder), to, variant, set(os.listdir(stage.path)))
+        names = sorted(os.listdir(stage.path))
+    return Saved(tuple(Path(folder) / name for name in names))
+
+
+def prepare(tensors: Mapping[str, Any], dtype: object = None) -> dict[str, Tensor]:
+    """Tensors ready to be written: NumPy arrays wrapped, floating-point ones lazily in another dtype."""
+    ready = {n: t if isinstance(t, Tensor) else Tensor.from_numpy(t) for n, t in tensors.items()}
+    if dtype is None:
+        return ready
+    name = dtype_name(dtype)
+    return {n: t.astype(name) if t.dtype in FLOATS else t for n, t in ready.items()}
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """A JSON file as transformers writes it. Raises CheckpointError for what JSON can't hold."""
+    try:
+        return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"config: it can't be written as JSON: {error}") from None
+
+
+def shard_bytes(size: str | int | None) -> int | None:
+    """'5GB' -> 5000000000, as huggingface_hub reads it. Raises ValueError."""
+    if size is None or type(size) is int and size > 0:
+        return size
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?B)\s*", str(size).upper())
+    if match is None or (count := int(float(match[1]) * _UNITS[match[2]])) < 1:
+        raise ValueError(f"shard_size: wanted bytes or a text such as '2GB' or '500MiB', found {size!r}")
+    return count
+
+
+def shards(tensors: Mapping[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
+    """Tensors in order, in groups of at most `limit` bytes; a larger tensor has a group of its own."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if limit is not None and groups[-1] and size + tensor.nbytes > limit:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.nbytes
+    return groups
+
+
+def write_sharded(
+    stage: atomic.Stage,
+    tensors: Mapping[str, Tensor],
+    limit: int | None,
+    names: tuple[str, str],
+    variant: str | None,
+    write: Callable[[Path, Mapping[str, Tensor]], None],
+) -> None:
+    """Write one file, or shards with an index as transformers names them.
+
+    names: the file's name without and with its ending: ("model", "safetensors").
+    """
+    stem, ending = names
+    stem = f"{stem}.{variant}" if variant else stem
+    groups = shards(tensors, limit)
+    if len(groups) == 1:
+        write(stage.path / f"{stem}.{ending}", groups[0])
+        return
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        shard = f"{stem}-{number:05}-of-{len(groups):05}.{ending}"
+        write(stage.path / shard, group)
+        weight_map |= dict.fromkeys(group, shard)
+    index = f"{names[0]}.{ending}.index.{variant}.json" if variant else f"{stem}.{ending}.index.json"
+    total = sum(t.nbytes for t in tensors.values())
+    content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (stage.path / index).write_bytes(json_bytes(content))
+
+
+def _write_hf(stage, tensors, limit, metadata, variant, advance) -> None:
+    def write(path: Path, group: Mapping[str, Tensor]) -> None:
+        safetensors_file.write(path, group, {"format": "pt", **metadata}, advance)
+
+    write_sharded(stage, tensors, limit, ("model", "safetensors"), variant, write)
+
+
+def _write_bin(stage, tensors, limit, metadata, variant, advance) -> None:
+    def write(path: Path, group: Mapping[str, Tensor]) -> None:
+        torch_writer.write(path, group, None, advance)
+
+    write_sharded(stage, tensors, limit, ("pytorch_model", "bin"), variant, write)
+
+
+_WRITERS = {"hf": _write_hf, "hf-bin": _write_bin}
+
+
+def _superseded(folder: Path, to: str, variant: str | None, written: set[str]) -> set[str]:
+    """Old weight files that would be read in place of the new ones, or that belonged to the old ones."""
+    if not folder.is_dir():
+        return set()
+    mark = re.escape(f".{variant}") if variant else ""
+    index = re.escape(f".{variant}") if variant else ""
+    safe = rf"model{mark}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{index}\.json"
+    torch = rf"pytorch_model{mark}(-\d{{5}}-of-\d{{5}})?\.bin|pytorch_model\.bin\.index{index}\.json"
+    patterns = {"hf": safe, "hf-flat": safe, "hf-bin": f"{safe}|{torch}"}
+    pattern = patterns.get(to)
+    if pattern is None:
+        return set()
+    return {name for name in os.listdir(folder) if re.fullmatch(pattern, name)} - written

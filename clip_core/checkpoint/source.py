@@ -1,0 +1,81 @@
+"""Reading byte ranges of a regular file: bounded, counted by the caller, and safe against the file changing."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CheckpointError
+from .tensor import STORAGE, Tensor
+
+_CHUNK = 1 << 30  # one read call never moves more than 2 GiB
+
+
+class FileSource:
+    """A file held open for reading.
+
+    The file stays open for as long as a tensor refers to it, so tensors of a checkpoint keep their numbers when the
+    file is replaced by a new one. Nothing is mapped: a file that shrinks gives an error, not a bus error.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():  # also refuses pipes and devices, which could block for ever
+            raise FileNotFoundError(f"{self.path}: no such file")
+        self._file = open(self.path, "rb", buffering=0)
+        self._lock = threading.Lock()
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def read(self, offset: int, count: int) -> np.ndarray:
+        """`count` bytes from `offset` as uint8. CheckpointError when the file doesn't have them."""
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise CheckpointError(
+                f"{self.path}: bytes {offset}..{offset + count} are beyond the end of the file ({self.size} bytes)"
+            )
+        data = np.empty(count, np.uint8)
+        done = 0
+        while done < count:
+            with self._lock:
+                self._file.seek(offset + done)
+                step = self._file.readinto(memoryview(data)[done : done + _CHUNK])
+            if not step:
+                raise CheckpointError(
+                    f"{self.path}: the file ended at {offset + done}; it was changed while being read"
+                )
+            done += step
+        return data
+
+    def bytes(self, offset: int, count: int) -> bytes:
+        return self.read(offset, count).tobytes()
+
+    def tensor(self, offset: int, dtype: str, shape: tuple[int, ...], big_endian: bool = False) -> Tensor:
+        """The C-contiguous tensor that starts at `offset`."""
+        storage = STORAGE[dtype]
+        size = math.prod(shape)
+
+        def part(start: int, stop: int) -> np.ndarray:
+            data = self.read(offset + start * storage.itemsize, (stop - start) * storage.itemsize)
+            return native(data.view(storage), big_endian)
+
+        return Tensor(dtype, shape, lambda: part(0, size).reshape(shape), part)
+
+
+def native(array: np.ndarray, big_endian: bool = False) -> np.ndarray:
+    """Bytes of a file as numbers of this machine."""
+    if array.dtype.itemsize > 1 and big_endian == np.little_endian:
+        return array.byteswap()
+    return array
+
+
+def file_bytes(array: np.ndarray) -> np.ndarray:
+    """An array's bytes as files have them: C order, little-endian."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return (flat if np.little_endian else flat.byteswap()).view(np.uint8)
