@@ -1,6 +1,6 @@
 """The image processor's short cuts. Each gives the plain path's bytes and floats exactly; tests hold them to it.
 
-- Pillow resizes an 8-bit picture in two passes, across and then down, rounding to bytes between them. The two passes
+- Pillow resizes an 8-bit picture in two passes, across and down, rounding to bytes between them. The passes
   can be asked for one at a time, with the crop between and after them. (`resize(box=...)` rounds its coefficients
   differently.)
 - Rescaling and normalising a byte is a function of the byte and its channel: a table of 256 floats for each channel.
@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from clip_core.image_ops import (
@@ -36,8 +37,19 @@ FILTER_SUPPORT = {
     Image.Resampling.LANCZOS: 3.0,
 }
 
+# The order of the passes shows in the bytes, and Pillow 13 changed it for tall pictures (ImagingResampleInner in its
+# Resample.c): a later major version may change it again, so there nothing is taken apart.
+PILLOW = int(PIL.__version__.split(".")[0])
+NEWEST_KNOWN_PILLOW = 13
+
 # The pass down makes whole columns, even if few of their rows are kept: at most this many pixels are made at a time.
 MAX_COLUMN_PIXELS = 1 << 24
+
+
+def passes_down_first(picture: Image.Image, height: int, width: int, pillow: int = PILLOW) -> bool:
+    """Whether this Pillow resizes down before across."""
+    shorter = picture.height - height
+    return pillow >= 13 and shorter > 0 and shorter > 2 * (picture.width - width)
 
 
 def resize_and_crop(
@@ -48,39 +60,44 @@ def resize_and_crop(
     `box` is (left, top, right, bottom) within the resized picture.
     """
     left, top, right, bottom = box
-    if resample not in FILTER_SUPPORT:
-        return picture.resize((width, height), resample).crop(box)
+    if resample not in FILTER_SUPPORT or PILLOW > NEWEST_KNOWN_PILLOW:
+        return _crop(picture.resize((width, height), resample), box)
+    if passes_down_first(picture, height, width):
+        picture = _down(picture, height, top, bottom, resample)
+        return _crop(picture.resize((width, bottom - top), resample), (left, 0, right, bottom - top))
     if picture.width != width:
-        picture = _across(picture, width, height, top, bottom, resample)
-    if (left, right) != (0, width):
-        picture = picture.crop((left, 0, right, picture.height))
-    if picture.height == height:
-        return picture if (top, bottom) == (0, height) else picture.crop((0, top, picture.width, bottom))
-    columns = max(1, MAX_COLUMN_PIXELS // height)
-    if columns >= picture.width:
-        resized = picture.resize((picture.width, height), resample)
-        return resized if (top, bottom) == (0, height) else resized.crop((0, top, picture.width, bottom))
-    result = Image.new(picture.mode, (picture.width, bottom - top))
-    for start in range(0, picture.width, columns):
-        stop = min(start + columns, picture.width)
-        strip = picture.crop((start, 0, stop, picture.height)).resize((stop - start, height), resample)
-        result.paste(strip.crop((0, top, stop - start, bottom)), (start, 0))
-    return result
+        picture = _across(picture, height, width, top, bottom, resample)
+    return _down(_crop(picture, (left, 0, right, picture.height)), height, top, bottom, resample)
 
 
-def _across(picture: Image.Image, width: int, height: int, top: int, bottom: int, resample: Any) -> Image.Image:
+def _crop(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    return picture if box == (0, 0, *picture.size) else picture.crop(box)
+
+
+def _across(picture: Image.Image, height: int, width: int, top: int, bottom: int, resample: Any) -> Image.Image:
     """The pass across; rows that the kept ones can't reach stay black, since the pass down never shows them."""
     scale = picture.height / height
     reach = FILTER_SUPPORT[resample] * max(scale, 1.0) + 2
     first = max(0, math.floor((top + 0.5) * scale - reach))
     last = min(picture.height, math.ceil((bottom - 0.5) * scale + reach))
-    if picture.height == height:
-        first, last = top, bottom
     if (last - first) * 8 > picture.height * 7:  # too little to gain over the copies
         return picture.resize((width, picture.height), resample)
     needed = picture.crop((0, first, picture.width, last)).resize((width, last - first), resample)
     result = Image.new(picture.mode, (width, picture.height))
     result.paste(needed, (0, first))
+    return result
+
+
+def _down(picture: Image.Image, height: int, top: int, bottom: int, resample: Any) -> Image.Image:
+    """The pass down, its rows `top` to `bottom`, in strips where whole columns would take too much memory."""
+    strip = max(1, MAX_COLUMN_PIXELS // height)
+    if picture.height == height or picture.width <= strip:
+        return _crop(picture.resize((picture.width, height), resample), (0, top, picture.width, bottom))
+    result = Image.new(picture.mode, (picture.width, bottom - top))
+    for left in range(0, picture.width, strip):
+        right = min(left + strip, picture.width)
+        columns = picture.crop((left, 0, right, picture.height)).resize((right - left, height), resample)
+        result.paste(columns.crop((0, top, right - left, bottom)), (left, 0))
     return result
 
 
