@@ -144,7 +144,7 @@ def _add_embed(commands: Any) -> None:
     parser = commands.add_parser("embed", help="pictures or sentences to vectors, in a file")
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, folders or glob patterns")
     parser.add_argument("--texts", metavar="FILE", help="embed the lines of this file instead of pictures")
-    parser.add_argument("--output", "-o", required=True, metavar="FILE", help=".npz, .npy (names beside it) or .parquet")
+    parser.add_argument("--output", "-o", required=True, metavar="FILE", help=".npz, .npy (names beside) or .parquet")
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     _model_arguments(parser)
     parser.set_defaults(run=_embed_command)

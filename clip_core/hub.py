@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ ACCEPTED_ARGUMENTS = (
 
 # Small files come along whenever a name is resolved; of the weights, the first of these that exists.
 SMALL_FILES = ("*.json", "*.txt")
+SIGNATURE_FILES = (
+    "config.json",
+    "open_clip_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 WEIGHT_FILES = (
     ("model{v}.safetensors",),
     ("model{v}-*-of-*.safetensors",),
@@ -86,7 +96,7 @@ def resolve_folder(
     if name_or_path is None:
         raise TypeError("name_or_path: wanted a folder, a file or a hub name, found None")
     path = Path(BUNDLED.get(str(name_or_path), name_or_path)).expanduser()
-    if path.exists():
+    if path.exists() or str(name_or_path) in BUNDLED:
         folder = path
     elif _looks_like_hub_name(str(name_or_path)):
         patterns = [_inside(subfolder, pattern) for pattern in files]
@@ -128,29 +138,42 @@ def _download(
     where: dict[str, Any],
 ) -> Path:
     try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub import HfApi, constants, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise MissingDependencyError(
             f"{name}: no such local folder; a hub name needs huggingface_hub: pip install 'triclip[hub]'"
         ) from error
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        return _cached(name, subfolder, where, "downloads are switched off")
     try:
-        if weights and not local_files_only and not huggingface_hub.constants.HF_HUB_OFFLINE:
-            listed = huggingface_hub.HfApi().list_repo_files(
-                name, revision=where["revision"], token=where["token"]
-            )
+        if weights:
+            listed = HfApi().list_repo_files(name, revision=where["revision"], token=where["token"])
             patterns = patterns + _weight_patterns(listed, subfolder, variant)
-        elif weights:
-            patterns = ["*"]
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, allow_patterns=patterns, local_files_only=local_files_only, **where
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError, ValueError) as error:
-        raise FileNotFoundError(f"{name}: neither a local folder nor to be had from the hub: {error}") from error
-    except OSError as error:  # requests and httpx both raise subclasses of it without a network
-        raise FileNotFoundError(f"{name}: no local folder, and the hub can't be reached: {error}") from error
+        return Path(snapshot_download(name, allow_patterns=patterns, **where))
+    except (HfHubHTTPError, ValueError, *_network_errors()) as error:
+        return _cached(name, subfolder, where, str(error))
+
+
+def _cached(name: str, subfolder: str | None, where: dict[str, Any], reason: str) -> Path:
+    """The folder of an earlier download, found by any of the small files that every model has one of."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in SIGNATURE_FILES:
+        inside = _inside(subfolder, file)
+        found = try_to_load_from_cache(name, inside, cache_dir=where["cache_dir"], revision=where["revision"])
+        if isinstance(found, str):
+            return Path(found[: -len(inside)])
+    raise FileNotFoundError(
+        f"{name}: no such local folder, none in the cache, and not to be had from the hub: {reason}"
+    )
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub lets through without a network: by its version, errors of requests (which are OSErrors)
+    or of an httpx generation (which are not)."""
+    clients = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return (OSError, *(client.HTTPError for client in clients))
 
 
 def _weight_patterns(listed: list[str], subfolder: str | None, variant: str | None) -> list[str]:

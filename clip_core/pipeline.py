@@ -18,7 +18,9 @@ from .progress import Progress
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
 
 BACKENDS = {"torch": "clip_torch", "tf": "clip_tf", "flax": "clip_flax"}
-PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif .jp2 .ico".split())
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".ico")
+)
 
 
 class ImageEmbeddings(NamedTuple):

@@ -224,14 +224,10 @@ def _take_projection_from_shapes(config: Any, tensors: Mapping[str, Any], scope:
         config.projection_dim = int(tensors[name].shape[0])
 
 
-def _settle(
-    cls: type[Pretrained], difference: Difference, source: str, strict: bool, ignore_sizes: bool
-) -> list[str]:
+def _settle(cls: type[Pretrained], difference: Difference, source: str, strict: bool, ignore_sizes: bool) -> list[str]:
     """Raise, or warn and return the names to initialise freshly."""
     missing, unexpected, mismatched = difference
-    refused = Difference(
-        missing if strict else [], unexpected if strict else [], [] if ignore_sizes else mismatched
-    )
+    refused = Difference(missing if strict else [], unexpected if strict else [], [] if ignore_sizes else mismatched)
     if any(refused):
         raise CheckpointError(
             f"{source}: the weights are not those of {cls.__name__} with this config "

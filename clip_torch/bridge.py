@@ -163,7 +163,7 @@ class PreTrainedModel(nn.Module, Pretrained):
         return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
 
     def set_attn_implementation(self, name: str) -> None:
-        """"sdpa" or "eager", from the next call on."""
+        """ "sdpa" or "eager", from the next call on."""
         if name not in ATTENTIONS:
             raise ValueError(f"attn_implementation: wanted one of {', '.join(ATTENTIONS)}, found {name!r}")
         for config in (self.config, *(getattr(self.config, sub) for sub in self.config._sub_configs)):
@@ -188,8 +188,7 @@ class PreTrainedModel(nn.Module, Pretrained):
         self._text_tower("set_input_embeddings").embeddings.token_embedding = value
 
     def get_output_embeddings(self) -> None:
-        """CLIP has none (transformers' base class answers so too)."""
-        return None
+        """None: CLIP has no output embeddings."""
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
@@ -284,5 +283,3 @@ def _single_device(device_map: Any) -> Any:
     if device_map in ("auto", "balanced", "sequential"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device_map
-
-

@@ -124,7 +124,7 @@ class CLIPAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if eager:
             scores = (q * self.head_dim**-0.5) @ k.transpose(-1, -2)  # [B, H, S, S]
-            weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
+            weights = torch.softmax(scores if bias is None else scores + bias, dim=-1).to(v.dtype)
             context = F.dropout(weights, p=dropout) @ v
         else:
             weights = None
@@ -182,9 +182,10 @@ class CLIPEncoder(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> BaseModelOutput:
-        # SDPA gives no attention weights, so asking for them takes the eager path.
-        eager = output_attentions or self.config._attn_implementation == "eager"
-        bias = attention_bias(x, attention_mask, causal) if attention_mask is not None or eager and causal else None
+        masked = attention_mask is not None
+        # SDPA gives no attention weights, and has no float16 bias low enough to drown every score.
+        eager = output_attentions or self.config._attn_implementation == "eager" or masked and half(x)
+        bias = attention_bias(x, attention_mask, causal, eager) if masked or eager and causal else None
         hidden_states, attentions = [x], []
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
@@ -200,21 +201,30 @@ class CLIPEncoder(nn.Module):
         )
 
 
-def attention_bias(x: Tensor, attention_mask: Tensor | None, causal: bool) -> Tensor:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def half(x: Tensor) -> bool:
+    return compute_dtype(x) == torch.float16
+
+
+def attention_bias(x: Tensor, attention_mask: Tensor | None, causal: bool, eager: bool) -> Tensor:
     """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]).
 
-    The future is -inf and a hidden token the dtype's lowest finite value: a row whose visible tokens are all hidden
-    then attends to them uniformly, as in v4.37, where it would be NaN with -inf alone.
+    A hidden token and the future are the dtype's lowest finite value, what is both is -inf: v4.37's sum of two such
+    biases, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two, where -inf
+    alone would give NaN. Eager attention adds in float32 at least, so that the lowest value drowns every score.
     """
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    length = x.shape[1]
+    dtype = torch.promote_types(x.dtype, torch.float32) if eager else compute_dtype(x)
+    lowest, length = torch.finfo(dtype).min, x.shape[1]
     bias = torch.zeros(1, 1, length, length, dtype=dtype, device=x.device)
-    if attention_mask is not None:
-        hidden = (attention_mask != 1)[:, None, None, :]
-        bias = bias.masked_fill(hidden, torch.finfo(dtype).min)
     if causal:
-        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        bias = bias.masked_fill(future, float("-inf"))
+        bias = bias.masked_fill(torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1), lowest)
+    if attention_mask is not None:
+        hidden = (attention_mask != 1)[:, None, None, :]  # [B, 1, 1, S]
+        bias = torch.where(hidden, torch.where(bias < 0, float("-inf"), lowest), bias)
     return bias
 
 
@@ -426,9 +436,7 @@ class CLIPModel(CLIPPreTrainedModel):
     ) -> Any:
         """Texts [B_t, S] and pixels [B_i, C, h, w] -> CLIPOutput; `return_loss` needs B_t = B_i pairs."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        image = self.vision_model(
-            pixel_values, flags.attentions, flags.hidden_states, True, interpolate_pos_encoding
-        )
+        image = self.vision_model(pixel_values, flags.attentions, flags.hidden_states, True, interpolate_pos_encoding)
         text = self.text_model(input_ids, attention_mask, position_ids, flags.attentions, flags.hidden_states, True)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
@@ -498,9 +506,7 @@ class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
     ) -> Any:
         """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        image = self.vision_model(
-            pixel_values, flags.attentions, flags.hidden_states, True, interpolate_pos_encoding
-        )
+        image = self.vision_model(pixel_values, flags.attentions, flags.hidden_states, True, interpolate_pos_encoding)
         image_embeds = self.visual_projection(image.pooler_output)
         out = CLIPVisionModelOutput(image_embeds, image.last_hidden_state, image.hidden_states, image.attentions)
         return out if flags.return_dict else out.to_tuple()
