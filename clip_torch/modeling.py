@@ -183,8 +183,8 @@ class CLIPEncoder(nn.Module):
         output_hidden_states: bool = False,
     ) -> BaseModelOutput:
         masked = attention_mask is not None
-        # SDPA gives no attention weights, and has no float16 bias low enough to drown every score.
-        eager = output_attentions or self.config._attn_implementation == "eager" or masked and half(x)
+        # SDPA gives no attention weights.
+        eager = output_attentions or self.config._attn_implementation == "eager" or beyond_sdpa(x, attention_mask)
         bias = attention_bias(x, attention_mask, causal, eager) if masked or eager and causal else None
         hidden_states, attentions = [x], []
         for layer in self.layers:
@@ -206,8 +206,23 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def half(x: Tensor) -> bool:
-    return compute_dtype(x) == torch.float16
+def beyond_sdpa(x: Tensor, attention_mask: Tensor | None) -> bool:
+    """Whether a mask asks more of attention than the fused kernels give."""
+    if attention_mask is None:
+        return False
+    if compute_dtype(x) == torch.float16:  # has no value low enough to drown every score
+        return True
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return False
+    # Their backward passes need log(sum(exp(scores))), which rounding ruins for a query that may see nothing. There is
+    # none when every first token is visible.
+    return not (can_look(attention_mask) and bool((attention_mask[:, 0] == 1).all()))
+
+
+def can_look(x: Tensor) -> bool:
+    """Whether values can be read without a device synchronisation, a broken graph or a failing transform."""
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
+    return x.device.type == "cpu" and not tracing and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def attention_bias(x: Tensor, attention_mask: Tensor | None, causal: bool, eager: bool) -> Tensor:
@@ -300,8 +315,7 @@ def check_text(config: CLIPTextConfig, input_ids: Tensor | None, attention_mask:
     check_ids(config, None if input_ids is None else input_ids.shape)
     if attention_mask is not None:
         check_mask(attention_mask.shape, input_ids.reshape(-1, input_ids.shape[-1]).shape)
-    looks_are_free = input_ids.device.type == "cpu" and input_ids.numel() and not torch.compiler.is_compiling()
-    if looks_are_free and not torch.jit.is_tracing():
+    if can_look(input_ids) and input_ids.numel():
         check_id_range(config, *(int(v) for v in input_ids.aminmax()))
 
 
