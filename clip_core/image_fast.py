@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from clip_core.image_ops import (
+from .image_ops import (
     FIRST,
     LAST,
     center_crop,
@@ -104,7 +104,7 @@ def _down(picture: Image.Image, height: int, top: int, bottom: int, resample: An
 def central_pixels(
     picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
 ) -> np.ndarray:
-    """Resize (unless `size` is None) and crop (unless `crop` is None) an RGB or L picture: uint8 [H, W] or [H, W, 3]."""
+    """An RGB or L picture resized (unless `size` is None) and cropped (unless `crop` is): uint8 [H, W] or [H, W, 3]."""
     height, width = resized_size(picture.height, picture.width, size) if size else (picture.height, picture.width)
     box = (0, 0, width, height)
     if crop:

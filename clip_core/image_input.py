@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from clip_core.errors import ImageError, InputError
+from .errors import ImageError, InputError
 
 # What Pillow's decoders raise on damaged or hostile files.
 DECODING_ERRORS = (
@@ -73,13 +73,15 @@ def load_image(image: Any) -> Image.Image | np.ndarray:
         The Pillow image in the file's own mode (its first frame), or a NumPy array.
     Raises:
         FileNotFoundError: nothing is there. ImageError: a folder, no picture, a damaged or truncated one, no pixels,
-        or more than `PIL.Image.MAX_IMAGE_PIXELS`; the message names the file. InputError: none of these types.
+        more than `PIL.Image.MAX_IMAGE_PIXELS`, or 16 bits a channel (see `check_depth`); the message names the file.
+        InputError: none of these types.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _open(Path(image))
-    if isinstance(image, Image.Image):
-        return _decode(image, _name(image))
-    return to_array(image)
+        image = _open(Path(image))
+    if not isinstance(image, Image.Image):
+        return to_array(image)
+    check_depth(_decode(image, _name(image)))
+    return image
 
 
 def _open(path: Path) -> Image.Image:
@@ -95,18 +97,19 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             _check_pixels(*image.size, str(path))
             return _decode(image, str(path))
-    except ImageError:
+    except (ImageError, PermissionError):
         raise
     except DECODING_ERRORS as error:
         reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
-        raise ImageError(f"{path}: wanted a picture in a format that Pillow reads, found something else{reason}") from error
+        raise ImageError(f"{path}: wanted a picture that Pillow can read, found something else{reason}") from error
 
 
 def is_image(value: Any) -> bool:
     """Whether `value` is a Pillow image, an array, or a tensor of a framework (known by shape and conversion)."""
     if isinstance(value, (Image.Image, np.ndarray)):
         return True
-    return hasattr(value, "shape") and hasattr(value, "dtype") and (hasattr(value, "numpy") or hasattr(value, "__array__"))
+    converts = hasattr(value, "numpy") or hasattr(value, "__array__")
+    return converts and hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def to_array(image: Any) -> np.ndarray:
@@ -207,6 +210,6 @@ def warn_if_scaled(images: list[Any]) -> None:
                 "images: found values in [0, 1], which do_rescale=True would divide by 255 again; "
                 "pass do_rescale=False for pictures that are scaled already",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             return

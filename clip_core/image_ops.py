@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip_core.errors import ImageError, InputError
+from .errors import ImageError, InputError
 
 FIRST = "channels_first"  # [C, H, W]
 LAST = "channels_last"  # [H, W, C]

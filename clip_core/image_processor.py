@@ -11,8 +11,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip_core import image_fast, image_ops, image_profiles
-from clip_core.batch import BatchFeature
-from clip_core.errors import ConfigError, ImageError, InputError
-from clip_core.image_input import apply_exif, flatten_images, load_image, to_array, to_rgb, warn_if_scaled
-from clip_core.image_ops import BICUBIC, FIRST, LAST
-from clip_core.image_profiles import PROFILES
+from . import image_ops
+from .batch import BatchFeature
+from .errors import ConfigError, ImageError, InputError
+from .hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_folder
+from .image_input import flatten_images, load_image, to_array
+from .image_ops import BICUBIC, FIRST
+from .image_profiles import PROFILES
+from .image_steps import Steps, pixel_values, stack
 
 __all__ = ["OPENAI_CLIP_MEAN", "OPENAI_CLIP_STD", "CLIPFeatureExtractor", "CLIPImageProcessor", "load_image"]
 
@@ -34,27 +35,6 @@ OPENAI_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 CONFIG_NAME = "preprocessor_config.json"
 NESTED_CONFIG_NAME = "processor_config.json"  # transformers 5: under the key "image_processor"
-
-# Arguments of `from_pretrained` that say where the files are; some are only accepted, for old callers.
-HUB_ARGUMENTS = ("subfolder", "revision", "cache_dir", "local_files_only", "token")
-IGNORED_ARGUMENTS = ("force_download", "resume_download", "proxies", "use_fast", "trust_remote_code")
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """One call's settings: a step that isn't done has None."""
-
-    size: dict[str, int] | None
-    resample: Any
-    crop: dict[str, int] | None
-    scale: float | None
-    mean: Any
-    std: Any
-    convert_rgb: bool
-    exif: bool
-    profile: str
-    data_format: str | None
-    input_data_format: str | None
 
 
 class CLIPImageProcessor:
@@ -167,16 +147,12 @@ class CLIPImageProcessor:
             InputError: settings or types that can't be, an empty list. ImageError: a picture that can't be used.
         """
         steps = self._steps(locals())
-        pictures = flatten_images(images)
-        if steps.profile != "hf":
-            pixels = _each(lambda picture: _torchvision_values(picture, steps), pictures)
-        else:
-            pixels = self._hf_values(pictures, steps)
+        pixels = pixel_values(flatten_images(images), steps)
         if return_tensors is None:
             return BatchFeature({"pixel_values": pixels})
-        return BatchFeature({"pixel_values": _stack(pixels)}, tensor_type=return_tensors)
+        return BatchFeature({"pixel_values": stack(pixels)}, tensor_type=return_tensors)
 
-    def _steps(self, given: Mapping[str, Any]) -> _Steps:
+    def _steps(self, given: Mapping[str, Any]) -> Steps:
         def chosen(name: str) -> Any:
             return getattr(self, name) if given.get(name) is None else given[name]
 
@@ -192,25 +168,19 @@ class CLIPImageProcessor:
                 raise InputError(f"crop_size: wanted the keys 'height' and 'width', found {crop!r}")
         normalise = chosen("do_normalize")
         exif = given["kwargs"].get("apply_exif_orientation")
-        return _Steps(
+        return Steps(
             size=image_ops.size_dict(chosen("size"), "size", square=False) if chosen("do_resize") else None,
             resample=_resampling(chosen("resample")),
             crop=crop,
             scale=scale,
-            mean=chosen("image_mean") if normalise else None,
-            std=chosen("image_std") if normalise else None,
+            mean=_per_channel(chosen("image_mean"), "image_mean") if normalise else None,
+            std=_per_channel(chosen("image_std"), "image_std") if normalise else None,
             convert_rgb=chosen("do_convert_rgb"),
             exif=self.apply_exif_orientation if exif is None else exif,
             profile=self.profile,
             data_format=image_ops.channel_format(given["data_format"], "data_format"),
             input_data_format=image_ops.channel_format(given["input_data_format"], "input_data_format"),
         )
-
-    def _hf_values(self, pictures: list[Any], steps: _Steps) -> list[np.ndarray]:
-        if steps.scale is not None:
-            warn_if_scaled(pictures)
-        first = steps.input_data_format or _format_of(pictures[0], steps)
-        return _each(lambda picture: _hf_picture(picture, first, steps), pictures)
 
     # ---- the steps one at a time, on one array
 
@@ -297,12 +267,11 @@ class CLIPImageProcessor:
     def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         """The settings in the file that `from_pretrained` would read, and the keywords left over."""
         where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
-        unused = {key: value for key, value in kwargs.items() if key not in (*HUB_ARGUMENTS, *IGNORED_ARGUMENTS)}
+        ignored = (*HUB_ARGUMENTS, *ACCEPTED_ARGUMENTS, "use_fast")
+        unused = {key: value for key, value in kwargs.items() if key not in ignored}
         path = Path(pretrained_model_name_or_path)
         if path.is_file():
             return _settings(path), unused
-        from clip_core.hub import resolve_folder
-
         folder = resolve_folder(pretrained_model_name_or_path, files=(CONFIG_NAME, NESTED_CONFIG_NAME), **where)
         nested = folder / NESTED_CONFIG_NAME
         if nested.is_file() and "image_processor" in _read_json(nested):
@@ -315,7 +284,7 @@ class CLIPImageProcessor:
     def from_dict(cls, image_processor_dict: Mapping[str, Any], **kwargs: Any) -> Any:
         """An image processor from settings; known keywords override them, `return_unused_kwargs` returns the others."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
-        known = cls().to_dict().keys() | image_processor_dict.keys()
+        known = vars(CLIPImageProcessor()).keys() | image_processor_dict.keys()
         overrides = {key: value for key, value in kwargs.items() if key in known}
         processor = cls(**{**image_processor_dict, **overrides})
         unused = {key: value for key, value in kwargs.items() if key not in known}
@@ -365,6 +334,10 @@ class CLIPImageProcessor:
         self.to_json_file(folder / CONFIG_NAME)
         return [str(folder / CONFIG_NAME)]
 
+    def _set_processor_class(self, name: str) -> None:
+        # Saved as "processor_class", by which transformers' AutoProcessor finds the class.
+        self._processor_class = name
+
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
 
@@ -377,124 +350,7 @@ class CLIPFeatureExtractor(CLIPImageProcessor):
         super().__init__(*args, **kwargs)
 
 
-# ---- one picture
-
-
-def _format_of(picture: Any, steps: _Steps) -> str:
-    """The order of a picture's channels.
-
-    An array is read as transformers does, except where that can't be normalised and the other reading can: one row of
-    an RGB picture, [1, W, 3], is channels last when there are three means.
-    """
-    array = _shape_only(picture, steps)
-    found = image_ops.infer_channel_format(array)
-    wanted = len(steps.mean) if hasattr(steps.mean, "__len__") else None
-    if found == FIRST and wanted is not None and array.shape[0] != wanted == array.shape[-1]:
-        return LAST
-    return found
-
-
-def _shape_only(picture: Any, steps: _Steps) -> np.ndarray:
-    """An array of the picture's shape and no memory."""
-    if not isinstance(picture, Image.Image):
-        return picture
-    bands = 3 if steps.convert_rgb else len(picture.getbands())
-    width, height = picture.size
-    if steps.exif and picture.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 swap the edges
-        width, height = height, width
-    return np.broadcast_to(np.uint8(0), (height, width, bands) if bands > 1 else (height, width))
-
-
-def _opened(picture: Image.Image, steps: _Steps) -> Image.Image:
-    if steps.exif:
-        picture = apply_exif(picture)
-    return to_rgb(picture) if steps.convert_rgb else picture
-
-
-def _hf_picture(picture: Any, first: str, steps: _Steps) -> np.ndarray:
-    """One picture's values, by the short cut where there is one."""
-    source = first
-    if steps.input_data_format is None:
-        # The first picture's order is taken for all, as in transformers; one that can't have it decides for itself.
-        shape = _shape_only(picture, steps).shape
-        if len(shape) != 3 or shape[0 if first == FIRST else -1] not in (1, 3):
-            source = _format_of(picture, steps)
-    if isinstance(picture, Image.Image):
-        picture = _opened(picture, steps)
-        if picture.mode != "RGB" or source != LAST:
-            picture = np.array(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or image_ops.channel_count(picture, source) not in (1, 3):
-            return plain_values(picture, source, steps)
-        picture, _ = image_ops.to_pil(picture, source)
-    return fast_values(picture, source, steps)
-
-
-def plain_values(image: np.ndarray, source: str, steps: _Steps) -> np.ndarray:
-    """One array through every step in turn: what `fast_values` has to equal."""
-    if steps.size:
-        height, width = image_ops.resized_size(*image_ops.image_size(image, source), steps.size)
-        image = image_ops.resize(image, height, width, steps.resample, source)
-    if steps.crop:
-        image = image_ops.center_crop(image, steps.crop["height"], steps.crop["width"], source)
-    if steps.scale is not None:
-        image = image_ops.rescale(image, steps.scale)
-    if steps.mean is not None:
-        image = image_ops.normalize(image, steps.mean, steps.std, source)
-    return image_ops.to_channel_format(image, steps.data_format or source, source)
-
-
-def fast_values(picture: Image.Image, source: str, steps: _Steps) -> np.ndarray:
-    """One RGB or L picture: both resizing passes around the crop, then a table in place of the arithmetic."""
-    pixels = image_fast.central_pixels(picture, steps.size, steps.crop, steps.resample)
-    table = image_fast.lookup_table(len(picture.getbands()), steps.scale, steps.mean, steps.std)
-    values = image_fast.apply_table(pixels, table, steps.crop)
-    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
-
-
-def _torchvision_values(picture: Any, steps: _Steps) -> np.ndarray:
-    """One picture's values in the `openai` and `open_clip` profiles; an array is made a Pillow image first."""
-    source = LAST
-    if not isinstance(picture, Image.Image):
-        source = steps.input_data_format or _format_of(picture, steps)
-        picture, _ = image_ops.to_pil(picture, source)
-    elif steps.exif:
-        picture = apply_exif(picture)
-    pixels = image_profiles.torchvision_pixels(
-        picture, steps.size, steps.crop, steps.resample, steps.profile, steps.convert_rgb
-    )
-    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
-    table = image_profiles.lookup_table(channels, steps.scale, steps.mean, steps.std)
-    values = image_fast.apply_table(pixels, table, None)
-    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
-
-
 # ---- helpers
-
-
-def _each(function: Callable[[Any], np.ndarray], pictures: list[Any]) -> list[np.ndarray]:
-    """The function over the pictures, on as many threads as there are cores: Pillow and NumPy let others run."""
-    workers = min(len(pictures), os.cpu_count() or 1)
-    if workers == 1:
-        return [function(picture) for picture in pictures]
-    for picture in pictures:
-        # A picture may be in the list twice; two threads mustn't decode it at once.
-        if isinstance(picture, Image.Image) and sum(other is picture for other in pictures) > 1:
-            picture.load()
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, pictures))
-
-
-def _stack(pixels: list[np.ndarray]) -> np.ndarray:
-    shapes = {array.shape for array in pixels}
-    if len(shapes) > 1:
-        raise InputError(
-            f"images: wanted results of one shape to make one tensor, found {sorted(shapes)}; "
-            f"keep do_center_crop, or pass return_tensors=None for a list"
-        )
-    return np.stack(pixels)
 
 
 def _resampling(resample: Any) -> Image.Resampling:
@@ -505,6 +361,14 @@ def _resampling(resample: Any) -> Image.Resampling:
     except ValueError as error:
         names = ", ".join(f"{item.value} ({item.name.lower()})" for item in Image.Resampling)
         raise InputError(f"resample: wanted one of {names}, found {resample!r}") from error
+
+
+def _per_channel(value: Any, name: str) -> Any:
+    """One number, or a list of numbers, checked."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    image_ops.channel_values(value, len(value) if hasattr(value, "__len__") else 1, name)
+    return value
 
 
 def _array_and_format(image: Any, input_data_format: Any) -> tuple[np.ndarray, str]:
@@ -549,10 +413,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write beside the file and rename, so that a crash leaves the old one whole."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    from .checkpoint.atomic import replace_file  # few callers write
+
+    with replace_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from clip_core.errors import InputError
-from clip_core.image_fast import resize_and_crop
-from clip_core.image_input import check_depth
-from clip_core.image_ops import channel_values, resized_size
+from .errors import InputError
+from .image_fast import resize_and_crop
+from .image_input import check_depth
+from .image_ops import channel_values, resized_size
 
 PROFILES = ("hf", "openai", "open_clip")
 

@@ -1,0 +1,167 @@
+"""One picture through one call's steps: by the short cut where there is one, else step by step.
+
+The steps of transformers 4.37.2: RGB, array, resize, crop, rescale, normalise, channel order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from . import image_fast, image_ops, image_profiles
+from .errors import ImageError, InputError
+from .image_input import apply_exif, to_rgb, warn_if_scaled
+from .image_ops import FIRST, LAST
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One call's settings: a step that isn't done has None."""
+
+    size: dict[str, int] | None
+    resample: Any
+    crop: dict[str, int] | None
+    scale: float | None
+    mean: Any
+    std: Any
+    convert_rgb: bool
+    exif: bool
+    profile: str
+    data_format: str | None
+    input_data_format: str | None
+
+
+def pixel_values(pictures: list[Any], steps: Steps) -> list[np.ndarray]:
+    """The pictures' values, in order. Warns once about float pictures in [0, 1] that are to be rescaled."""
+    if steps.profile != "hf":
+        return _each(lambda picture: _torchvision_values(picture, steps), pictures)
+    if steps.scale is not None:
+        warn_if_scaled(pictures)
+    first = steps.input_data_format or _format_of(pictures[0], steps)
+    return _each(lambda picture: _hf_values(picture, first, steps), pictures)
+
+
+def _format_of(picture: Any, steps: Steps) -> str:
+    """The order of a picture's channels.
+
+    An array is read as transformers does, except where that can't be normalised and the other reading can: one row of
+    an RGB picture, [1, W, 3], is channels last when there are three means.
+    """
+    array = _shape_only(picture, steps)
+    found = image_ops.infer_channel_format(array)
+    wanted = len(steps.mean) if hasattr(steps.mean, "__len__") else None
+    if found == FIRST and wanted is not None and array.shape[0] != wanted == array.shape[-1]:
+        return LAST
+    return found
+
+
+def _shape_only(picture: Any, steps: Steps) -> np.ndarray:
+    """An array of the picture's shape and no memory."""
+    if not isinstance(picture, Image.Image):
+        return picture
+    bands = 3 if steps.convert_rgb else len(picture.getbands())
+    width, height = picture.size
+    if steps.exif and picture.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 swap the edges
+        width, height = height, width
+    return np.broadcast_to(np.uint8(0), (height, width, bands) if bands > 1 else (height, width))
+
+
+def _opened(picture: Image.Image, steps: Steps) -> Image.Image:
+    if steps.exif:
+        picture = apply_exif(picture)
+    return to_rgb(picture) if steps.convert_rgb else picture
+
+
+def _hf_values(picture: Any, first: str, steps: Steps) -> np.ndarray:
+    """One picture's values, by the short cut where there is one."""
+    source = first
+    if steps.input_data_format is None:
+        # The first picture's order is taken for all, as in transformers; one that can't have it decides for itself.
+        shape = _shape_only(picture, steps).shape
+        if len(shape) != 3 or shape[0 if first == FIRST else -1] not in (1, 3):
+            source = _format_of(picture, steps)
+    if isinstance(picture, Image.Image):
+        picture = _opened(picture, steps)
+        if picture.mode != "RGB" or source != LAST:
+            picture = np.array(picture)
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3:
+            raise ImageError(f"images: wanted 3 dimensions, found shape {picture.shape}; keep do_convert_rgb=True")
+        if picture.dtype != np.uint8 or image_ops.channel_count(picture, source) not in (1, 3):
+            return plain_values(picture, source, steps)
+        picture, _ = image_ops.to_pil(picture, source)
+    return fast_values(picture, source, steps)
+
+
+def plain_values(image: np.ndarray, source: str, steps: Steps) -> np.ndarray:
+    """One array through every step in turn: what `fast_values` has to equal."""
+    if steps.size:
+        height, width = image_ops.resized_size(*image_ops.image_size(image, source), steps.size)
+        image = image_ops.resize(image, height, width, steps.resample, source)
+    if steps.crop:
+        image = image_ops.center_crop(image, steps.crop["height"], steps.crop["width"], source)
+    if steps.scale is not None:
+        image = image_ops.rescale(image, steps.scale)
+    if steps.mean is not None:
+        image = image_ops.normalize(image, steps.mean, steps.std, source)
+    return image_ops.to_channel_format(image, steps.data_format or source, source)
+
+
+def fast_values(picture: Image.Image, source: str, steps: Steps) -> np.ndarray:
+    """One RGB or L picture: both resizing passes around the crop, then a table in place of the arithmetic."""
+    pixels = image_fast.central_pixels(picture, steps.size, steps.crop, steps.resample)
+    table = image_fast.lookup_table(len(picture.getbands()), steps.scale, steps.mean, steps.std)
+    values = image_fast.apply_table(pixels, table, steps.crop)
+    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
+
+
+def _torchvision_values(picture: Any, steps: Steps) -> np.ndarray:
+    """One picture's values in the `openai` and `open_clip` profiles; an array is made a Pillow image first."""
+    source = LAST
+    if not isinstance(picture, Image.Image):
+        source = steps.input_data_format or _format_of(picture, steps)
+        picture, _ = image_ops.to_pil(picture, source)
+    elif steps.exif:
+        picture = apply_exif(picture)
+    try:
+        pixels = image_profiles.torchvision_pixels(
+            picture, steps.size, steps.crop, steps.resample, steps.profile, steps.convert_rgb
+        )
+    except (ImageError, InputError):
+        raise
+    except ValueError as error:
+        raise ImageError(f"images: wanted a mode that Pillow resizes, found {picture.mode} ({error})") from error
+    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
+    table = image_profiles.lookup_table(channels, steps.scale, steps.mean, steps.std)
+    values = image_fast.apply_table(pixels, table, None)
+    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
+
+
+def _each(function: Callable[[Any], np.ndarray], pictures: list[Any]) -> list[np.ndarray]:
+    """The function over the pictures, on as many threads as there are cores: Pillow and NumPy let others run."""
+    workers = min(len(pictures), os.cpu_count() or 1)
+    if workers == 1:
+        return [function(picture) for picture in pictures]
+    for picture in pictures:
+        # A picture may be in the list twice; two threads mustn't decode it at once.
+        if isinstance(picture, Image.Image) and sum(other is picture for other in pictures) > 1:
+            picture.load()
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, pictures))
+
+
+def stack(pixels: list[np.ndarray]) -> np.ndarray:
+    shapes = {array.shape for array in pixels}
+    if len(shapes) > 1:
+        raise InputError(
+            f"images: wanted results of one shape to make one tensor, found {sorted(shapes)}; "
+            f"keep do_center_crop, or pass return_tensors=None for a list"
+        )
+    return np.stack(pixels)
