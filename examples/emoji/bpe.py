@@ -1,0 +1,115 @@
+"""A small byte-level BPE vocabulary in CLIP's format: 256 byte symbols, 256 ending a word, merges, two special tokens."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import regex
+
+# CLIP's split of lower-cased text into words: contractions, letters, single digits, runs of anything else.
+WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+START, END = "<|startoftext|>", "<|endoftext|>"
+CONTEXT = 24
+
+
+def byte_symbols() -> list[str]:
+    """The printable stand-in of each byte 0..255 (GPT-2's table: printable Latin-1 itself, the others from U+0100)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return [table[byte] for byte in range(256)]
+
+
+def symbol_order() -> list[str]:
+    """The byte symbols in the order of CLIP's vocabulary: the printable bytes first."""
+    symbols = byte_symbols()
+    return sorted(symbols, key=lambda symbol: (ord(symbol) >= 256, ord(symbol)))
+
+
+def split_word(word: str) -> tuple[str, ...]:
+    """A word as byte symbols, the last one marked as ending it."""
+    symbols = byte_symbols()
+    letters = [symbols[byte] for byte in word.encode()]
+    return (*letters[:-1], letters[-1] + "</w>")
+
+
+def merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """`parts` with every occurrence of `pair` joined, from the left."""
+    out: list[str] = []
+    for part in parts:
+        if out and (out[-1], part) == pair and not out[-1].endswith("</w>"):
+            out[-1] += part
+        else:
+            out.append(part)
+    return tuple(out)
+
+
+def learn(captions: list[str], merges: int) -> list[tuple[str, str]]:
+    """The `merges` most frequent merges over the words of the captions; ties go to the alphabetically first pair."""
+    words = Counter(word for caption in captions for word in WORD.findall(caption.lower()))
+    splits = {word: split_word(word) for word in words}
+    learned: list[tuple[str, str]] = []
+    while len(learned) < merges:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in splits.items():
+            for pair in zip(parts, parts[1:]):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        learned.append(best)
+        splits = {word: merge(parts, best) if best[0] in parts else parts for word, parts in splits.items()}
+    return learned
+
+
+def write_vocabulary(folder: Path, merges: list[tuple[str, str]]) -> None:
+    """vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, as CLIP tokenizers read them."""
+    symbols = symbol_order()
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(pair) for pair in merges), START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(
+        json.dumps({token: number for number, token in enumerate(tokens)}, ensure_ascii=False)
+    )
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+    config = special | {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": CONTEXT,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+        "clean_up_tokenization_spaces": True,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+class Encoder:
+    """Captions -> ids, padded with the end token to the longest. A word cache makes it quick enough to run per step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ids: dict[str, int] = json.loads((folder / "vocab.json").read_text())
+        lines = (folder / "merges.txt").read_text().splitlines()[1:]
+        self.ranks = {tuple(line.split()): rank for rank, line in enumerate(lines)}
+        self.cache: dict[str, list[int]] = {}
+
+    def word_ids(self, word: str) -> list[int]:
+        if word not in self.cache:
+            parts = split_word(word)
+            while len(parts) > 1:
+                best = min(zip(parts, parts[1:]), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+                if best not in self.ranks:
+                    break
+                parts = merge(parts, best)
+            self.cache[word] = [self.ids[part] for part in parts]
+        return self.cache[word]
+
+    def __call__(self, captions: list[str]) -> list[list[int]]:
+        rows = []
+        for caption in captions:
+            ids = [number for word in WORD.findall(caption.lower()) for number in self.word_ids(word)]
+            rows.append([self.ids[START], *ids[: CONTEXT - 2], self.ids[END]])
+        longest = max(map(len, rows))
+        return [row + [self.ids[END]] * (longest - len(row)) for row in rows]

@@ -1,0 +1,122 @@
+"""The data set in memory: pictures, splits, and captions drawn at random."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from build_data import FLAG_GROUP
+from vendors import VENDORS
+
+HELD_OUT_VENDOR = "fluent-emoji-flat"
+TEMPLATES = (
+    "a picture of {}", "{} emoji", "an icon of {}", "a drawing of {}", "{} icon", "a {}", "the {} symbol",
+    "a picture of a {}", "a small picture of a {}", "clip art of {}",
+)  # fmt: skip
+# Words that make a mirrored picture wrong; letters, digits and clocks are left alone too.
+SIDED = ("left", "right", "letter", "button", "clock", "o'clock", "thirty", "keycap", "flag", "sign", "input", "arrow",
+         "east", "west", "clockwise", "moon", "question", "exclamation", "hundred", "globe", "symbol", "abc",
+         "number", "divide", "slash", "japanese", "calendar", "medal")  # fmt: skip
+
+
+@dataclass
+class Pictures:
+    """Rows of one split: `rows` index the data set's pictures, `names` the emoji each shows."""
+
+    rows: np.ndarray
+    names: np.ndarray
+
+
+class EmojiData:
+    """Everything built by build_data.py, split.
+
+    Args:
+        scratch: the folder build_data.py wrote.
+        held_out_vendor: its whole design family stays out of training, and it is the test vendor.
+        also_out: further families to leave out (used while choosing settings, never for the shipped model).
+    """
+
+    def __init__(
+        self, scratch: Path, held_out_vendor: str = HELD_OUT_VENDOR, also_out: tuple[str, ...] = ()
+    ) -> None:
+        self.entries = json.loads((scratch / "emoji.json").read_text())
+        arrays = np.load(scratch / "pictures.npz")
+        self.rgba, self.white = torch.from_numpy(arrays["rgba"]).permute(0, 3, 1, 2), arrays["white"]
+        self.emoji, self.vendor = arrays["emoji"], arrays["vendor"]
+        self.labels = [entry["label"] for entry in self.entries]
+        self.is_flag = np.array([entry["group"] == FLAG_GROUP for entry in self.entries])
+        held_out = np.array([entry["held_out"] for entry in self.entries])
+        test_vendor = next(number for number, vendor in enumerate(VENDORS) if vendor.name == held_out_vendor)
+        out = {VENDORS[test_vendor].family, *also_out}
+        in_training = np.array([vendor.family not in out for vendor in VENDORS])[self.vendor]
+        self.train = self.select(in_training & ~held_out[self.emoji])
+        seen = np.zeros(len(self.entries), bool)
+        seen[self.train.names] = True
+        self.vendor_split = self.select((self.vendor == test_vendor) & seen[self.emoji])
+        self.names_split = self.select(in_training & held_out[self.emoji])
+        self.both_split = self.select((self.vendor == test_vendor) & held_out[self.emoji])
+        self.train_names = np.unique(self.train.names)
+        self.monochrome = np.array([vendor.monochrome for vendor in VENDORS])[self.vendor]
+        self.flippable = np.array([not any(word in label for word in SIDED) for label in self.labels])
+
+    def select(self, chosen: np.ndarray) -> Pictures:
+        rows = np.flatnonzero(chosen)
+        return Pictures(rows, self.emoji[rows])
+
+    def captions(self) -> list[str]:
+        """Every caption string of the training names, templates apart: what the vocabulary is learnt from."""
+        out = []
+        for number in self.train_names:
+            entry = self.entries[number]
+            out += [entry["label"]] * 2 + entry["names"] + entry["keywords"]
+        return out
+
+    def caption(self, number: int, rng: random.Random) -> str:
+        """A caption of emoji `number`: its name in a template, another name, keywords, or name and keyword."""
+        entry = self.entries[number]
+        label, keywords = entry["label"], entry["keywords"]
+        kind = rng.random()
+        if kind < 0.3 or not keywords:
+            name = rng.choice(entry["names"]) if entry["names"] and rng.random() < 0.4 else label
+            return rng.choice(TEMPLATES).format(name)
+        if kind < 0.45 and entry["names"]:
+            return rng.choice(entry["names"])
+        picked = rng.sample(keywords, min(len(keywords), rng.choice((1, 2, 2, 3, 4))))
+        text = rng.choice((" ", ", ")).join(picked)
+        if kind < 0.6:
+            return f"{label}, {text}" if rng.random() < 0.5 else f"{text} {label}"
+        return rng.choice(TEMPLATES).format(text) if kind > 0.9 else text
+
+
+class Batches:
+    """Names without repetition within an epoch, and for each name two pictures, from two vendors where there are two.
+
+    The order depends on `rng` alone, whose state goes into the checkpoint; so does `queue`.
+    """
+
+    def __init__(self, data: EmojiData, size: int, rng: random.Random) -> None:
+        self.data, self.size, self.rng = data, size, rng
+        self.queue: list[int] = []
+        self.rows: dict[int, list[int]] = {}
+        for row, name in zip(data.train.rows.tolist(), data.train.names.tolist()):
+            # A colour picture counts double: a monochrome set teaches the outline only.
+            self.rows.setdefault(name, []).extend([row] * (1 if data.monochrome[row] else 2))
+
+    def next(self) -> tuple[list[int], list[int]]:
+        """(names, rows): `size` distinct names, then 2 x size rows, the first pictures before the second ones."""
+        if len(self.queue) < self.size:
+            names = self.data.train_names.tolist()
+            self.rng.shuffle(names)
+            fresh = [name for name in names if name not in set(self.queue)]
+            self.queue += fresh
+        names, self.queue = self.queue[: self.size], self.queue[self.size :]
+        first = [self.rng.choice(self.rows[name]) for name in names]
+        second = [
+            self.rng.choice([other for other in self.rows[name] if other != row] or [row])
+            for name, row in zip(names, first)
+        ]
+        return names, first + second
