@@ -25,11 +25,12 @@ def initial_values(config: Any, scope: str = "full") -> dict[str, tuple[str, flo
         elif weight.leaf == "bias":
             values[name] = ("constant", 0.0)
         else:
-            values[name] = ("normal", config.initializer_factor * _deviation(name, tower, own))
+            values[name] = ("normal", config.initializer_factor * deviation(name, tower, own))
     return values
 
 
-def _deviation(name: str, tower: str, config: Any) -> float:
+def deviation(name: str, tower: str, config: Any) -> float:
+    """The standard deviation of one weight before the factor. `config` is the tower's; `name` may lack its prefix."""
     width = config.hidden_size**-0.5
     depth = (2 * max(config.num_hidden_layers, 1)) ** -0.5
     if "_proj." in name and "out_proj" not in name or ".fc2." in name:

@@ -46,6 +46,7 @@ class Pretrained:
     weight_scope = "full"
     base_model_prefix = "clip"
     _class_prefix = ""  # "TF", "Flax": only for messages and the `architectures` entry
+    _native_format = "hf-bin"  # what save_pretrained(safe_serialization=False) writes: a target of `checkpoint.save`
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -123,7 +124,7 @@ class Pretrained:
             folder,
             tensors,
             config.to_diff_dict(),
-            to="hf" if safe_serialization else "hf-bin",
+            to="hf" if safe_serialization else self._native_format,
             shard_size=max_shard_size,
             variant=variant,
         )

@@ -1,0 +1,68 @@
+"""CLIP for JAX and Flax Linen, with the API that transformers documented in v4.37, and its core's public names."""
+
+from typing import TYPE_CHECKING, Any
+
+import clip_core
+
+from .bridge import FlaxPreTrainedModel
+from .modeling import (
+    FlaxCLIPAttention,
+    FlaxCLIPEncoder,
+    FlaxCLIPEncoderLayer,
+    FlaxCLIPLayerCollection,
+    FlaxCLIPMLP,
+    FlaxCLIPModel,
+    FlaxCLIPModule,
+    FlaxCLIPPreTrainedModel,
+    FlaxCLIPTextEmbeddings,
+    FlaxCLIPTextModel,
+    FlaxCLIPTextModelWithProjection,
+    FlaxCLIPTextModelWithProjectionModule,
+    FlaxCLIPTextModule,
+    FlaxCLIPTextPreTrainedModel,
+    FlaxCLIPTextTransformer,
+    FlaxCLIPVisionEmbeddings,
+    FlaxCLIPVisionModel,
+    FlaxCLIPVisionModelWithProjection,
+    FlaxCLIPVisionModelWithProjectionModule,
+    FlaxCLIPVisionModule,
+    FlaxCLIPVisionPreTrainedModel,
+    FlaxCLIPVisionTransformer,
+)
+
+if TYPE_CHECKING:
+    from clip_core import *  # noqa: F403
+
+__all__ = [
+    *clip_core.__all__,
+    "FlaxCLIPAttention",
+    "FlaxCLIPEncoder",
+    "FlaxCLIPEncoderLayer",
+    "FlaxCLIPLayerCollection",
+    "FlaxCLIPMLP",
+    "FlaxCLIPModel",
+    "FlaxCLIPModule",
+    "FlaxCLIPPreTrainedModel",
+    "FlaxCLIPTextEmbeddings",
+    "FlaxCLIPTextModel",
+    "FlaxCLIPTextModelWithProjection",
+    "FlaxCLIPTextModelWithProjectionModule",
+    "FlaxCLIPTextModule",
+    "FlaxCLIPTextPreTrainedModel",
+    "FlaxCLIPTextTransformer",
+    "FlaxCLIPVisionEmbeddings",
+    "FlaxCLIPVisionModel",
+    "FlaxCLIPVisionModelWithProjection",
+    "FlaxCLIPVisionModelWithProjectionModule",
+    "FlaxCLIPVisionModule",
+    "FlaxCLIPVisionPreTrainedModel",
+    "FlaxCLIPVisionTransformer",
+    "FlaxPreTrainedModel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Re-exported on first use: importing a backend must not cost the tokenizer's and the pipeline's imports.
+    if name in clip_core.__all__:
+        return getattr(clip_core, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,605 @@
+"""CLIP in Flax Linen: layers, towers, public classes, in that order.
+
+B batch, S sequence, D hidden size, H heads, P projection, C channels, N patches + 1. Module attributes carry the
+canonical names of `clip_core.weights`, so the parameter tree is the published one of transformers v4.37's Flax classes.
+Linen modules take pixels as [B, h, w, C], the public wrappers as [B, C, h, w]. `dtype` is the computation's;
+parameters keep their own.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from clip_core.init import deviation
+from clip_core.inputs import check_pixels, resolve_flags
+from clip_core.interpolate import bicubic_matrix
+from clip_core.outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPooling,
+    CLIPTextModelOutput,
+    CLIPVisionModelOutput,
+    FlaxCLIPOutput,
+)
+
+from .wrappers import (
+    FlaxCLIPPreTrainedModel,
+    FlaxCLIPTextPreTrainedModel,
+    FlaxCLIPVisionPreTrainedModel,
+    check_text,
+)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """OpenAI's sigmoid approximation of GELU."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """The tanh approximation of GELU, `gelu_new` in configs."""
+    return nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": nn.relu,
+    "selu": nn.selu,
+}
+
+
+def normal(config: Any, name: str) -> nn.initializers.Initializer:
+    """The initialiser of one weight, by v4.37's rule (`clip_core.init`). `name` is canonical, without its prefix."""
+    tower = "text" if isinstance(config, CLIPTextConfig) else "vision"
+    return nn.initializers.normal(config.initializer_factor * deviation(name, tower, config))
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------
+
+
+class FlaxCLIPVisionEmbeddings(nn.Module):
+    """Pixels -> patch tokens behind a class token, with positions."""
+
+    config: CLIPVisionConfig
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        config = self.config
+        self.grid = config.image_size // config.patch_size
+        width, patch = config.hidden_size, (config.patch_size, config.patch_size)
+        self.class_embedding = self.param("class_embedding", normal(config, "class_embedding"), (width,))
+        self.patch_embedding = nn.Conv(
+            width, patch, patch, "VALID", use_bias=False, dtype=self.dtype,
+            kernel_init=normal(config, "patch_embedding.weight"),
+        )  # fmt: skip
+        init = normal(config, "position_embedding.weight")
+        self.position_embedding = nn.Embed(self.grid**2 + 1, width, embedding_init=init)
+
+    def __call__(self, pixel_values: jax.Array, interpolate_pos_encoding: bool = False) -> jax.Array:
+        check_nhwc(self.config, pixel_values, interpolate_pos_encoding)
+        x = self.patch_embedding(pixel_values)  # [B, h, w, D]
+        batch, height, width, features = x.shape
+        positions = self.positions(height, width) if interpolate_pos_encoding else self.position_embedding.embedding
+        x = x.reshape(batch, height * width, features)  # [B, N - 1, D]
+        class_token = jnp.broadcast_to(self.class_embedding.astype(x.dtype), (batch, 1, features))
+        return jnp.concatenate([class_token, x], axis=1) + positions.astype(x.dtype)  # [B, N, D]
+
+    def positions(self, height: int, width: int) -> jax.Array:
+        """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
+        weight = self.position_embedding.embedding
+        if (height, width) == (self.grid, self.grid):
+            return weight
+        square = weight[1:].reshape(self.grid, self.grid, -1)  # [g, g, D]
+        rows, columns = bicubic_matrix(self.grid, height), bicubic_matrix(self.grid, width)
+        square = jnp.einsum("hg,gkd,wk->hwd", rows, square, columns, precision="highest")
+        return jnp.concatenate([weight[:1], square.reshape(height * width, -1)])
+
+
+class FlaxCLIPTextEmbeddings(nn.Module):
+    """Token ids -> token vectors, with positions."""
+
+    config: CLIPTextConfig
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        config, width = self.config, self.config.hidden_size
+        init = normal(config, "token_embedding.weight")
+        self.token_embedding = nn.Embed(config.vocab_size, width, embedding_init=init)
+        init = normal(config, "position_embedding.weight")
+        self.position_embedding = nn.Embed(config.max_position_embeddings, width, embedding_init=init)
+
+    def __call__(self, input_ids: jax.Array, position_ids: jax.Array | None = None) -> jax.Array:
+        # The looked-up rows are cast, not the tables: nn.Embed(dtype=...) would convert the whole vocabulary.
+        x = self.token_embedding(input_ids).astype(self.dtype)  # [B, S, D]
+        if position_ids is None:
+            return x + self.position_embedding.embedding[: x.shape[1]].astype(self.dtype)
+        return x + self.position_embedding(position_ids).astype(self.dtype)
+
+
+class FlaxCLIPAttention(nn.Module):
+    """Multi-head self-attention with four plain projections."""
+
+    config: Any
+    dtype: Any = jnp.float32
+    layer: int | None = None  # None: heads pruned by the config are not looked up
+
+    def setup(self) -> None:
+        width = self.config.hidden_size
+        self.head_dim = width // self.config.num_attention_heads
+        self.num_heads = self.config.num_attention_heads - len(set(self.config.pruned_heads.get(self.layer, ())))
+        inner = self.num_heads * self.head_dim
+        self.k_proj = self.linear("k_proj", inner)
+        self.v_proj = self.linear("v_proj", inner)
+        self.q_proj = self.linear("q_proj", inner)
+        self.out_proj = self.linear("out_proj", width)
+        self.dropout = nn.Dropout(self.config.attention_dropout)
+
+    def __call__(
+        self, x: jax.Array, bias: jax.Array | None = None, deterministic: bool = True
+    ) -> tuple[jax.Array, jax.Array]:
+        """x [B, S, D]; bias [B, 1, S, S], [1, 1, S, S] or None."""
+        q, k, v = (self.heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, S, H, d]
+        # Scores and softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the bias.
+        scores = jnp.einsum(
+            "bqhd,bkhd->bhqk", q * self.head_dim**-0.5, k, preferred_element_type=score_dtype(self.dtype)
+        )
+        weights = nn.softmax(scores if bias is None else scores + bias).astype(v.dtype)  # [B, H, S, S]
+        context = jnp.einsum("bhqk,bkhd->bqhd", self.dropout(weights, deterministic=deterministic), v)
+        return self.out_proj(context.reshape(*x.shape[:2], -1)), weights
+
+    def linear(self, name: str, features: int) -> nn.Dense:
+        return nn.Dense(features, dtype=self.dtype, kernel_init=normal(self.config, f"self_attn.{name}.weight"))
+
+    def heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+
+
+class FlaxCLIPMLP(nn.Module):
+    config: Any
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        config, act = self.config, self.config.hidden_act
+        self.activation_fn = act if callable(act) else ACTIVATIONS[act]
+        self.fc1 = nn.Dense(
+            config.intermediate_size, dtype=self.dtype, kernel_init=normal(config, "mlp.fc1.weight")
+        )
+        self.fc2 = nn.Dense(config.hidden_size, dtype=self.dtype, kernel_init=normal(config, "mlp.fc2.weight"))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(self.activation_fn(self.fc1(x)))
+
+
+class FlaxCLIPEncoderLayer(nn.Module):
+    config: Any
+    dtype: Any = jnp.float32
+    layer: int | None = None
+
+    def setup(self) -> None:
+        self.self_attn = FlaxCLIPAttention(self.config, self.dtype, self.layer)
+        self.layer_norm1 = layer_norm(self.config, self.dtype)
+        self.mlp = FlaxCLIPMLP(self.config, self.dtype)
+        self.layer_norm2 = layer_norm(self.config, self.dtype)
+
+    def __call__(
+        self, x: jax.Array, bias: jax.Array | None = None, deterministic: bool = True
+    ) -> tuple[jax.Array, jax.Array]:
+        attended, weights = self.self_attn(self.layer_norm1(x), bias, deterministic)
+        x = x + attended
+        x = x + self.mlp(self.layer_norm2(x))
+        return x, weights
+
+
+class FlaxCLIPLayerCollection(nn.Module):
+    """The layers of a tower, and what is collected on the way. Published trees number them "0", "1", … under it."""
+
+    config: Any
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        layer = FlaxCLIPEncoderLayer
+        if self.gradient_checkpointing:
+            layer = nn.remat(layer, static_argnums=(3,))  # counted with self: `deterministic`
+        self.layers = [
+            layer(self.config, self.dtype, i, name=str(i)) for i in range(self.config.num_hidden_layers)
+        ]
+
+    def __call__(
+        self,
+        x: jax.Array,
+        bias: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutput:
+        hidden_states, attentions = [x], []
+        for layer in self.layers:
+            x, weights = layer(x, bias, deterministic)
+            if output_hidden_states:
+                hidden_states.append(x)
+            if output_attentions:
+                attentions.append(weights)
+        return BaseModelOutput(
+            last_hidden_state=x,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+
+class FlaxCLIPEncoder(nn.Module):
+    """A tower's layers. A text config makes it causal."""
+
+    config: Any
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        self.layers = FlaxCLIPLayerCollection(self.config, self.dtype, self.gradient_checkpointing)
+
+    def __call__(
+        self,
+        inputs_embeds: jax.Array,
+        attention_mask: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+    ) -> Any:
+        causal = isinstance(self.config, CLIPTextConfig)
+        x = inputs_embeds.astype(self.dtype)
+        bias = attention_bias(x, attention_mask, causal) if attention_mask is not None or causal else None
+        encoded = self.layers(x, bias, deterministic, output_attentions, output_hidden_states)
+        return encoded if return_dict else encoded.to_tuple()
+
+
+def attention_bias(x: jax.Array, attention_mask: jax.Array | None, causal: bool) -> jax.Array:
+    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]).
+
+    The future is -inf and a hidden token the dtype's lowest finite value: a row whose visible tokens are all hidden
+    then attends to them uniformly, as in v4.37, where it would be NaN with -inf alone.
+    """
+    dtype, length = score_dtype(x.dtype), x.shape[1]
+    bias = jnp.zeros((1, 1, length, length), dtype)
+    if attention_mask is not None:
+        hidden = (attention_mask != 1)[:, None, None, :]
+        bias = jnp.where(hidden, jnp.finfo(dtype).min, bias)
+    if causal:
+        future = np.triu(np.ones((length, length), bool), 1)
+        bias = jnp.where(future, -jnp.inf, bias)
+    return bias
+
+
+def score_dtype(dtype: Any) -> Any:
+    """What attention scores are computed in: float32, or wider when the computation is."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
+    # Flax's one-pass variance, E[x^2] - E[x]^2, loses digits where a state has a large mean.
+    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
+
+
+# -- towers -----------------------------------------------------------------------------------------------------------
+
+
+class FlaxCLIPTextTransformer(nn.Module):
+    config: CLIPTextConfig
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        self.embeddings = FlaxCLIPTextEmbeddings(self.config, self.dtype)
+        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, self.gradient_checkpointing)
+        self.final_layer_norm = layer_norm(self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool | None = False,
+        output_hidden_states: bool | None = False,
+        return_dict: bool | None = True,
+    ) -> Any:
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        check_text(self.config, input_ids, attention_mask)
+        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
+        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
+        encoded = self.encoder(x, attention_mask, deterministic, flags.attentions, flags.hidden_states)
+        last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
+        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
+
+    def pool(self, x: jax.Array, input_ids: jax.Array) -> jax.Array:
+        """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
+        if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
+            index = input_ids.argmax(axis=-1)
+        else:  # the first one, because padding may be the same token; position 0 when there is none
+            index = (input_ids == self.config.eos_token_id).argmax(axis=-1)
+        return x[jnp.arange(x.shape[0]), index]
+
+
+class FlaxCLIPVisionTransformer(nn.Module):
+    config: CLIPVisionConfig
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        self.embeddings = FlaxCLIPVisionEmbeddings(self.config, self.dtype)
+        self.pre_layrnorm = layer_norm(self.config, self.dtype)
+        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, self.gradient_checkpointing)
+        self.post_layernorm = layer_norm(self.config, self.dtype)
+
+    def __call__(
+        self,
+        pixel_values: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = True,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))  # [B, N, D]
+        encoded = self.encoder(x, None, deterministic, flags.attentions, flags.hidden_states)
+        last_hidden_state = encoded.last_hidden_state
+        pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
+        return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
+
+
+def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled: jax.Array, return_dict: bool) -> Any:
+    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
+    return out if return_dict else out.to_tuple()
+
+
+def check_nhwc(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -> None:
+    """The core's check on a module's [B, h, w, C]; its message speaks of [B, C, h, w]."""
+    shape = None if pixel_values is None else pixel_values.shape
+    if shape is not None and len(shape) == 4:
+        shape = (shape[0], shape[3], shape[1], shape[2])
+    check_pixels(config, shape, interpolate)
+
+
+# -- public classes ---------------------------------------------------------------------------------------------------
+# Each is a Linen module and its wrapper, which holds parameters and compiles the module's calls (`wrappers.py`).
+
+
+class FlaxCLIPTextModule(nn.Module):
+    config: CLIPTextConfig
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
+
+    def __call__(
+        self,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool | None = False,
+        output_hidden_states: bool | None = False,
+        return_dict: bool | None = True,
+    ) -> Any:
+        """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
+        return self.text_model(
+            input_ids, attention_mask, position_ids, deterministic, output_attentions, output_hidden_states, return_dict
+        )
+
+
+class FlaxCLIPTextModel(FlaxCLIPTextPreTrainedModel):
+    """The text tower.
+
+    Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm, pooler_output [B, D] at the
+    end-of-text token.
+    """
+
+    module_class = FlaxCLIPTextModule
+    weight_scope = "text"
+
+
+class FlaxCLIPVisionModule(nn.Module):
+    config: CLIPVisionConfig
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
+
+    def __call__(
+        self,
+        pixel_values: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool | None = False,
+        output_hidden_states: bool | None = False,
+        return_dict: bool | None = True,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
+        """pixel_values: [B, image_size, image_size, C], or any size with `interpolate_pos_encoding`."""
+        return self.vision_model(
+            pixel_values, deterministic, output_attentions, output_hidden_states, return_dict, interpolate_pos_encoding
+        )
+
+
+class FlaxCLIPVisionModel(FlaxCLIPVisionPreTrainedModel):
+    """The vision tower.
+
+    Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised, pooler_output [B, D] the normalised
+    class token.
+    """
+
+    module_class = FlaxCLIPVisionModule
+    weight_scope = "vision"
+
+
+class FlaxCLIPModule(nn.Module):
+    config: CLIPConfig
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        config = self.config
+        text, vision = (with_factor(own, config) for own in (config.text_config, config.vision_config))
+        self.text_model = FlaxCLIPTextTransformer(text, self.dtype, self.gradient_checkpointing)
+        self.vision_model = FlaxCLIPVisionTransformer(vision, self.dtype, self.gradient_checkpointing)
+        self.visual_projection = projection(vision, "visual_projection", config.projection_dim, self.dtype)
+        self.text_projection = projection(text, "text_projection", config.projection_dim, self.dtype)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(config.logit_scale_init_value), ())
+
+    def get_text_features(
+        self,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Text embeddings [B, P], not normalised."""
+        pooled = self.text_model(input_ids, attention_mask, position_ids, deterministic).pooler_output
+        return self.text_projection(pooled)
+
+    def get_image_features(
+        self,
+        pixel_values: jax.Array | None = None,
+        deterministic: bool = True,
+        interpolate_pos_encoding: bool = False,
+    ) -> jax.Array:
+        """Image embeddings [B, P], not normalised. pixel_values: [B, h, w, C]."""
+        pooled = self.vision_model(pixel_values, deterministic, False, False, True, interpolate_pos_encoding)
+        return self.visual_projection(pooled.pooler_output)
+
+    def __call__(
+        self,
+        input_ids: jax.Array | None = None,
+        pixel_values: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
+        """Texts [B_t, S] and pixels [B_i, h, w, C] -> FlaxCLIPOutput."""
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        collect = flags.attentions, flags.hidden_states, True
+        image = self.vision_model(pixel_values, deterministic, *collect, interpolate_pos_encoding)
+        text = self.text_model(input_ids, attention_mask, position_ids, deterministic, *collect)
+        image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
+        text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
+        logits_per_text = text_embeds @ image_embeds.T * jnp.exp(self.logit_scale)  # [B_t, B_i]
+        out = FlaxCLIPOutput(
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text,
+            vision_model_output=image,
+        )
+        return out if flags.return_dict else out.to_tuple()
+
+
+class FlaxCLIPModel(FlaxCLIPPreTrainedModel):
+    """Both towers and the shared space. Returns FlaxCLIPOutput, which has no `loss` (v4.37)."""
+
+    module_class = FlaxCLIPModule
+    weight_scope = "full"
+
+
+class FlaxCLIPTextModelWithProjectionModule(nn.Module):
+    config: CLIPTextConfig
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
+        self.text_projection = projection(
+            self.config, "text_projection", self.config.projection_dim, self.dtype
+        )
+
+    def __call__(
+        self,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool | None = False,
+        output_hidden_states: bool | None = False,
+        return_dict: bool | None = True,
+    ) -> Any:
+        """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        collect = flags.attentions, flags.hidden_states, True
+        text = self.text_model(input_ids, attention_mask, position_ids, deterministic, *collect)
+        text_embeds = self.text_projection(text.pooler_output)
+        out = CLIPTextModelOutput(text_embeds, text.last_hidden_state, text.hidden_states, text.attentions)
+        return out if flags.return_dict else out.to_tuple()
+
+
+class FlaxCLIPTextModelWithProjection(FlaxCLIPTextPreTrainedModel):
+    """The text tower and its projection. Returns CLIPTextModelOutput with text_embeds [B, P], not normalised."""
+
+    module_class = FlaxCLIPTextModelWithProjectionModule
+    weight_scope = "text_projection"
+
+
+class FlaxCLIPVisionModelWithProjectionModule(nn.Module):
+    config: CLIPVisionConfig
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self) -> None:
+        self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
+        self.visual_projection = projection(
+            self.config, "visual_projection", self.config.projection_dim, self.dtype
+        )
+
+    def __call__(
+        self,
+        pixel_values: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool | None = False,
+        output_hidden_states: bool | None = False,
+        return_dict: bool | None = True,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
+        """pixel_values: [B, image_size, image_size, C], or any size with `interpolate_pos_encoding`."""
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        collect = flags.attentions, flags.hidden_states, True
+        image = self.vision_model(pixel_values, deterministic, *collect, interpolate_pos_encoding)
+        image_embeds = self.visual_projection(image.pooler_output)
+        out = CLIPVisionModelOutput(image_embeds, image.last_hidden_state, image.hidden_states, image.attentions)
+        return out if flags.return_dict else out.to_tuple()
+
+
+class FlaxCLIPVisionModelWithProjection(FlaxCLIPVisionPreTrainedModel):
+    """The vision tower and its projection. Returns CLIPVisionModelOutput with image_embeds [B, P], not normalised."""
+
+    module_class = FlaxCLIPVisionModelWithProjectionModule
+    weight_scope = "vision_projection"
+
+
+def projection(config: Any, name: str, features: int, dtype: Any) -> nn.Dense:
+    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal(config, f"{name}.weight"))
+
+
+def with_factor(own: Any, config: CLIPConfig) -> Any:
+    """A tower's config for initialisation inside the full model, whose `initializer_factor` holds for its towers."""
+    own = copy.copy(own)
+    own.initializer_factor = config.initializer_factor
+    return own
+
+
+def normalize(x: jax.Array) -> jax.Array:
+    """Unit length along the last axis."""
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
