@@ -1,0 +1,299 @@
+"""Reading and writing a tokenizer's files: vocab.json + merges.txt, tokenizer.json, and the bundled vocabulary.
+
+Every damage is a CheckpointError that names the file; nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_core.errors import CheckpointError, InputError
+from clip_core.text.added_tokens import AddedToken, parse_added_tokens
+from clip_core.text.bpe import BYTE_TO_CHAR, END_OF_WORD
+from clip_core.text.normalize import PIECES, fast_pattern
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+BUNDLED = Path(__file__).parent.parent / "data" / "bpe_simple_vocab_16e6.txt.gz"
+# OpenAI's tokenizer uses this many of the file's 262,144 merges, and transformers never reads more of a merges.txt.
+OPENAI_MERGES = 49152 - 256 - 2
+_BUNDLED_BYTES = 540_000  # the first 48,895 lines take 524,619 bytes
+
+# A place in a template: "A" and "B" are the texts, anything else a special token.
+Template = tuple[str, ...]
+
+
+@dataclass
+class TokenizerData:
+    """What the files say.
+
+    Args:
+        vocab: token -> id.
+        merges: "left right" per merge, best first.
+        end_of_word: the mark on a word's last character.
+        unk_token: named by tokenizer.json; None when no file names one.
+        fuse_unk: neighbouring unknown characters give one token.
+        whole_words: see BytePairEncoder.
+        added_tokens: tokenizer.json's, by id; None when there is no tokenizer.json.
+        pattern: tokenizer.json's pattern for cutting pieces.
+        post_processor: tokenizer.json's, which says where special tokens go; None: there is no tokenizer.json, or it
+            has none.
+    """
+
+    vocab: dict[str, int]
+    merges: Sequence[str]
+    end_of_word: str = END_OF_WORD
+    unk_token: str | None = None
+    fuse_unk: bool = False
+    whole_words: bool = False
+    added_tokens: dict[int, AddedToken] | None = None
+    pattern: str = PIECES
+    post_processor: dict[str, Any] | None = None
+
+
+@functools.lru_cache(maxsize=1)
+def _bundled() -> tuple[dict[str, int], tuple[str, ...]]:
+    text = zlib.decompressobj(wbits=31).decompress(BUNDLED.read_bytes(), _BUNDLED_BYTES).decode("utf-8", "ignore")
+    merges = tuple(text.split("\n")[1 : OPENAI_MERGES + 1])
+    alphabet = list(BYTE_TO_CHAR.values())
+    tokens = [*alphabet, *(char + END_OF_WORD for char in alphabet), *(m.replace(" ", "") for m in merges), BOS, EOS]
+    return dict(zip(tokens, range(len(tokens)), strict=True)), merges
+
+
+def bundled_data() -> TokenizerData:
+    """OpenAI's vocabulary, which comes with the package: 49,408 tokens."""
+    vocab, merges = _bundled()
+    return TokenizerData(dict(vocab), merges, whole_words=True)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """A JSON file. Raises FileNotFoundError, or CheckpointError when it is damaged or nested too deeply."""
+    try:
+        return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not a JSON file ({error})") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: JSON nested too deeply") from error
+
+
+def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises as `read_json`, and CheckpointError when it holds something else."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: wanted a JSON object, found {type(found).__name__}")
+    return found
+
+
+def read_vocab_and_merges(vocab_file: str | os.PathLike, merges_file: str | os.PathLike) -> TokenizerData:
+    """vocab.json and merges.txt. Of merges.txt the first line (a version) is skipped, and 48,894 lines are read."""
+    vocab = _checked_vocab(read_json(vocab_file), str(vocab_file))
+    try:
+        text = Path(merges_file).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{merges_file}: not UTF-8 text ({error})") from error
+    lines = text.replace("\r\n", "\n").strip().split("\n")[1 : OPENAI_MERGES + 1]
+    # The last of equal lines gives the rank, as when a mapping is built from them.
+    return TokenizerData(vocab, [" ".join(line.split()) for line in lines])
+
+
+def _checked_vocab(vocab: Any, where: str) -> dict[str, int]:
+    if not isinstance(vocab, dict) or not vocab:
+        raise CheckpointError(f"{where}: vocab: wanted an object of token: id, found {_brief(vocab)}")
+    for token, token_id in vocab.items():
+        if type(token_id) is not int or not 0 <= token_id < 2**32:
+            raise CheckpointError(f"{where}: vocab: {token!r}: wanted an id, found {_brief(token_id)}")
+    return vocab
+
+
+def read_tokenizer_json(path: str | os.PathLike) -> TokenizerData:
+    """tokenizer.json with CLIP's byte-level BPE; merges as "a b" strings or as pairs."""
+    found = read_json_object(path)
+    model = found.get("model")
+    if not isinstance(model, dict):
+        raise CheckpointError(f"{path}: model: wanted an object, found {_brief(model)}")
+    if model.get("type", "BPE") != "BPE":
+        raise CheckpointError(f"{path}: model.type: wanted 'BPE', found {_brief(model['type'])}")
+    for option in ("dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges"):
+        if model.get(option):
+            raise CheckpointError(f"{path}: model.{option}: not part of CLIP's tokenizers, found {_brief(model[option])}")
+    vocab = _checked_vocab(model.get("vocab"), f"{path}: model")
+    try:
+        added = parse_added_tokens(found.get("added_tokens") or [], f"{path}: added_tokens")
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
+    data = TokenizerData(
+        vocab,
+        _checked_merges(model.get("merges"), vocab, str(path)),
+        end_of_word=_text(model.get("end_of_word_suffix"), f"{path}: model.end_of_word_suffix") or "",
+        unk_token=_text(model.get("unk_token"), f"{path}: model.unk_token"),
+        fuse_unk=bool(model.get("fuse_unk")),
+        added_tokens=added,
+    )
+    _check_normalizer(found.get("normalizer"), str(path))
+    data.pattern = _pattern(found.get("pre_tokenizer"), str(path))
+    data.post_processor = found.get("post_processor")
+    templates(data.post_processor, str(path))
+    return data
+
+
+def _checked_merges(merges: Any, vocab: Mapping[str, int], path: str) -> list[str]:
+    if not isinstance(merges, list):
+        raise CheckpointError(f"{path}: model.merges: wanted a list, found {_brief(merges)}")
+    lines: list[str] = []
+    for merge in merges:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+            raise CheckpointError(f"{path}: model.merges: wanted 'left right' or a pair, found {_brief(merge)}")
+        left, right = parts
+        for token in (left, right, left + right):
+            if token not in vocab:
+                raise CheckpointError(f"{path}: model.merges: {token!r} of {_brief(merge)} is not in the vocabulary")
+        lines.append(f"{left} {right}")
+    return lines
+
+
+def check_merges(data: TokenizerData, where: str) -> None:
+    """Raise CheckpointError when a merge makes or takes a token that the vocabulary lacks."""
+    _checked_merges(list(data.merges), data.vocab, where)
+
+
+def _check_normalizer(normalizer: Any, path: str) -> None:
+    steps = normalizer.get("normalizers") if isinstance(normalizer, dict) else None
+    kinds = [step.get("type") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else None
+    if kinds != ["NFC", "Replace", "Lowercase"]:
+        raise CheckpointError(f"{path}: normalizer: wanted CLIP's NFC, Replace, Lowercase, found {_brief(normalizer)}")
+    replacement = (steps[1].get("pattern"), steps[1].get("content"))  # type: ignore[index]
+    if replacement != ({"Regex": r"\s+"}, " "):
+        raise CheckpointError(f"{path}: normalizer: wanted white space replaced by ' ', found {_brief(replacement)}")
+
+
+def _pattern(pre_tokenizer: Any, path: str) -> str:
+    steps = pre_tokenizer.get("pretokenizers") if isinstance(pre_tokenizer, dict) else None
+    kinds = [step.get("type") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else None
+    if kinds != ["Split", "ByteLevel"]:
+        raise CheckpointError(f"{path}: pre_tokenizer: wanted CLIP's Split, ByteLevel, found {_brief(pre_tokenizer)}")
+    split, byte_level = steps  # type: ignore[misc]
+    pattern = split["pattern"].get("Regex") if isinstance(split.get("pattern"), dict) else None
+    options = (split.get("behavior"), split.get("invert"), byte_level.get("add_prefix_space"))
+    if not isinstance(pattern, str) or options != ("Removed", True, False) or byte_level.get("use_regex") is False:
+        raise CheckpointError(f"{path}: pre_tokenizer: not CLIP's options: {_brief(pre_tokenizer)}")
+    try:
+        fast_pattern(pattern)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: pre_tokenizer: pattern {pattern!r} can't be read ({error})") from error
+    return pattern
+
+
+def roberta_processing(bos: tuple[str, int], eos: tuple[str, int]) -> dict[str, Any]:
+    """The post-processor of CLIP's own tokenizer.json, for these (token, id)."""
+    return {"type": "RobertaProcessing", "sep": [*eos], "cls": [*bos], "trim_offsets": False, "add_prefix_space": False}
+
+
+def templates(processor: Any, path: str = "tokenizer.json") -> tuple[Template, Template, dict[str, int]]:
+    """A post-processor as the order of texts and special tokens for one text and for two, and the tokens' ids."""
+    if processor is None:
+        return ("A",), ("A", "B"), {}
+    try:
+        if processor["type"] == "RobertaProcessing":
+            (bos, bos_id), (eos, eos_id) = processor["cls"], processor["sep"]
+            ids = {bos: bos_id, eos: eos_id}
+            single, pair = (bos, "A", eos), (bos, "A", eos, eos, "B", eos)
+        elif processor["type"] == "TemplateProcessing":
+            single, pair = (_template(processor[name]) for name in ("single", "pair"))
+            ids = {name: token["ids"][0] for name, token in processor["special_tokens"].items()}
+        else:
+            raise KeyError(processor["type"])
+        if not all(type(ids[place]) is int for place in (*single, *pair) if place not in ("A", "B")):
+            raise TypeError(ids)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{path}: post_processor: not one of CLIP's: {_brief(processor)}") from error
+    return single, pair, ids
+
+
+def _template(places: list[dict[str, dict[str, Any]]]) -> Template:
+    return tuple(next(iter(place.values()))["id"] for place in places)
+
+
+def _text(value: Any, where: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise CheckpointError(f"{where}: wanted a string, found {_brief(value)}")
+    return value
+
+
+def _brief(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 120 else f"{type(value).__name__} {shown[:100]}…"
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old one whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
+    """Write JSON, indented, keys sorted."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")
+
+
+def merges_text(merges: Sequence[str]) -> str:
+    """What merges.txt holds."""
+    return "\n".join(["#version: 0.2", *merges, ""])
+
+
+def tokenizer_json(data: TokenizerData, added_tokens: Mapping[int, AddedToken]) -> dict[str, Any]:
+    """What tokenizer.json holds. Merges are strings: every version of the `tokenizers` library reads those."""
+    spaced = any(merge.count(" ") != 1 for merge in data.merges)
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": i, **token.to_dict()} for i, token in sorted(added_tokens.items())],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "NFC"},
+                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+                {"type": "Lowercase"},
+            ],
+        },
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": data.pattern}, "behavior": "Removed", "invert": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            ],
+        },
+        "post_processor": data.post_processor,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": data.unk_token,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": data.end_of_word,
+            "fuse_unk": data.fuse_unk,
+            "byte_fallback": False,
+            "vocab": dict(sorted(data.vocab.items(), key=lambda item: item[1])),
+            "merges": [merge.split(" ", 1) for merge in data.merges] if spaced else list(data.merges),
+        },
+    }
