@@ -43,8 +43,12 @@ def read(path: Path) -> Content:
         from .safetensors_file import read as reader
     elif container == "torch":
         from .torch_file import read as reader
+    elif container in ("h5", "keras"):
+        from .h5_file import read as reader
+    elif container == "msgpack":
+        from .msgpack_file import read as reader
     else:
-        raise CheckpointError(f"{path}: {container} files can't be read")
+        from .npz_file import read as reader
     tensors, metadata = reader(path)
     return Content(container, tensors, metadata)
 
@@ -60,7 +64,16 @@ def read_shards(paths: list[Path], listed: Mapping[str, str], index: Path) -> Co
             if name in tensors:
                 raise CheckpointError(f"{index}: {name} is in {homes[name]} and in {path.name}")
             tensors[name], homes[name] = tensor, path.name
-    wrong = [f"{name} (in {shard})" for name, shard in listed.items() if homes.get(name) != shard]
+    names = {_own_spelling(name, content.container): shard for name, shard in listed.items()}
+    wrong = [f"{name} (in {shard})" for name, shard in names.items() if homes.get(name) != shard]
     if wrong:
         raise CheckpointError(f"{index}: {len(wrong)} tensors are not in the files it names: {', '.join(wrong[:5])}")
     return Content(content.container, tensors, content.metadata)
+
+
+def _own_spelling(name: str, container: str) -> str:
+    """A name in an index as our readers spell it: transformers' Flax index has slashes, its TF index the model's
+    name in front, which the shards lack."""
+    if container == "msgpack":
+        return name.replace("/", ".")
+    return name[name.find("/") + 1 :] if container == "h5" else name

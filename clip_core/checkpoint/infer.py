@@ -8,7 +8,7 @@ last, from the rule that nearly all CLIPs follow; whatever was assumed is put in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
@@ -75,7 +75,7 @@ def stored(read: Checkpoint) -> tuple[dict[str, Any] | None, str]:
     if found is not None and found.folder is not None:
         path = found.file("config.json")
         content = read_json(path) if path.is_file() else {}
-        if read.dialect == "kerashub" and "class_name" in content:
+        if "class_name" in content:
             return from_kerashub(content, path), "KerasHub's config.json"
         if content.get("model_type") or "text_config" in content or "hidden_size" in content:
             return content, "config.json"
@@ -89,7 +89,11 @@ def stored(read: Checkpoint) -> tuple[dict[str, Any] | None, str]:
             content = json.loads(read.metadata["config"])
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{read.files[0]}: the config inside can't be read: {error}") from None
+        if isinstance(content, dict) and "class_name" in content:
+            content = from_kerashub(content, read.files[0])
         return (content, "the file itself") if isinstance(content, dict) else (None, "")
+    if read.heads:  # KerasHub's layout states them in its shapes
+        return {f"{tower}_config": {"num_attention_heads": count} for tower, count in read.heads.items()}, "the shapes"
     return None, ""
 
 
@@ -239,9 +243,3 @@ def _count_layers(shapes: Shapes, prefix: str) -> int:
 def complete(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str, Any]:
     """A config for exactly these tensors: of one tower when they are one tower's, sizes as the weights have them."""
     return infer({name: tensor.shape for name, tensor in tensors.items()}, config, None, notes)
-
-
-def head_counts(found: Found, given: Mapping[str, Any] | None) -> dict[str, int]:
-    """Tower -> heads, for layouts whose shapes need them to be undone. Empty: the shapes state them."""
-    reader: Callable[[str], dict[str, Any]] = lambda tower: _part(given, tower) if given else {}
-    return {tower: heads for tower in _PREFIXES if isinstance(heads := reader(tower).get("num_attention_heads"), int)}

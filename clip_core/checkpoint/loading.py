@@ -13,7 +13,7 @@ from ..errors import CheckpointError
 from ..weights import in_scope, is_ignorable
 from . import containers, dialects, infer, scope as scopes
 from .containers import Content
-from .locate import Found, locate, read_json
+from .locate import Found, locate
 from .ops import OPS
 from .scope import KNOWN, Scope
 from .tensor import Tensor
@@ -39,6 +39,7 @@ class Checkpoint:
         prefix: under which the tensors were in the file.
         folder: where the processor files are; None for a single file.
         found: the files, for the processor's sake.
+        heads: tower -> number of heads, where the layout states it.
     """
 
     tensors: Mapping[str, Tensor]
@@ -52,6 +53,7 @@ class Checkpoint:
     prefix: str = ""
     folder: Path | None = None
     found: Found | None = None
+    heads: Mapping[str, int] = field(default_factory=dict)
 
 
 def load(
@@ -84,10 +86,11 @@ def load(
     where = Path(path)
     if subfolder is None and component and (where / component).is_dir():
         subfolder, component = component, None  # a diffusers pipeline: each component in its folder
-    found = locate(path, subfolder, variant)
+    found = locate(path, subfolder, variant, component)
     content = _read(found)
-    chosen, notes = _choose(content, component or _tower_of(scope), found)
-    tensors, ignored = _translate(content, chosen, found, config)
+    wanted = None if found.item is not None and component not in scopes.TOWERS else component
+    chosen, notes = _choose(content, wanted or _tower_of(scope), found)
+    tensors, ignored, heads = _translate(content, chosen, found)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)
     result = Checkpoint(
@@ -102,6 +105,7 @@ def load(
         prefix=chosen.prefix,
         folder=found.folder,
         found=found,
+        heads=heads,
     )
     known = KNOWN.get(chosen.prefix)
     made, assumed = infer.config_of(result, config, known[2] if known else None)
@@ -109,6 +113,10 @@ def load(
 
 
 def _read(found: Found) -> Content:
+    if found.item is not None:
+        from . import orbax_file
+
+        return Content("orbax", *orbax_file.read(found.item))
     if found.index is not None:
         return containers.read_shards(found.weights, found.listed, found.index)
     return containers.read(found.weights[0])
@@ -134,31 +142,31 @@ def _choose(content: Content, component: str | None, found: Found) -> tuple[Scop
     return (chosen._replace(towers=("text",)) if resnet else chosen), notes
 
 
-def _translate(
-    content: Content, chosen: Scope, found: Found, config: Mapping[str, Any] | None
-) -> tuple[dict[str, Tensor], list[str]]:
-    """(canonical tensors, ignored names) of the entries under the chosen prefix."""
+def _translate(content: Content, chosen: Scope, found: Found) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
+    """(canonical tensors, ignored names, heads of each tower) of the entries under the chosen prefix."""
     where = str(found.index or found.weights[0])
     inside = {n.removeprefix(chosen.prefix): t for n, t in content.tensors.items() if n.startswith(chosen.prefix)}
     inside = _tidy(inside, content, chosen)
-    heads = infer.head_counts(found, config) if chosen.dialect.name == "kerashub" else {}
+    heads: dict[str, int] = {}
     tensors: dict[str, Tensor] = {}
     for rule in dialects.rules(chosen.dialect, _layers(inside)):
         tensor = inside.pop(rule.foreign, None)
         if tensor is None:
             continue
         try:
-            parts = OPS[rule.op].inverse(tensor, heads.get(rule.canonical[0].split("_")[0], 0))
+            parts = OPS[rule.op].inverse(tensor)
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {chosen.prefix}{rule.foreign}: {error}") from None
         tensors.update(zip(rule.canonical, parts, strict=True))
+        if rule.op == "heads_bias":
+            heads[rule.canonical[0].partition("_")[0]] = tensor.shape[0]
     ignored, foreign = _sort_out(inside, chosen)
     if foreign and chosen.dialect.name not in ("hf", "hf-flat"):
         raise CheckpointError(
             f"{where}: not a plain CLIP; nothing here has a place for:\n" + "\n".join(f"+ {n}" for n in foreign)
         )
     tensors.update({name: inside[name] for name in foreign})
-    return tensors, ignored
+    return tensors, ignored, heads
 
 
 def _tidy(inside: dict[str, Tensor], content: Content, chosen: Scope) -> dict[str, Tensor]:
@@ -203,9 +211,3 @@ def _keep(tensors: dict[str, Tensor], scope: str | None, tower: str | None) -> d
         return tensors
     other = [name for name in tensors if in_scope(name, "full") and not in_scope(name, scope)]
     return {name: tensor for name, tensor in tensors.items() if name not in other}
-
-
-def file_config(found: Found) -> dict[str, Any] | None:
-    """The checkpoint folder's config.json, when it has one."""
-    path = found.file("config.json")
-    return read_json(path) if path.is_file() else None

@@ -33,6 +33,7 @@ class Found(NamedTuple):
     weights: the weight files; more than one: shards.
     index: the index file of shards, and its name -> shard.
     file: name -> the path of another file of the folder (it may be in the middle of being replaced).
+    item: the folder of an orbax item, when it is one.
     """
 
     folder: Path | None
@@ -40,10 +41,16 @@ class Found(NamedTuple):
     index: Path | None
     listed: Mapping[str, str]
     file: Callable[[str], Path]
+    item: Path | None = None
 
 
-def locate(path: str | os.PathLike[str], subfolder: str | None = None, variant: str | None = None) -> Found:
-    """The files at a path, a folder or a single file.
+def locate(
+    path: str | os.PathLike[str],
+    subfolder: str | None = None,
+    variant: str | None = None,
+    component: str | None = None,
+) -> Found:
+    """The files at a path, a folder or a single file. `component` chooses among the items of an orbax folder.
 
     Raises: FileNotFoundError naming what was looked for; CheckpointError for a bad index.
     """
@@ -56,13 +63,13 @@ def locate(path: str | os.PathLike[str], subfolder: str | None = None, variant: 
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such file or folder")
     if root.is_dir():
-        return _in_folder(root, variant)
+        return _in_folder(root, variant, component)
     if root.name.endswith(".index.json") or (".index." in root.name and root.suffix == ".json"):
         return _sharded(root.parent, root, lambda name: root.parent / name)
     return Found(None, [root], None, {}, lambda name: root.parent / name)
 
 
-def _in_folder(folder: Path, variant: str | None) -> Found:
+def _in_folder(folder: Path, variant: str | None, component: str | None) -> Found:
     file = atomic.view(folder)
     looked_for = []
     for name in WEIGHTS:
@@ -76,6 +83,9 @@ def _in_folder(folder: Path, variant: str | None) -> Found:
             return Found(folder, [file(plain)], None, {}, file)
         if file(index).is_file():
             return _sharded(folder, file(index), file)
+    if (item := _orbax_item(folder, component)) is not None:
+        config = item.parent / item.name.replace("_state", "_config") / "metadata"
+        return Found(folder, [item], None, {}, lambda name: config if name == "config.json" else folder / name, item)
     if not variant:
         others = sorted(p for p in folder.iterdir() if p.suffix in ENDINGS and p.is_file())
         if len(others) == 1:
@@ -84,6 +94,18 @@ def _in_folder(folder: Path, variant: str | None) -> Found:
             names = ", ".join(p.name for p in others)
             raise CheckpointError(f"{folder}: which of its files is meant? Give the path of one of: {names}")
     raise FileNotFoundError(f"{folder}: no weights; looked for {', '.join(looked_for)}")
+
+
+def _orbax_item(folder: Path, component: str | None) -> Path | None:
+    from .orbax_file import items
+
+    found = items(folder)
+    if not found:
+        return None
+    wanted = f"{component or 'text_encoder'}_state"
+    if wanted not in found and (component not in (None, "text") or len(found) > 1):
+        raise CheckpointError(f"{folder}: no item {wanted}; it has {', '.join(found)}")
+    return found.get(wanted) or next(iter(found.values()))
 
 
 def _sharded(folder: Path, index: Path, file: Callable[[str], Path]) -> Found:

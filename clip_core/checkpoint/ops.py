@@ -16,15 +16,15 @@ class Op(NamedTuple):
     """forward: canonical tensors and the head count -> one foreign tensor; inverse: back."""
 
     forward: Callable[[Sequence[Tensor], int], Tensor]
-    inverse: Callable[[Tensor, int], Sequence[Tensor]]
+    inverse: Callable[[Tensor], Sequence[Tensor]]
 
 
 def _permutation(*axes: int) -> Op:
     back = tuple(sorted(range(len(axes)), key=axes.__getitem__))
-    return Op(lambda ts, _: ts[0].permute(*axes), lambda t, _: [t.permute(*back)])
+    return Op(lambda ts, _: ts[0].permute(*axes), lambda t: [t.permute(*back)])
 
 
-def _thirds(tensor: Tensor, _: int) -> list[Tensor]:
+def _thirds(tensor: Tensor) -> list[Tensor]:
     if not tensor.shape or tensor.shape[0] % 3:
         raise CheckpointError(
             f"a fused query, key and value of shape {tensor.shape}: the first axis is no multiple of 3"
@@ -33,7 +33,7 @@ def _thirds(tensor: Tensor, _: int) -> list[Tensor]:
     return [tensor.rows(i * size, (i + 1) * size) for i in range(3)]
 
 
-def _scalar(tensor: Tensor, _: int) -> list[Tensor]:
+def _scalar(tensor: Tensor) -> list[Tensor]:
     if tensor.size != 1:
         raise CheckpointError(f"wanted a single number, found shape {tensor.shape}")
     return [tensor.reshape()]
@@ -56,20 +56,20 @@ def _merge(tensor: Tensor, axis: int) -> Tensor:
 
 
 OPS: dict[str, Op] = {
-    "identity": Op(lambda ts, _: ts[0], lambda t, _: [t]),
+    "identity": Op(lambda ts, _: ts[0], lambda t: [t]),
     "transpose": _permutation(1, 0),
     "HWIO": _permutation(2, 3, 1, 0),
     "concat3": Op(lambda ts, _: concat(ts), _thirds),
     "scalar": Op(lambda ts, _: ts[0], _scalar),  # written (), read () or (1,)
     "scalar1": Op(lambda ts, _: ts[0].reshape(1), _scalar),
-    # Keras' multi-head attention: [out, in] -> (in, heads, size), (out,) -> (heads, size), [out, in] -> (heads, size, out)
+    # Keras' multi-head attention: [out, in] -> (in, heads, size); (out,) -> (heads, size); [out, in] -> (heads, size, out)
     "heads_out": Op(
         lambda ts, heads: _split_heads(ts[0].permute(1, 0), 1, heads),
-        lambda t, _: [_merge(t, 1).permute(1, 0)],
+        lambda t: [_merge(t, 1).permute(1, 0)],
     ),
-    "heads_bias": Op(lambda ts, heads: _split_heads(ts[0], 0, heads), lambda t, _: [_merge(t, 0)]),
+    "heads_bias": Op(lambda ts, heads: _split_heads(ts[0], 0, heads), lambda t: [_merge(t, 0)]),
     "heads_in": Op(
         lambda ts, heads: _split_heads(ts[0].permute(1, 0), 0, heads),
-        lambda t, _: [_merge(t, 0).permute(1, 0)],
+        lambda t: [_merge(t, 0).permute(1, 0)],
     ),
 }

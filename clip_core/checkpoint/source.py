@@ -26,7 +26,7 @@ class FileSource:
         self.path = Path(path)
         if not self.path.is_file():  # also refuses pipes and devices, which could block for ever
             raise FileNotFoundError(f"{self.path}: no such file")
-        self._file = open(self.path, "rb", buffering=0)
+        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - kept open on purpose, see above
         self._lock = threading.Lock()
         self.size = os.fstat(self._file.fileno()).st_size
 

@@ -112,8 +112,13 @@ def _read_zip(source: FileSource) -> tuple[Any, dict[str, str]]:
     return run(content("data.pkl", MAX_PICKLE), _machine(persistent)), extra
 
 
-def zip_records(source: FileSource) -> dict[str, tuple[int, int]]:
-    """Name -> (offset, size) of every stored record. Compressed records are left out unless they would be data."""
+def _holds_weights(name: str) -> bool:
+    root, _, rest = name.partition("/")
+    return rest in ("data.pkl", "byteorder", "extra/config.json") or rest.startswith("data/")
+
+
+def zip_records(source: FileSource, wanted: Callable[[str], bool] = _holds_weights) -> dict[str, tuple[int, int]]:
+    """Name -> (offset, size) of the wanted records of a zip file, which must be stored plain."""
     import zipfile
 
     try:
@@ -123,17 +128,14 @@ def zip_records(source: FileSource) -> dict[str, tuple[int, int]]:
         raise CheckpointError(f"{source.path}: not a whole zip file: {error}") from None
     records: dict[str, tuple[int, int]] = {}
     for info in infos:
-        kept = info.filename.count("/") == 1 or "/data/" in info.filename or "/extra/" in info.filename
-        if not kept or info.filename.endswith("/"):
+        if not wanted(info.filename) or info.filename.endswith("/"):
             continue
         if info.filename in records:
             raise CheckpointError(f"{source.path}: the record {info.filename} is there twice")
         if info.compress_type != 0 or info.compress_size != info.file_size or info.flag_bits & 1:
-            if "/data/" in info.filename or info.filename.endswith("/data.pkl"):
-                raise CheckpointError(
-                    f"{source.path}: {info.filename} is compressed or encrypted; PyTorch stores it plain"
-                )
-            continue
+            raise CheckpointError(
+                f"{source.path}: {info.filename} is compressed or encrypted; weights are stored plain"
+            )
         header = source.bytes(info.header_offset, 30)
         if header[:4] != b"PK\x03\x04":
             raise CheckpointError(f"{source.path}: {info.filename} has no local header")
