@@ -299,6 +299,9 @@ class CLIPImageProcessor:
         """The settings, unknown ones included, as a new dict. `profile` and EXIF only where they aren't the default."""
         settings = copy.deepcopy(self._extra)
         settings |= {key: copy.deepcopy(value) for key, value in vars(self).items() if not key.startswith("_")}
+        if "height" in self.size:
+            # It has done its work in the constructor, and makes transformers 4 fail on a size without shortest_edge.
+            settings.pop("use_square_size", None)
         # transformers knows neither; leaving the defaults out keeps its files as they are.
         if settings["profile"] == "hf":
             del settings["profile"]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import InputError
+from .errors import ImageError, InputError
 from .image_fast import resize_and_crop
 from .image_input import check_depth
 from .image_ops import channel_values, resized_size
@@ -43,7 +43,12 @@ def torchvision_size(
         raise InputError("size: {longest_edge} in the open_clip profile needs do_center_crop, whose size it fills")
     ratios = height / crop["height"], width / crop["width"]
     ratio = min(ratios) if "shortest_edge" in size else max(ratios)
-    return round(height / ratio), round(width / ratio)
+    resized = round(height / ratio), round(width / ratio)
+    if 0 in resized:
+        raise ImageError(
+            f"images: {width} x {height} pixels, made to fit {crop['width']} x {crop['height']}, leave an edge of none"
+        )
+    return resized
 
 
 def _pad(picture: Image.Image, crop: Mapping[str, int]) -> Image.Image:

@@ -14,7 +14,7 @@ from .errors import InputError
 from .image_processor import CLIPImageProcessor
 
 # Keywords of one call that concern pictures alone; a tokenizer would refuse them.
-IMAGE_ARGUMENTS = frozenset(inspect.signature(CLIPImageProcessor.preprocess).parameters) - {
+IMAGE_ARGUMENTS = {"apply_exif_orientation", *inspect.signature(CLIPImageProcessor.preprocess).parameters} - {
     "self",
     "images",
     "return_tensors",
@@ -52,7 +52,9 @@ class CLIPProcessor:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
 
-    def __call__(self, text: Any = None, images: Any = None, return_tensors: Any = None, **kwargs: Any) -> BatchEncoding:
+    def __call__(
+        self, text: Any = None, images: Any = None, return_tensors: Any = None, **kwargs: Any
+    ) -> BatchEncoding:
         """Encode text, pictures, or both.
 
         Args:
