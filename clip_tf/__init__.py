@@ -1,0 +1,52 @@
+"""CLIP for Keras 3 on TensorFlow, with the API that transformers documented in v4.37. The core's names are re-exported.
+
+Keras must use TensorFlow (KERAS_BACKEND=tensorflow, which is its default).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import clip_core
+
+from . import _backend  # first: explains what Keras would only fail at
+from .modeling import (
+    TFCLIPModel,
+    TFCLIPPreTrainedModel,
+    TFCLIPTextModel,
+    TFCLIPTextModelWithProjection,
+    TFCLIPTextTransformer,
+    TFCLIPVisionModel,
+    TFCLIPVisionModelWithProjection,
+    TFCLIPVisionTransformer,
+)
+
+if TYPE_CHECKING:
+    from clip_core import *  # noqa: F403
+
+# v4.37's names of the outputs
+_OUTPUTS = {
+    "TFBaseModelOutput": "BaseModelOutput",
+    "TFBaseModelOutputWithPooling": "BaseModelOutputWithPooling",
+    "TFCLIPOutput": "CLIPOutput",
+    "TFCLIPTextModelOutput": "CLIPTextModelOutput",
+    "TFCLIPVisionModelOutput": "CLIPVisionModelOutput",
+}
+
+__all__ = [
+    *clip_core.__all__,
+    *_OUTPUTS,
+    "TFCLIPModel",
+    "TFCLIPPreTrainedModel",
+    "TFCLIPTextModel",
+    "TFCLIPTextModelWithProjection",
+    "TFCLIPTextTransformer",
+    "TFCLIPVisionModel",
+    "TFCLIPVisionModelWithProjection",
+    "TFCLIPVisionTransformer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Re-exported on first use: importing a backend must not cost the tokenizer's and the pipeline's imports.
+    if name in clip_core.__all__ or name in _OUTPUTS:
+        return getattr(clip_core, _OUTPUTS.get(name, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

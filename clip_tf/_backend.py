@@ -1,0 +1,28 @@
+"""Refuses, in words, a Keras that can't run this package. Imported before anything that needs Keras."""
+
+import os
+import sys
+
+from clip_core.errors import MissingDependencyError
+
+_HELP = 'Set KERAS_BACKEND=tensorflow (or "backend" in ~/.keras/keras.json) before Keras is first imported.'
+
+
+def _refuse(found: str) -> ImportError:
+    return ImportError(f"clip_tf: KERAS_BACKEND: wanted 'tensorflow', found {found!r}. {_HELP}")
+
+
+_named = os.environ.get("KERAS_BACKEND") or "tensorflow"
+if _named != "tensorflow" and "keras" not in sys.modules:  # Keras would import the other framework, or fail to
+    raise _refuse(_named)
+try:
+    import keras
+    import tensorflow  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise MissingDependencyError(
+        f"clip_tf needs {_error.name}, which is not installed: pip install 'triclip[tf]'"
+    ) from _error
+if int(keras.__version__.split(".")[0]) < 3:
+    raise MissingDependencyError(f"clip_tf: wanted Keras 3 or later, found {keras.__version__}")
+if keras.backend.backend() != "tensorflow":
+    raise _refuse(keras.backend.backend())

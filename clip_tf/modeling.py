@@ -1,0 +1,645 @@
+"""CLIP in Keras 3 on TensorFlow: layers, towers, public classes, in that order.
+
+B batch, S sequence, D hidden size, H heads, P projection, C channels, N patches + 1. Attributes carry the canonical
+names of `clip_core.weights`. Public classes and towers take pixels as [B, C, h, w]; the patch embedding transposes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from clip_core.errors import InputError
+from clip_core.inputs import check_id_range, check_ids, check_mask, check_pixels, resolve_flags
+from clip_core.interpolate import bicubic_matrix
+from clip_core.outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPooling,
+    CLIPOutput,
+    CLIPTextModelOutput,
+    CLIPVisionModelOutput,
+)
+
+from .bridge import TFPreTrainedModel, Tower
+from .inputs import unpacked
+from .layers import Embedding, Layer, LayerNorm, Linear, PatchConv, at_least_float32, dtype_of
+
+
+def quick_gelu(x: tf.Tensor) -> tf.Tensor:
+    """OpenAI's sigmoid approximation of GELU."""
+    return x * tf.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x: tf.Tensor) -> tf.Tensor:
+    """The tanh approximation of GELU, `gelu_new` in configs."""
+    return tf.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": tf.nn.gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": tf.nn.relu,
+    "selu": tf.nn.selu,
+}
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------
+
+
+class TFCLIPVisionEmbeddings(Layer):
+    """Pixels -> patch tokens behind a class token, with positions."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = config.image_size // config.patch_size
+        self.patch_embedding = PatchConv(config.num_channels, config.hidden_size, config.patch_size)
+        self.position_embedding = Embedding(self.grid**2 + 1, config.hidden_size)
+
+    def build(self, input_shape: Any = None) -> None:
+        self.class_embedding = self.add_weight((self.config.hidden_size,), "zeros", name="class_embedding")
+        super().build()
+
+    def call(self, pixel_values: tf.Tensor, interpolate_pos_encoding: bool = False) -> tf.Tensor:
+        pixel_values = check_image(self.config, pixel_values, interpolate_pos_encoding)
+        x = tf.transpose(tf.cast(pixel_values, self.compute_dtype), (0, 2, 3, 1))  # [B, H, W, C]
+        x = self.patch_embedding(x)  # [B, h, w, D]
+        height, width, features = x.shape[1:]
+        x = tf.reshape(x, (-1, height * width, features))  # [B, N - 1, D]
+        class_token = tf.cast(self.class_embedding, x.dtype)[None, None]
+        x = tf.concat([tf.repeat(class_token, tf.shape(x)[0], axis=0), x], axis=1)  # [B, N, D]
+        return x + tf.cast(self.positions(height, width), x.dtype)
+
+    def positions(self, height: int, width: int) -> tf.Tensor:
+        """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
+        weight = tf.convert_to_tensor(self.position_embedding.embeddings)
+        if (height, width) == (self.grid, self.grid):
+            return weight
+        square = tf.reshape(at_least_float32(weight[1:]), (self.grid, self.grid, -1))  # [g, g, D]
+        rows, columns = bicubic_matrix(self.grid, height), bicubic_matrix(self.grid, width)
+        square = tf.einsum("hg,gkd,wk->hwd", tf.cast(rows, square.dtype), square, tf.cast(columns, square.dtype))
+        return tf.concat([weight[:1], tf.cast(tf.reshape(square, (height * width, -1)), weight.dtype)], axis=0)
+
+
+class TFCLIPTextEmbeddings(Layer):
+    """Token ids -> token vectors, with positions."""
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        inputs_embeds: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        if inputs_embeds is None:
+            inputs_embeds = self.token_embedding(input_ids)  # [B, S, D]
+        if position_ids is None:
+            position_ids = tf.range(sizes(inputs_embeds)[1])[None]
+        return inputs_embeds + self.position_embedding(position_ids)
+
+
+class TFCLIPAttention(Layer):
+    """Multi-head self-attention with four plain projections."""
+
+    def __init__(self, config: Any, layer: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.head_dim = width // config.num_attention_heads
+        self.num_heads = config.num_attention_heads - len(set(config.pruned_heads.get(layer, ())))
+        self.dropout = config.attention_dropout
+        inner = self.num_heads * self.head_dim
+        self.k_proj = Linear(width, inner)
+        self.v_proj = Linear(width, inner)
+        self.q_proj = Linear(width, inner)
+        self.out_proj = Linear(inner, width)
+
+    def call(
+        self, x: tf.Tensor, bias: tf.Tensor | None = None, seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """x [B, S, D]; bias [B, 1, S, S], [1, 1, S, S] or None; seed [2] of the dropout, or None for none."""
+        q, k, v = (self.heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, H, S, d]
+        # Softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the bias.
+        scores = at_least_float32(tf.matmul(q * self.head_dim**-0.5, k, transpose_b=True))  # [B, H, S, S]
+        weights = tf.cast(tf.nn.softmax(scores if bias is None else scores + bias), v.dtype)
+        visible = weights if seed is None else tf.nn.experimental.stateless_dropout(weights, self.dropout, seed)
+        context = tf.transpose(tf.matmul(visible, v), (0, 2, 1, 3))  # [B, S, H, d]
+        return self.out_proj(tf.reshape(context, (-1, sizes(x)[1], self.num_heads * self.head_dim))), weights
+
+    def heads(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.transpose(tf.reshape(x, (-1, sizes(x)[1], self.num_heads, self.head_dim)), (0, 2, 1, 3))
+
+
+class TFCLIPMLP(Layer):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        act = config.hidden_act
+        self.activation_fn = act if callable(act) else ACTIVATIONS[act]
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(x)))
+
+
+class TFCLIPEncoderLayer(Layer):
+    def __init__(self, config: Any, layer: int) -> None:
+        super().__init__()
+        self.self_attn = TFCLIPAttention(config, layer)
+        self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = TFCLIPMLP(config)
+        self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def call(
+        self, x: tf.Tensor, bias: tf.Tensor | None = None, seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        attended, weights = self.self_attn(self.layer_norm1(x), bias, seed)
+        x = x + attended
+        x = x + self.mlp(self.layer_norm2(x))
+        return x, weights
+
+
+class TFCLIPEncoder(Layer):
+    """The layers of a tower, and what is collected on the way."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = [TFCLIPEncoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        self.seeds = keras.random.SeedGenerator()
+        self.gradient_checkpointing = False
+
+    def call(
+        self,
+        x: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        causal: bool = False,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        training: bool = False,
+    ) -> BaseModelOutput:
+        bias = attention_bias(x, attention_mask, causal) if attention_mask is not None or causal else None
+        hidden_states, attentions = [x], []
+        for layer in self.layers:
+            # Drawn out here, so that a layer that is computed again drops the same weights.
+            seed = self.seeds.next() if training and self.config.attention_dropout else None
+            if self.gradient_checkpointing and training:
+                x, weights = tf.recompute_grad(layer)(x, bias, seed)
+            else:
+                x, weights = layer(x, bias, seed)
+            hidden_states.append(x)
+            attentions.append(weights)
+        return BaseModelOutput(
+            last_hidden_state=x,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+
+def attention_bias(x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool) -> tf.Tensor:
+    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]).
+
+    A hidden token and the future are float32's lowest finite value, what is both is -inf: v4.37's sum of two such
+    biases, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two, where -inf
+    alone would give NaN.
+    """
+    dtype, length = at_least_float32(x[:0]).dtype, sizes(x)[1]
+    bias = tf.zeros((1, 1, length, length), dtype)
+    if causal:
+        position = tf.range(length)
+        bias = tf.where(position[None, :] > position[:, None], dtype.min, bias)
+    if attention_mask is not None:
+        hidden = (tf.cast(attention_mask, tf.float32) != 1)[:, None, None, :]  # [B, 1, 1, S]
+        both = tf.where(bias < 0, tf.constant(float("-inf"), dtype), dtype.min)
+        bias = tf.where(hidden, both, bias)
+    return bias
+
+
+def sizes(x: tf.Tensor) -> list[Any]:
+    """The sizes of the axes: numbers where they are known, scalar tensors where not."""
+    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
+
+
+# -- towers -----------------------------------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("clip_tf")
+class TFCLIPTextTransformer(Tower):
+    config_class = CLIPTextConfig
+
+    def __init__(self, config: CLIPTextConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        with dtype_of(self):
+            self.embeddings = TFCLIPTextEmbeddings(config)
+            self.encoder = TFCLIPEncoder(config)
+            self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        attention_mask: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+    ) -> Any:
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        check_text(self.config, input_ids, attention_mask)
+        input_ids = tf.reshape(tf.cast(input_ids, tf.int32), (-1, sizes(input_ids)[-1]))
+        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
+        encoded = self.encoder(
+            x,
+            attention_mask,
+            causal=True,
+            output_attentions=flags.attentions,
+            output_hidden_states=flags.hidden_states,
+            training=training,
+        )
+        last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
+        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
+
+    def pool(self, x: tf.Tensor, input_ids: tf.Tensor) -> tf.Tensor:
+        """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
+        if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
+            index = tf.argmax(input_ids, axis=-1, output_type=tf.int32)
+        else:  # the first one, because padding may be the same token; position 0 when there is none
+            ends = tf.cast(input_ids == self.config.eos_token_id, tf.int32)
+            index = tf.argmax(ends, axis=-1, output_type=tf.int32)
+        return tf.gather(x, index, batch_dims=1)
+
+
+@keras.saving.register_keras_serializable("clip_tf")
+class TFCLIPVisionTransformer(Tower):
+    config_class = CLIPVisionConfig
+
+    def __init__(self, config: CLIPVisionConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        with dtype_of(self):
+            self.embeddings = TFCLIPVisionEmbeddings(config)
+            self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+            self.encoder = TFCLIPEncoder(config)
+            self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def call(
+        self,
+        pixel_values: tf.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        x = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        encoded = self.encoder(
+            self.pre_layrnorm(x),  # [B, N, D]
+            output_attentions=flags.attentions,
+            output_hidden_states=flags.hidden_states,
+            training=training,
+        )
+        last_hidden_state = encoded.last_hidden_state
+        pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
+        return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
+
+
+def tower_output(
+    encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool
+) -> Any:
+    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
+    return out if return_dict else out.to_tuple()
+
+
+def check_text(config: CLIPTextConfig, input_ids: tf.Tensor | None, attention_mask: tf.Tensor | None) -> None:
+    """Known shapes always; values only where looking costs no device synchronisation and no graph is being traced."""
+    shape = None if input_ids is None else input_ids.shape
+    if shape is not None and shape.rank is None:
+        return
+    check_ids(config, shape)
+    if attention_mask is not None and attention_mask.shape.rank is not None:
+        wanted = (shape[:-1].num_elements(), shape[-1])
+        check_mask(assume(attention_mask.shape, wanted), assume(wanted, attention_mask.shape))
+    if not tf.is_symbolic_tensor(input_ids) and "GPU" not in input_ids.device and shape.num_elements():
+        ids = input_ids.numpy()
+        check_id_range(config, int(ids.min()), int(ids.max()))
+
+
+def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
+    """The pixels, with all sizes but the batch known. Sizes that are not are taken to be right, and checked later."""
+    shape = None if pixel_values is None else pixel_values.shape
+    wanted = (None, config.num_channels, config.image_size, config.image_size)
+    if shape is None or shape.rank is not None and (None not in shape[1:] or not interpolate):
+        check_pixels(config, None if shape is None else assume(shape, wanted), interpolate)
+    elif interpolate:
+        raise InputError(
+            "pixel_values: wanted a height and width that are known before the call with "
+            f"interpolate_pos_encoding=True, found {shape}"
+        )
+    return pixel_values if interpolate else tf.ensure_shape(pixel_values, wanted)
+
+
+def assume(shape: Any, wanted: Any) -> tuple[int | None, ...]:
+    """A shape with what is unknown in it taken from another of the same rank."""
+    return tuple(wanted[i] if size is None and i < len(wanted) else size for i, size in enumerate(shape))
+
+
+# -- public classes ---------------------------------------------------------------------------------------------------
+
+
+class TFCLIPPreTrainedModel(TFPreTrainedModel):
+    """Base of the public classes: loading, saving, training, and what v4.37's Keras models offer beside `call`."""
+
+    config_class = CLIPConfig
+    base_model_prefix = "clip"
+
+
+@keras.saving.register_keras_serializable("clip_tf")
+class TFCLIPTextModel(TFCLIPPreTrainedModel):
+    """The text tower.
+
+    Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm, pooler_output [B, D] at the
+    end-of-text token.
+    """
+
+    config_class = CLIPTextConfig
+    weight_scope = "text"
+    main_input_name = "input_ids"
+
+    def __init__(self, config: CLIPTextConfig, *inputs: Any, **kwargs: Any) -> None:
+        super().__init__(config, *inputs, **kwargs)
+        with dtype_of(self):
+            self.text_model = TFCLIPTextTransformer(self.config)
+        self.post_init()
+
+    def call(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+    ) -> Any:
+        """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
+        return self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+            training=training,
+        )
+
+
+@keras.saving.register_keras_serializable("clip_tf")
+class TFCLIPVisionModel(TFCLIPPreTrainedModel):
+    """The vision tower.
+
+    Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised, pooler_output [B, D] the normalised
+    class token.
+    """
+
+    config_class = CLIPVisionConfig
+    weight_scope = "vision"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: CLIPVisionConfig, *inputs: Any, **kwargs: Any) -> None:
+        super().__init__(config, *inputs, **kwargs)
+        with dtype_of(self):
+            self.vision_model = TFCLIPVisionTransformer(self.config)
+        self.post_init()
+
+    def call(
+        self,
+        pixel_values: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
+        """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
+        return self.vision_model(
+            pixel_values=pixel_values,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+            training=training,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+        )
+
+
+@keras.saving.register_keras_serializable("clip_tf")
+class TFCLIPModel(TFCLIPPreTrainedModel):
+    """Both towers and the shared space."""
+
+    config_class = CLIPConfig
+    weight_scope = "full"
+    main_input_name = "input_ids"
+
+    def __init__(self, config: CLIPConfig, *inputs: Any, **kwargs: Any) -> None:
+        super().__init__(config, *inputs, **kwargs)
+        text, vision = self.config.text_config, self.config.vision_config
+        self.projection_dim = self.config.projection_dim
+        self.text_embed_dim, self.vision_embed_dim = text.hidden_size, vision.hidden_size
+        with dtype_of(self):
+            self.text_model = TFCLIPTextTransformer(text)
+            self.vision_model = TFCLIPVisionTransformer(vision)
+            self.visual_projection = Linear(self.vision_embed_dim, self.projection_dim, bias=False)
+            self.text_projection = Linear(self.text_embed_dim, self.projection_dim, bias=False)
+        self.logit_scale = self.add_weight((), "zeros", name="logit_scale", autocast=False)
+        self.post_init()
+
+    @unpacked
+    def get_text_features(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Text embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
+        pooled = self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            output_attentions=False,
+            output_hidden_states=False,
+            return_dict=True,
+            training=training,
+        ).pooler_output
+        return self.text_projection(pooled)
+
+    @unpacked
+    def get_image_features(
+        self,
+        pixel_values: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+        interpolate_pos_encoding: bool = False,
+    ) -> tf.Tensor:
+        """Image embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
+        pooled = self.vision_model(
+            pixel_values=pixel_values,
+            output_attentions=False,
+            output_hidden_states=False,
+            return_dict=True,
+            training=training,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+        ).pooler_output
+        return self.visual_projection(pooled)
+
+    def call(
+        self,
+        input_ids: Any = None,
+        pixel_values: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        return_loss: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
+        """Texts [B_t, S] and pixels [B_i, C, h, w] -> CLIPOutput; `return_loss` needs B_t = B_i pairs."""
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        options = {
+            "output_attentions": flags.attentions,
+            "output_hidden_states": flags.hidden_states,
+            "return_dict": True,
+            "training": training,
+        }
+        image = self.vision_model(
+            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **options
+        )
+        text = self.text_model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options
+        )
+        image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
+        text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
+        scale = tf.cast(tf.exp(self.logit_scale), text_embeds.dtype)
+        logits_per_text = tf.matmul(text_embeds, image_embeds, transpose_b=True) * scale  # [B_t, B_i]
+        out = CLIPOutput(
+            loss=clip_loss(logits_per_text) if return_loss else None,
+            logits_per_image=tf.transpose(logits_per_text),
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text,
+            vision_model_output=image,
+        )
+        return out if flags.return_dict else out.to_tuple()
+
+    def own_loss(self, y_pred: Any) -> tf.Tensor:
+        return clip_loss(y_pred["logits_per_text"])
+
+
+@keras.saving.register_keras_serializable("clip_tf")
+class TFCLIPTextModelWithProjection(TFCLIPPreTrainedModel):
+    """The text tower and its projection. Returns CLIPTextModelOutput with text_embeds [B, P], not normalised."""
+
+    config_class = CLIPTextConfig
+    weight_scope = "text_projection"
+    main_input_name = "input_ids"
+
+    def __init__(self, config: CLIPTextConfig, *inputs: Any, **kwargs: Any) -> None:
+        super().__init__(config, *inputs, **kwargs)
+        with dtype_of(self):
+            self.text_model = TFCLIPTextTransformer(self.config)
+            self.text_projection = Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+        self.post_init()
+
+    def call(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+    ) -> Any:
+        """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        text = self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            output_attentions=flags.attentions,
+            output_hidden_states=flags.hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        text_embeds = self.text_projection(text.pooler_output)
+        out = CLIPTextModelOutput(text_embeds, text.last_hidden_state, text.hidden_states, text.attentions)
+        return out if flags.return_dict else out.to_tuple()
+
+
+@keras.saving.register_keras_serializable("clip_tf")
+class TFCLIPVisionModelWithProjection(TFCLIPPreTrainedModel):
+    """The vision tower and its projection. Returns CLIPVisionModelOutput with image_embeds [B, P], not normalised."""
+
+    config_class = CLIPVisionConfig
+    weight_scope = "vision_projection"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: CLIPVisionConfig, *inputs: Any, **kwargs: Any) -> None:
+        super().__init__(config, *inputs, **kwargs)
+        with dtype_of(self):
+            self.vision_model = TFCLIPVisionTransformer(self.config)
+            self.visual_projection = Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+        self.post_init()
+
+    def call(
+        self,
+        pixel_values: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
+        """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        image = self.vision_model(
+            pixel_values=pixel_values,
+            output_attentions=flags.attentions,
+            output_hidden_states=flags.hidden_states,
+            return_dict=True,
+            training=training,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+        )
+        image_embeds = self.visual_projection(image.pooler_output)
+        out = CLIPVisionModelOutput(image_embeds, image.last_hidden_state, image.hidden_states, image.attentions)
+        return out if flags.return_dict else out.to_tuple()
+
+
+def normalize(x: tf.Tensor) -> tf.Tensor:
+    """Unit length along the last axis."""
+    return x / tf.cast(tf.norm(at_least_float32(x), axis=-1, keepdims=True), x.dtype)
+
+
+def clip_loss(logits_per_text: tf.Tensor) -> tf.Tensor:
+    """The symmetric contrastive loss of the paper: pair i is the only match of text i and of image i."""
+    logits = at_least_float32(logits_per_text)
+    target = tf.range(tf.shape(logits)[0])
+    text_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)
+    image_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(target, tf.transpose(logits))
+    return (tf.reduce_mean(text_loss) + tf.reduce_mean(image_loss)) / 2
