@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import numbers
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,11 +103,11 @@ class PretrainedConfig:
         for key, default in COMMON_DEFAULTS.items():
             setattr(self, key, kwargs.pop(key, copy.deepcopy(default)))
         self.torch_dtype = _dtype_name(self.torch_dtype)
-        self.pruned_heads = {int(layer): list(heads) for layer, heads in (self.pruned_heads or {}).items()}
+        self.pruned_heads = self._integer_keys("pruned_heads", self.pruned_heads or {})
         num_labels = kwargs.pop("num_labels", None)
         id2label = kwargs.pop("id2label", None)
         self.label2id = kwargs.pop("label2id", None)
-        self.id2label = None if id2label is None else {int(i): label for i, label in id2label.items()}
+        self.id2label = None if id2label is None else self._integer_keys("id2label", id2label)
         if self.id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
         self._name_or_path = str(kwargs.pop("name_or_path", kwargs.pop("_name_or_path", "")))
@@ -136,9 +137,18 @@ class PretrainedConfig:
 
     @num_labels.setter
     def num_labels(self, count: int) -> None:
+        self._check_integer("num_labels", count, lowest=0)
         if self.id2label is None or len(self.id2label) != count:
             self.id2label = {i: f"LABEL_{i}" for i in range(count)}
             self.label2id = {label: i for i, label in self.id2label.items()}
+
+    def _integer_keys(self, key: str, value: Any) -> dict[int, Any]:
+        """A dict whose keys are integers; JSON files hold them as strings."""
+        try:
+            return {int(i): copy.copy(item) for i, item in value.items()}
+        except (AttributeError, TypeError, ValueError):
+            message = f"{type(self).__name__}: {key}: wanted a dict with integer keys, found {value!r}"
+            raise ConfigError(message) from None
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -216,6 +226,8 @@ class PretrainedConfig:
                 value = _activation_name(value)
             elif key == "torch_dtype":
                 value = _dtype_name(value)
+            elif isinstance(value, numbers.Number) and hasattr(value, "item"):
+                value = value.item()  # NumPy numbers are no JSON
             out[key] = copy.deepcopy(value)
         out["model_type"] = self.model_type
         return out
@@ -235,7 +247,11 @@ class PretrainedConfig:
 
     def to_json_string(self, use_diff: bool = True) -> str:
         """JSON, indented by 2, keys sorted, newline at the end."""
-        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+        values = self.to_diff_dict() if use_diff else self.to_dict()
+        try:
+            return json.dumps(values, indent=2, sort_keys=True) + "\n"
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{type(self).__name__}: a value can't be written as JSON: {error}") from error
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
         """Write `to_json_string` atomically."""
@@ -269,16 +285,14 @@ class PretrainedConfig:
 
     def _check_integer(self, key: str, value: Any, lowest: int) -> None:
         highest = _LARGEST.get(key, _LARGEST_SIZE)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole and hasattr(value, "__index__") and not isinstance(value, bool):  # NumPy integers
-            value, whole = value.__index__(), True
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)  # NumPy's are, too
         if not whole or not lowest <= value <= highest:
             raise ConfigError(
                 f"{type(self).__name__}: {key}: wanted an integer from {lowest} to {highest}, found {value!r}"
             )
 
     def _check_number(self, key: str, value: Any) -> None:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not number or not math.isfinite(value):
             raise ConfigError(f"{type(self).__name__}: {key}: wanted a finite number, found {value!r}")
 
@@ -316,6 +330,17 @@ class _TowerConfig(PretrainedConfig):
             )
         self._check_range("attention_dropout", 0.0, 1.0)
         self._check_range("layer_norm_eps", 0.0, 1.0)
+        self._check_pruned_heads()
+
+    def _check_pruned_heads(self) -> None:
+        heads = range(self.num_attention_heads)
+        for layer, pruned in self.pruned_heads.items():
+            fits = isinstance(pruned, list | tuple | set) and all(head in heads for head in pruned)
+            if not fits or len(set(pruned)) == len(heads):
+                raise ConfigError(
+                    f"{type(self).__name__}: pruned_heads: wanted lists of heads from 0 to {len(heads) - 1} that leave "
+                    f"one at least, found {pruned!r} for layer {layer}"
+                )
 
     @classmethod
     def _own_part(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
@@ -393,6 +418,12 @@ class CLIPTextConfig(_TowerConfig):
         self.initializer_range = initializer_range
         self.initializer_factor = initializer_factor
         self.validate()
+
+    def validate(self) -> None:
+        super().validate()
+        eos = self.eos_token_id
+        if not isinstance(eos, numbers.Integral) or isinstance(eos, bool):
+            raise ConfigError(f"CLIPTextConfig: eos_token_id: wanted an integer, found {eos!r}")
 
 
 class CLIPVisionConfig(_TowerConfig):
@@ -511,7 +542,7 @@ class CLIPConfig(PretrainedConfig):
 
 
 def _sub_config(cls: type[_TowerConfig], values: Any, override: Any) -> Any:
-    if isinstance(values, PretrainedConfig):
+    if isinstance(values, cls):
         values = values.to_dict()
     for name, given in ((cls._key_in_full_model, values), (f"{cls._key_in_full_model}_dict", override)):
         if given is not None and not isinstance(given, Mapping):
