@@ -74,7 +74,8 @@ def _print_json(value: Any) -> None:
 
 def _report_skipped(skipped: Sequence[tuple[Any, str]]) -> None:
     for source, reason in skipped:
-        print(f"triclip: skipped {source}: {reason}", file=sys.stderr)
+        named = reason if str(source) in reason else f"{source}: {reason}"
+        print(f"triclip: skipped {named}", file=sys.stderr)
 
 
 def _embed(clip: Any, images: Sequence[str], batch_size: int = 32) -> Any:

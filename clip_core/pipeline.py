@@ -195,6 +195,22 @@ class Clip:
         return Classification(tuple(labels), softmax(logits))
 
 
+def pad_rows(array: np.ndarray) -> np.ndarray:
+    """Rows repeated up to the next power of two, so that compiled backends see few batch shapes. Cut the result."""
+    wanted = 1 << max(len(array) - 1, 0).bit_length()
+    return np.pad(array, [(0, wanted - len(array))] + [(0, 0)] * (array.ndim - 1), mode="edge")
+
+
+def pad_columns(input_ids: np.ndarray, limit: int, multiple: int = 8) -> np.ndarray:
+    """Ids [B, S] with the last column repeated up to a multiple, at most to `limit`, for the same reason.
+
+    The last column holds end or padding tokens, which may repeat: the pooled position, the first end token, stays.
+    """
+    length = input_ids.shape[1]
+    wanted = max(min(-(-length // multiple) * multiple, limit), length)
+    return np.pad(input_ids, [(0, 0), (0, wanted - length)], mode="edge")
+
+
 def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
     """The model's CLIPProcessor. Parts that a checkpoint lacks are completed: OpenAI's vocabulary where it fits the
     model's, and OpenAI's preprocessing at the model's picture size."""
