@@ -74,5 +74,6 @@ def check_pixels(config: Any, shape: Sequence[int] | None, interpolate: bool = F
     elif fits:
         fits = tuple(shape[2:]) == (size, size)
     if not fits:
-        hint = "" if interpolate or len(shape) != 4 else ": for other sizes pass interpolate_pos_encoding=True"
+        other_size = not interpolate and len(shape) == 4 and shape[1] == config.num_channels
+        hint = ": for other sizes pass interpolate_pos_encoding=True" if other_size else ""
         raise InputError(f"pixel_values: wanted {wanted}, found {tuple(shape)}{hint}")

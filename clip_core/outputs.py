@@ -55,6 +55,12 @@ class ModelOutput(OrderedDict):
     def pop(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} is a fixed record: fields can't be popped")
 
+    def popitem(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} is a fixed record: fields can't be popped")
+
+    def clear(self) -> None:
+        raise TypeError(f"{type(self).__name__} is a fixed record: fields can't be deleted")
+
     def setdefault(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{type(self).__name__} is a fixed record: use attribute assignment")
 
