@@ -6,13 +6,19 @@ layer's number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
 
+from ..errors import CheckpointError
 from ..weights import Weight, weight_table
+from .ops import OPS
+from .tensor import Tensor
+
+MAX_LAYERS = 512
 
 
 class Rule(NamedTuple):
@@ -260,3 +266,36 @@ def anchors(dialect: Dialect) -> Iterable[tuple[str, str]]:
     ):
         if tower in dialect.towers:
             yield tower, dialect.foreign(name, table[name])[0]
+
+
+def layers(names: Iterable[str]) -> int:
+    """How many layers of rules cover some names, of any dialect: the largest number that is a part of a name, plus 1."""
+    numbers = [int(n) for name in names for n in re.findall(r"(?<![0-9])[0-9]{1,4}(?![0-9])", name)]
+    return min(max(numbers, default=-1) + 1, MAX_LAYERS)
+
+
+def translate(
+    tensors: Mapping[str, Tensor], dialect: Dialect, heads: Mapping[str, int] | None = None
+) -> dict[str, Tensor]:
+    """Canonical tensors lazily under a dialect's names and in its layout.
+
+    Args:
+        heads: tower ("text", "vision") -> number of heads; needed by KerasHub's layout alone.
+
+    Raises: CheckpointError for names that the dialect has no place for, or half of a fused projection.
+    """
+    rest = dict(tensors)
+    found: dict[str, Tensor] = {}
+    for rule in rules(dialect, layers(tensors)):
+        parts = [rest.pop(name) for name in rule.canonical if name in rest]
+        if not parts:
+            continue
+        if len(parts) != len(rule.canonical):
+            raise CheckpointError(f"{rule.foreign} needs all of {', '.join(rule.canonical)}")
+        try:
+            found[rule.foreign] = OPS[rule.op].forward(parts, (heads or {}).get(rule.canonical[0].partition("_")[0], 0))
+        except CheckpointError as error:
+            raise CheckpointError(f"{rule.canonical[0]}: {error}") from None
+    if rest:
+        raise CheckpointError(f"{dialect.name} has no place for:\n" + "\n".join(f"+ {name}" for name in rest))
+    return found

@@ -60,8 +60,8 @@ def _shared(part: Mapping[str, Any], quick: bool) -> dict[str, Any]:
     }
 
 
-def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
-    """(open_clip_config.json's content, notes) for a full model's config in Hugging Face's form.
+def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip_config.json's content for a full model's config in Hugging Face's form.
 
     Raises: CheckpointError where open_clip has no such model.
     """
@@ -98,7 +98,7 @@ def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any] | None
             part["norm_kwargs"] = {"eps": tower["layer_norm_eps"]}
         if part["mlp_ratio"] == 4.0:
             del part["mlp_ratio"]
-    return {"model_cfg": model, "preprocess_cfg": dict(preprocess or {})}, []
+    return {"model_cfg": model, "preprocess_cfg": dict(preprocess)}
 
 
 def from_kerashub(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -117,3 +117,59 @@ def from_kerashub(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
             "hidden_act": part.get("intermediate_activation", "quick_gelu"),
         }
     return result
+
+
+def to_kerashub(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """KerasHub's preset config.json for a full model's config in Hugging Face's form.
+
+    Raises: CheckpointError for an activation that Keras hasn't by that name.
+    """
+    text, vision = config["text_config"], config["vision_config"]
+    for part in (text, vision):
+        if part["hidden_act"] not in ("quick_gelu", "gelu", "relu", "selu"):
+            raise CheckpointError(f"kerashub: no activation {part['hidden_act']!r} there")
+    size = vision["image_size"]
+    vision_part = {
+        **_keras_common("clip_vision_encoder", dtype, vision),
+        "patch_size": vision["patch_size"],
+        "image_shape": [size, size, vision.get("num_channels", 3)],
+    }
+    text_part = {
+        **_keras_common("clip_text_encoder", dtype, text),
+        "vocabulary_size": text["vocab_size"],
+        "embedding_dim": text["hidden_size"],
+        "max_sequence_length": text["max_position_embeddings"],
+    }
+    backbone = {
+        "name": "clip_backbone",
+        "trainable": True,
+        "dtype": _keras_dtype(dtype),
+        "vision_encoder": _keras_object("CLIPVisionEncoder", "clip_vision_encoder", vision_part),
+        "text_encoder": _keras_object("CLIPTextEncoder", "clip_text_encoder", text_part),
+        "projection_dim": config["projection_dim"],
+    }
+    return _keras_object("CLIPBackbone", "clip_backbone", backbone)
+
+
+def _keras_common(name: str, dtype: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "trainable": True,
+        "dtype": _keras_dtype(dtype),
+        "hidden_dim": part["hidden_size"],
+        "num_layers": part["num_hidden_layers"],
+        "num_heads": part["num_attention_heads"],
+        "intermediate_dim": part["intermediate_size"],
+        "intermediate_activation": part["hidden_act"],
+        "intermediate_output_index": None,
+    }
+
+
+def _keras_object(name: str, module: str, config: dict[str, Any]) -> dict[str, Any]:
+    place = f"keras_hub.src.models.clip.{module}"
+    return {"module": place, "class_name": name, "config": config, "registered_name": f"keras_hub>{name}"}
+
+
+def _keras_dtype(name: str) -> dict[str, Any]:
+    policy = {"name": name}
+    return {"module": "keras", "class_name": "DTypePolicy", "config": policy, "registered_name": None}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
@@ -76,7 +77,8 @@ def stored(read: Checkpoint) -> tuple[dict[str, Any] | None, str]:
         path = found.file("config.json")
         content = read_json(path) if path.is_file() else {}
         if "class_name" in content:
-            return from_kerashub(content, path), "KerasHub's config.json"
+            own = from_kerashub(content, path)
+            return _with_kept(own, found.file("metadata.json")), "KerasHub's config.json"
         if content.get("model_type") or "text_config" in content or "hidden_size" in content:
             return content, "config.json"
         other = found.file("open_clip_config.json")
@@ -95,6 +97,16 @@ def stored(read: Checkpoint) -> tuple[dict[str, Any] | None, str]:
     if read.heads:  # KerasHub's layout states them in its shapes
         return {f"{tower}_config": {"num_attention_heads": count} for tower, count in read.heads.items()}, "the shapes"
     return None, ""
+
+
+def _with_kept(own: dict[str, Any], metadata: Path) -> dict[str, Any]:
+    """KerasHub's config with what our writer kept of the Hugging Face one; KerasHub's own values win."""
+    from .locate import read_json
+
+    kept = read_json(metadata).get("transformers_config") if metadata.is_file() else None
+    if not isinstance(kept, dict) or not all(isinstance(kept.get(key), dict) for key in own):
+        return own
+    return {**kept, **{key: {**kept[key], **part} for key, part in own.items()}}
 
 
 def _beside(found: Found, shapes: Shapes) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from .tensor import Tensor
 
 # Numbers that OpenAI's archives carry beside the weights; open_clip strips them too.
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-_MAX_LAYERS = 512
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def _translate(content: Content, chosen: Scope, found: Found) -> tuple[dict[str,
     inside = _tidy(inside, content, chosen)
     heads: dict[str, int] = {}
     tensors: dict[str, Tensor] = {}
-    for rule in dialects.rules(chosen.dialect, _layers(inside)):
+    for rule in dialects.rules(chosen.dialect, min(dialects.layers(inside), len(inside) + 1)):
         tensor = inside.pop(rule.foreign, None)
         if tensor is None:
             continue
@@ -184,12 +182,6 @@ def _tidy(inside: dict[str, Tensor], content: Content, chosen: Scope) -> dict[st
         if linear is not None:  # open_clip's proj_bias: a Linear, not transposed; its bias has no place in CLIP
             inside[f"{text}text_projection"] = linear.permute(1, 0)
     return inside
-
-
-def _layers(names: Mapping[str, Tensor]) -> int:
-    """An upper bound of the number of layers: the largest number that is a part of a name."""
-    numbers = (int(n) for name in names for n in re.findall(r"(?<![0-9])[0-9]{1,4}(?![0-9])", name))
-    return min(max(numbers, default=-1) + 1, _MAX_LAYERS, len(names) + 1)
 
 
 def _sort_out(rest: Mapping[str, Tensor], chosen: Scope) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
-from . import atomic, safetensors_file, torch_writer
+from . import atomic
 from .tensor import FLOATS, Tensor, dtype_name
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -43,8 +43,9 @@ def save(
     Args:
         folder: made if needed; files with other names in it stay.
         tensors: canonical name -> tensor (or NumPy array); read one by one.
-        config_dict: the content of config.json.
-        to: the target layout.
+        config_dict: the content of config.json, in Hugging Face's form.
+        to: the target layout, a key of `targets.TARGETS`: "hf", "hf-flat", "hf-bin", "tf", "flax", "openai",
+            "open_clip", "kerashub", "orbax". (Single-file checkpoints of Stable Diffusion: see `convert`.)
         dtype: convert floating-point tensors to it, rounding once; None keeps each tensor's own.
         shard_size: the largest weight file, in bytes or as "500MB", "2GiB"; None: one file.
         metadata: added to the weight file's own.
@@ -52,19 +53,26 @@ def save(
         files: more files of the same checkpoint, name -> content (tokenizer, preprocessor).
         advance: called with the number of bytes just written.
 
-    Raises: CheckpointError, ValueError for an unknown `to`, `dtype` or `shard_size`.
+    Raises: CheckpointError where the layout can't hold the model; ValueError for an unknown `to`, `dtype` or
+        `shard_size`; MissingDependencyError.
     """
-    if to not in _WRITERS:
-        raise ValueError(f"to: unknown layout {to!r}; wanted one of {', '.join(_WRITERS)}")
-    ready = prepare(tensors, dtype)
-    extra = {"config.json": json_bytes(config_dict), **(files or {})}
+    from .targets import TARGETS, Job
+
+    if to not in TARGETS:
+        raise ValueError(f"to: unknown layout {to!r}; wanted one of {', '.join(TARGETS)}")
+    limit = shard_bytes(shard_size)
+    notes: list[str] = []
     with atomic.replace_folder(folder) as stage:
-        _WRITERS[to](stage, ready, shard_bytes(shard_size), dict(metadata or {}), variant, advance)
-        for name, content in extra.items():
+        ready = prepare(tensors, dtype)
+        job = Job(
+            stage.path, ready, dict(config_dict), limit, dict(metadata or {}), variant, advance, notes, files or {}
+        )
+        configs = TARGETS[to](job)
+        for name, content in {**(files or {}), **configs}.items():
             (stage.path / name).write_bytes(content)
         stage.removed |= _superseded(Path(folder), to, variant, set(os.listdir(stage.path)))
         names = sorted(os.listdir(stage.path))
-    return Saved(tuple(Path(folder) / name for name in names))
+    return Saved(tuple(Path(folder) / name for name in names), tuple(notes))
 
 
 def prepare(tensors: Mapping[str, Any], dtype: object = None) -> dict[str, Tensor]:
@@ -107,50 +115,13 @@ def shards(tensors: Mapping[str, Tensor], limit: int | None) -> list[dict[str, T
     return groups
 
 
-def write_sharded(
-    stage: atomic.Stage,
-    tensors: Mapping[str, Tensor],
-    limit: int | None,
-    names: tuple[str, str],
-    variant: str | None,
-    write: Callable[[Path, Mapping[str, Tensor]], None],
-) -> None:
-    """Write one file, or shards with an index as transformers names them.
-
-    names: the file's name without and with its ending: ("model", "safetensors").
-    """
-    stem, ending = names
-    stem = f"{stem}.{variant}" if variant else stem
-    groups = shards(tensors, limit)
-    if len(groups) == 1:
-        write(stage.path / f"{stem}.{ending}", groups[0])
-        return
-    weight_map: dict[str, str] = {}
-    for number, group in enumerate(groups, 1):
-        shard = f"{stem}-{number:05}-of-{len(groups):05}.{ending}"
-        write(stage.path / shard, group)
-        weight_map |= dict.fromkeys(group, shard)
-    index = f"{names[0]}.{ending}.index.{variant}.json" if variant else f"{stem}.{ending}.index.json"
-    total = sum(t.nbytes for t in tensors.values())
-    content = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (stage.path / index).write_bytes(json_bytes(content))
-
-
-def _write_hf(stage, tensors, limit, metadata, variant, advance) -> None:
-    def write(path: Path, group: Mapping[str, Tensor]) -> None:
-        safetensors_file.write(path, group, {"format": "pt", **metadata}, advance)
-
-    write_sharded(stage, tensors, limit, ("model", "safetensors"), variant, write)
-
-
-def _write_bin(stage, tensors, limit, metadata, variant, advance) -> None:
-    def write(path: Path, group: Mapping[str, Tensor]) -> None:
-        torch_writer.write(path, group, None, advance)
-
-    write_sharded(stage, tensors, limit, ("pytorch_model", "bin"), variant, write)
-
-
-_WRITERS = {"hf": _write_hf, "hf-bin": _write_bin}
+def shard_names(count: int, stem: str, ending: str, variant: str | None) -> tuple[list[str], str]:
+    """(the names of the weight files, the name of their index) as transformers has them."""
+    full = f"{stem}.{variant}" if variant else stem
+    index = f"{stem}.{ending}.index.{variant}.json" if variant else f"{stem}.{ending}.index.json"
+    if count == 1:
+        return [f"{full}.{ending}"], index
+    return [f"{full}-{number:05}-of-{count:05}.{ending}" for number in range(1, count + 1)], index
 
 
 def _superseded(folder: Path, to: str, variant: str | None, written: set[str]) -> set[str]:
@@ -158,10 +129,14 @@ def _superseded(folder: Path, to: str, variant: str | None, written: set[str]) -
     if not folder.is_dir():
         return set()
     mark = re.escape(f".{variant}") if variant else ""
-    index = re.escape(f".{variant}") if variant else ""
-    safe = rf"model{mark}(-\d{{5}}-of-\d{{5}})?\.safetensors|model\.safetensors\.index{index}\.json"
-    torch = rf"pytorch_model{mark}(-\d{{5}}-of-\d{{5}})?\.bin|pytorch_model\.bin\.index{index}\.json"
-    patterns = {"hf": safe, "hf-flat": safe, "hf-bin": f"{safe}|{torch}"}
+
+    def family(stem: str, ending: str) -> str:
+        return rf"{stem}{mark}(-\d{{5}}-of-\d{{5}})?\.{ending}|{stem}\.{ending}\.index{mark}\.json"
+
+    safe = family("model", "safetensors")
+    patterns = {"hf": safe, "hf-flat": safe, "hf-bin": f"{safe}|{family('pytorch_model', 'bin')}"}
+    patterns |= {"tf": family("tf_model", "h5"), "flax": family("flax_model", "msgpack")}
+    patterns["kerashub"] = r"model\.weights\.json|model_\d{5}\.weights\.h5"
     pattern = patterns.get(to)
     if pattern is None:
         return set()

@@ -47,7 +47,8 @@ class Scope(NamedTuple):
 
     def __str__(self) -> str:
         what = f"{self.components[0]} " if self.components else ""
-        return f"{what}({' and '.join(self.towers)}, {self.dialect.name} names under {self.prefix or 'no prefix'!r})"
+        where = f"under {self.prefix!r}" if self.prefix else "without a prefix"
+        return f"{what}({' and '.join(self.towers)}, {self.dialect.name} names {where})"
 
 
 def find(names: Iterable[str]) -> list[Scope]:

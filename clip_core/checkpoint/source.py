@@ -65,7 +65,8 @@ class FileSource:
             data = self.read(offset + start * storage.itemsize, (stop - start) * storage.itemsize)
             return native(data.view(storage), big_endian)
 
-        return Tensor(dtype, shape, lambda: part(0, size).reshape(shape), part)
+        place = None if big_endian else offset
+        return Tensor(dtype, shape, lambda: part(0, size).reshape(shape), part, place)
 
 
 def native(array: np.ndarray, big_endian: bool = False) -> np.ndarray:

@@ -57,12 +57,14 @@ class Tensor:
         load: returns the numbers as a C-contiguous array of `STORAGE[dtype]` with this shape; called at every use,
             so nothing is kept in memory. A damaged source raises CheckpointError here.
         part: optional; `part(start, stop)` reads only that range of the flattened elements.
+        place: optional; the byte of its file where it starts, for numbers kept there plainly, in little-endian order.
     """
 
     dtype: str
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
     part: Callable[[int, int], np.ndarray] | None = None
+    place: int | None = None
 
     @staticmethod
     def from_numpy(array: np.ndarray, dtype: str | None = None) -> Tensor:
