@@ -53,8 +53,9 @@ def _name(image: Any) -> str:
     return str(getattr(image, "filename", "") or "images")
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
-    """Read the pixels of a lazily opened picture; ImageError when they can't be read."""
+def decode(image: Image.Image) -> Image.Image:
+    """Read the pixels of a lazily opened picture; ImageError when they can't be read or there are none."""
+    name = _name(image)
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name}: wanted a picture of at least 1 x 1 pixels, found {image.width} x {image.height}")
     try:
@@ -80,7 +81,7 @@ def load_image(image: Any) -> Image.Image | np.ndarray:
         image = _open(Path(image))
     if not isinstance(image, Image.Image):
         return to_array(image)
-    check_depth(_decode(image, _name(image)))
+    check_depth(decode(image))
     return image
 
 
@@ -96,7 +97,7 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             _check_pixels(*image.size, str(path))
-            return _decode(image, str(path))
+            return decode(image)
     except (ImageError, PermissionError):
         raise
     except DECODING_ERRORS as error:
@@ -167,8 +168,11 @@ def _numbers(images: Any) -> np.ndarray:
 
 
 def apply_exif(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; the same picture when it says nothing."""
-    return ImageOps.exif_transpose(_decode(image, _name(image)))
+    """The picture turned as its EXIF orientation says; as it is when that says nothing or can't be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DECODING_ERRORS:
+        return image
 
 
 def check_depth(image: Image.Image) -> None:
@@ -178,9 +182,9 @@ def check_depth(image: Image.Image) -> None:
     """
     if not image.mode.startswith(DEEP_MODES):
         return
-    low, high = image.getextrema()
+    low, high = (image.convert("I") if ";" in image.mode else image).getextrema()
     whole = image.mode != "F" or bool(np.all(np.asarray(image) % 1 == 0))
-    if not (0 <= low and high <= 255 and whole):
+    if not (low >= 0 and high <= 255 and whole):
         kind = "whole numbers" if whole else "fractions"
         raise ImageError(
             f"{_name(image)}: wanted 8 bits a channel, found mode {image.mode} with {kind} in [{low}, {high}], which "
@@ -189,13 +193,13 @@ def check_depth(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB by Pillow's conversion: alpha is dropped, palettes are looked up.
+    """A decoded picture in mode RGB by Pillow's conversion: alpha is dropped, palettes are looked up.
 
     Raises ImageError for 16-bit and float pictures whose values RGB can't hold, and for modes Pillow can't convert.
     """
     if image.mode == "RGB":
-        return _decode(image, _name(image))
-    check_depth(_decode(image, _name(image)))
+        return image
+    check_depth(image)
     try:
         return image.convert("RGB")
     except (ValueError, OSError) as error:

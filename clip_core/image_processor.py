@@ -201,9 +201,7 @@ class CLIPImageProcessor:
         height, width = image_ops.resized_size(
             *image_ops.image_size(image, source), image_ops.size_dict(size, "size", square=False)
         )
-        return _in_format(
-            image_ops.resize(image, height, width, _resampling(resample), source), data_format, source
-        )
+        return _in_format(image_ops.resize(image, height, width, _resampling(resample), source), data_format, source)
 
     def center_crop(
         self, image: np.ndarray, size: Any, data_format: Any = None, input_data_format: Any = None, **kwargs: Any

@@ -15,7 +15,7 @@ from PIL import Image
 
 from . import image_fast, image_ops, image_profiles
 from .errors import ImageError, InputError
-from .image_input import apply_exif, to_rgb, warn_if_scaled
+from .image_input import apply_exif, decode, to_rgb, warn_if_scaled
 from .image_ops import FIRST, LAST
 
 
@@ -72,9 +72,9 @@ def _shape_only(picture: Any, steps: Steps) -> np.ndarray:
 
 
 def _opened(picture: Image.Image, steps: Steps) -> Image.Image:
-    if steps.exif:
-        picture = apply_exif(picture)
-    return to_rgb(picture) if steps.convert_rgb else picture
+    """The picture decoded, and upright when asked for."""
+    picture = decode(picture)
+    return apply_exif(picture) if steps.exif else picture
 
 
 def _hf_values(picture: Any, first: str, steps: Steps) -> np.ndarray:
@@ -87,6 +87,7 @@ def _hf_values(picture: Any, first: str, steps: Steps) -> np.ndarray:
             source = _format_of(picture, steps)
     if isinstance(picture, Image.Image):
         picture = _opened(picture, steps)
+        picture = to_rgb(picture) if steps.convert_rgb else picture
         if picture.mode != "RGB" or source != LAST:
             picture = np.array(picture)
     if isinstance(picture, np.ndarray):
@@ -123,11 +124,11 @@ def fast_values(picture: Image.Image, source: str, steps: Steps) -> np.ndarray:
 def _torchvision_values(picture: Any, steps: Steps) -> np.ndarray:
     """One picture's values in the `openai` and `open_clip` profiles; an array is made a Pillow image first."""
     source = LAST
-    if not isinstance(picture, Image.Image):
+    if isinstance(picture, Image.Image):
+        picture = _opened(picture, steps)
+    else:
         source = steps.input_data_format or _format_of(picture, steps)
         picture, _ = image_ops.to_pil(picture, source)
-    elif steps.exif:
-        picture = apply_exif(picture)
     try:
         pixels = image_profiles.torchvision_pixels(
             picture, steps.size, steps.crop, steps.resample, steps.profile, steps.convert_rgb
@@ -147,10 +148,12 @@ def _each(function: Callable[[Any], np.ndarray], pictures: list[Any]) -> list[np
     workers = min(len(pictures), os.cpu_count() or 1)
     if workers == 1:
         return [function(picture) for picture in pictures]
+    seen: set[int] = set()
     for picture in pictures:
         # A picture may be in the list twice; two threads mustn't decode it at once.
-        if isinstance(picture, Image.Image) and sum(other is picture for other in pictures) > 1:
-            picture.load()
+        if isinstance(picture, Image.Image) and id(picture) in seen:
+            decode(picture)
+        seen.add(id(picture))
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(workers) as pool:

@@ -69,16 +69,13 @@ class CLIPProcessor:
         """
         if text is None and images is None:
             raise InputError("text, images: wanted at least one of the two, found neither")
-        encoding = None
+        encoding = BatchEncoding()
         if text is not None:
             for_text = {key: value for key, value in kwargs.items() if key not in IMAGE_ARGUMENTS}
             encoding = self.tokenizer(text, return_tensors=return_tensors, **for_text)
-        if images is None:
-            return encoding
-        pixels = self.image_processor(images, return_tensors=return_tensors, **kwargs)["pixel_values"]
-        if encoding is None:
-            return BatchEncoding({"pixel_values": pixels})
-        encoding["pixel_values"] = pixels
+        if images is not None:
+            pixels = self.image_processor(images, return_tensors=return_tensors, **kwargs)["pixel_values"]
+            encoding["pixel_values"] = pixels
         return encoding
 
     def decode(self, *args: Any, **kwargs: Any) -> str:

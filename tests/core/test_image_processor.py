@@ -1,4 +1,4 @@
-"""Pixel values: against transformers 4.37.2, torchvision and open_clip (golden hashes), and short cuts against steps."""
+"""Pixel values against transformers 4.37.2, torchvision and open_clip (golden hashes); short cuts against steps."""
 
 import importlib.util
 import json
@@ -65,7 +65,9 @@ def test_profiles_differ_where_the_libraries_do():
     columns = make_images.picture("RGB", 26, 23)
     assert not np.allclose(values("hf", columns), values("openai", columns), atol=1e-3)
     np.testing.assert_allclose(
-        values("hf", make_images.picture("RGB", 25, 23)), values("openai", make_images.picture("RGB", 25, 23)), atol=1e-6
+        values("hf", make_images.picture("RGB", 25, 23)),
+        values("openai", make_images.picture("RGB", 25, 23)),
+        atol=1e-6,
     )
     # Only open_clip scales to cover a crop that isn't square.
     oblong = {"size": 20, "crop_size": (20, 33)}
@@ -85,7 +87,9 @@ def both_ways(picture, **kwargs):
 
 
 edges = st.one_of(st.integers(1, 120), st.integers(1, 6), st.integers(300, 700))
-targets = st.one_of(st.integers(1, 90), st.fixed_dictionaries({"height": st.integers(1, 90), "width": st.integers(1, 90)}))
+targets = st.one_of(
+    st.integers(1, 90), st.fixed_dictionaries({"height": st.integers(1, 90), "width": st.integers(1, 90)})
+)
 
 
 @settings(deadline=None, max_examples=150)
@@ -141,7 +145,9 @@ def test_an_unknown_pillow_is_not_taken_apart(monkeypatch):
     asked = []
     resize = Image.Image.resize
     monkeypatch.setattr(image_fast, "PILLOW", image_fast.NEWEST_KNOWN_PILLOW + 1)
-    monkeypatch.setattr(Image.Image, "resize", lambda self, size, *args: asked.append(size) or resize(self, size, *args))
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *args: asked.append(size) or resize(self, size, *args)
+    )
     CLIPImageProcessor(size=20, crop_size=20)(rgb)
     assert asked == [(29, 20)]
 
@@ -299,6 +305,16 @@ def test_deep_modes_convert_when_nothing_is_lost_else_raise(mode, profile):
     deep = Image.fromarray(np.full((24, 24), 300, dtype))
     with pytest.raises(ImageError, match=mode):
         processor(deep)
+
+
+def test_big_endian_16_bits_too():
+    processor = CLIPImageProcessor(size=24, crop_size=24)
+    np.testing.assert_array_equal(
+        processor(Image.new("I;16B", (30, 30), 7))["pixel_values"][0],
+        processor(Image.new("L", (30, 30), 7))["pixel_values"][0],
+    )
+    with pytest.raises(ImageError, match="I;16B"):
+        processor(Image.new("I;16B", (30, 30), 3000))
 
 
 def test_fractions_in_mode_f_raise():

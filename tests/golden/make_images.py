@@ -82,7 +82,13 @@ def hf_cases():
     for resample in range(6):
         cases[f"resample {resample}"] = rgb, SMALL, {"resample": resample}
         cases[f"resample {resample} enlarging"] = picture("RGB", 9, 11), SMALL, {"resample": resample}
-    sizes = (31, (31, 22), {"height": 22, "width": 31}, {"shortest_edge": 31}, {"shortest_edge": 31, "longest_edge": 33})
+    sizes = (
+        31,
+        (31, 22),
+        {"height": 22, "width": 31},
+        {"shortest_edge": 31},
+        {"shortest_edge": 31, "longest_edge": 33},
+    )
     for size in (*sizes, {"longest_edge": 31}, {"shortest_edge": 31, "height": 3}, -1):
         cases[f"size= {size}"] = rgb, SMALL, {"size": size}
     for crop in (7, (9, 14), {"height": 30, "width": 16}, 48, 49, (26, 60), (10, 61), {"shortest_edge": 9}):
