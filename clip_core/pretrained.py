@@ -47,6 +47,7 @@ class Pretrained:
     base_model_prefix = "clip"
     _class_prefix = ""  # "TF", "Flax": only for messages and the `architectures` entry
     _native_format = "hf-bin"  # what save_pretrained(safe_serialization=False) writes: a target of `checkpoint.save`
+    _native_file: str | None = None  # read first where a folder has several, unless from_pt=True, as in v4.37
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -148,6 +149,7 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
     """Find, read and check a checkpoint for a model class. `kwargs` as given to from_pretrained, less the build's."""
     from . import checkpoint
 
+    prefer = None if kwargs.get("from_pt") else cls._native_file
     kwargs = {key: value for key, value in kwargs.items() if key not in ACCEPTED_ARGUMENTS}
     where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     variant = kwargs.pop("variant", None)
@@ -158,7 +160,8 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
     ignore_sizes = kwargs.pop("ignore_mismatched_sizes", False)
 
     path = resolve_folder(name_or_path, weights=True, variant=variant, **where)
-    read = checkpoint.load(path, variant=variant, scope=cls.weight_scope, config=_as_dict(given_config, where))
+    given = _as_dict(given_config, where)
+    read = checkpoint.load(path, variant=variant, scope=cls.weight_scope, config=given, prefer=prefer)
     config = _resolve_config(cls, given_config, read, kwargs, str(path))
     if name_or_path is not None:
         config.name_or_path = str(name_or_path)

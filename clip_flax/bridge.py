@@ -16,7 +16,7 @@ from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from clip_core import outputs
-from clip_core.checkpoint.dialects import FLAX
+from clip_core.checkpoint.dialects import FLAX, translate
 from clip_core.checkpoint.ops import OPS
 from clip_core.checkpoint.tensor import FLOATS, dtype_name
 from clip_core.checkpoint.tensor import Tensor as LazyTensor
@@ -24,10 +24,16 @@ from clip_core.errors import CheckpointError
 from clip_core.pretrained import Loaded, Pretrained
 from clip_core.weights import Difference, compare, weight_table
 
+
+def _flatten_with_keys(output: outputs.ModelOutput) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+    values, names = outputs.flatten(output)
+    return [(jax.tree_util.DictKey(name), value) for name, value in zip(names, values, strict=True)], names
+
+
 for _cls in outputs.OUTPUT_CLASSES:
     jax.tree_util.register_pytree_with_keys(
         _cls,
-        lambda out: ([(jax.tree_util.DictKey(k), v) for k, v in zip(*reversed(outputs.flatten(out)))], tuple(out)),
+        _flatten_with_keys,
         lambda names, values, cls=_cls: outputs.unflatten(cls, names, values),
         outputs.flatten,
     )
@@ -87,6 +93,7 @@ class FlaxPreTrainedModel(Pretrained):
     main_input_name = "input_ids"
     _class_prefix = "Flax"
     _native_format = "flax"
+    _native_file = "flax_model.msgpack"
 
     def __init__(
         self,
@@ -122,14 +129,13 @@ class FlaxPreTrainedModel(Pretrained):
         With `params`, those are returned, completed with drawn ones where they lack some. Works under `jax.jit` and
         `jax.eval_shape`.
         """
-        # Compiled, because the forward pass that Linen's init traces is then dropped rather than run.
-        drawn = jax.jit(lambda key, inputs: self.module.init(key, **inputs))(rng, self._example(input_shape))["params"]
+        drawn = self.module.lazy_init(rng, **self._example(input_shape))["params"]  # draws, and computes nothing else
         if params is None:
             return drawn
         return unflatten_dict({**flatten_dict(drawn), **flatten_dict(unfreeze(params))})
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        """Keyword arguments of the module, of that shape."""
+        """Keyword arguments of the module, of that shape: jax.ShapeDtypeStruct will do."""
         raise NotImplementedError(f"{type(self).__name__} has its own module, so it needs its own init_weights")
 
     def _default_input_shape(self) -> Any:
@@ -149,14 +155,16 @@ class FlaxPreTrainedModel(Pretrained):
     def params(self, params: Any) -> None:
         if not self._is_initialized:
             raise ValueError(
-                f"{type(self).__name__} was made with _do_init=False and keeps no parameters: pass params= to every call"
+                f"{type(self).__name__} was made with _do_init=False and keeps no parameters: "
+                "pass params= to every call"
             )
         self._params = self._checked(params)
 
     def _checked(self, params: Any) -> dict[str, Any]:
         if not isinstance(params, Mapping):
             raise TypeError(f"params: wanted a nested dict of arrays, found {type(params).__name__}")
-        params = jax.tree.map(lambda leaf: leaf, unfreeze(params))  # a copy of the dicts: the caller may go on editing
+        # New dicts, since the caller may go on editing the old ones; on the device, since every call needs them there.
+        params = jax.tree.map(lambda leaf: leaf if hasattr(leaf, "sharding") else jnp.array(leaf), unfreeze(params))
         difference = compare(_dotted(params), _dotted(self.params_shape_tree))
         if any(difference):
             raise CheckpointError(
@@ -238,17 +246,14 @@ class FlaxPreTrainedModel(Pretrained):
         if "compute_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("compute_dtype")
         model = cls(loaded.config, *model_args, _do_init=False, **kwargs)  # nothing is drawn only to be replaced
-        table = weight_table(loaded.config, cls.weight_scope)
-        flat = {}
-        for name, tensor in loaded.tensors.items():
-            path, op = FLAX.foreign(name, table[name])
-            flat[tuple(path.split("."))] = to_jax(OPS[op].forward([tensor], 0), loaded.dtype)
-        if loaded.fresh:
-            paths = [tuple(FLAX.foreign(name, table[name])[0].split(".")) for name in loaded.fresh]
-            drawn = flatten_dict(model.init_weights(model.key, model.input_shape))
-            flat.update({path: drawn[path].astype(as_dtype(loaded.dtype)) for path in paths})
-        place = jnp.asarray if do_init else functools.partial(jax.device_put, device=jax.local_devices(backend="cpu")[0])
-        params = unflatten_dict({path: place(value) for path, value in flat.items()})
+        flat: dict[tuple[str, ...], Any] = {}
+        with jax.default_device(None if do_init else jax.local_devices(backend="cpu")[0]):
+            for path, tensor in translate(loaded.tensors, FLAX).items():
+                flat[tuple(path.split("."))] = jnp.array(to_jax(tensor, loaded.dtype))
+            if loaded.fresh:
+                drawn = flatten_dict(_cast(model.init_weights(model.key, model.input_shape), as_dtype(loaded.dtype)))
+                flat = {**{path: leaf for path, leaf in drawn.items() if path not in flat}, **flat}
+        params = unflatten_dict(flat)
         if not do_init:
             return model, params
         model._is_initialized, model._params = True, params
@@ -292,7 +297,7 @@ class FlaxPreTrainedModel(Pretrained):
             raise CheckpointError(
                 f"params: not those of this {type(self).__name__} (- missing, + unexpected):\n{difference.report()}"
             )
-        return {name: OPS[op].inverse(tensors[path], 0)[0] for name, path, op in rows}
+        return {name: OPS[op].inverse(tensors[path])[0] for name, path, op in rows}
 
     # -- v4.37's base class -------------------------------------------------------------------------------------------
 
@@ -330,7 +335,7 @@ def _dotted(tree: Any) -> dict[str, Any]:
     return flatten_dict(unfreeze(tree), sep=".")
 
 
-def _cast(params: Any, dtype: Any, mask: Any) -> Any:
+def _cast(params: Any, dtype: Any, mask: Any = None) -> Any:
     def cast(leaf: Any, chosen: bool = True) -> Any:
         floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(dtype) if chosen and floating else leaf

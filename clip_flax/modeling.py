@@ -170,9 +170,7 @@ class FlaxCLIPMLP(nn.Module):
     def setup(self) -> None:
         config, act = self.config, self.config.hidden_act
         self.activation_fn = act if callable(act) else ACTIVATIONS[act]
-        self.fc1 = nn.Dense(
-            config.intermediate_size, dtype=self.dtype, kernel_init=normal(config, "mlp.fc1.weight")
-        )
+        self.fc1 = nn.Dense(config.intermediate_size, dtype=self.dtype, kernel_init=normal(config, "mlp.fc1.weight"))
         self.fc2 = nn.Dense(config.hidden_size, dtype=self.dtype, kernel_init=normal(config, "mlp.fc2.weight"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -210,9 +208,7 @@ class FlaxCLIPLayerCollection(nn.Module):
         layer = FlaxCLIPEncoderLayer
         if self.gradient_checkpointing:
             layer = nn.remat(layer, static_argnums=(3,))  # counted with self: `deterministic`
-        self.layers = [
-            layer(self.config, self.dtype, i, name=str(i)) for i in range(self.config.num_hidden_layers)
-        ]
+        self.layers = [layer(self.config, self.dtype, i, name=str(i)) for i in range(self.config.num_hidden_layers)]
 
     def __call__(
         self,
@@ -265,17 +261,18 @@ class FlaxCLIPEncoder(nn.Module):
 def attention_bias(x: jax.Array, attention_mask: jax.Array | None, causal: bool) -> jax.Array:
     """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]).
 
-    The future is -inf and a hidden token the dtype's lowest finite value: a row whose visible tokens are all hidden
-    then attends to them uniformly, as in v4.37, where it would be NaN with -inf alone.
+    A hidden token and the future are the dtype's lowest finite value, what is both is -inf: v4.37's sum of two such
+    biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
+    where -inf alone would give NaN.
     """
     dtype, length = score_dtype(x.dtype), x.shape[1]
+    lowest = jnp.finfo(dtype).min
     bias = jnp.zeros((1, 1, length, length), dtype)
-    if attention_mask is not None:
-        hidden = (attention_mask != 1)[:, None, None, :]
-        bias = jnp.where(hidden, jnp.finfo(dtype).min, bias)
     if causal:
-        future = np.triu(np.ones((length, length), bool), 1)
-        bias = jnp.where(future, -jnp.inf, bias)
+        bias = jnp.where(np.triu(np.ones((length, length), bool), 1), lowest, bias)
+    if attention_mask is not None:
+        hidden = (attention_mask != 1)[:, None, None, :]  # [B, 1, 1, S]
+        bias = jnp.where(hidden, jnp.where(bias < 0, -jnp.inf, lowest), bias)
     return bias
 
 
@@ -523,9 +520,7 @@ class FlaxCLIPTextModelWithProjectionModule(nn.Module):
 
     def setup(self) -> None:
         self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
-        self.text_projection = projection(
-            self.config, "text_projection", self.config.projection_dim, self.dtype
-        )
+        self.text_projection = projection(self.config, "text_projection", self.config.projection_dim, self.dtype)
 
     def __call__(
         self,
@@ -560,9 +555,7 @@ class FlaxCLIPVisionModelWithProjectionModule(nn.Module):
 
     def setup(self) -> None:
         self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
-        self.visual_projection = projection(
-            self.config, "visual_projection", self.config.projection_dim, self.dtype
-        )
+        self.visual_projection = projection(self.config, "visual_projection", self.config.projection_dim, self.dtype)
 
     def __call__(
         self,

@@ -37,7 +37,7 @@ class FlaxCLIPTextPreTrainedModel(FlaxPreTrainedModel):
         super().__init__(config, module, input_shape, seed, dtype, _do_init, jit)
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        return {"input_ids": jnp.zeros(input_shape, jnp.int32)}
+        return {"input_ids": jax.ShapeDtypeStruct(input_shape, jnp.int32)}
 
     def __call__(
         self,
@@ -80,7 +80,7 @@ class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
         return pixel_shape(self.config)
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        return {"pixel_values": jnp.zeros(input_shape)}
+        return {"pixel_values": jax.ShapeDtypeStruct(input_shape, jnp.float32)}
 
     def __call__(
         self,
@@ -123,7 +123,11 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         return (1, 1), pixel_shape(self.config.vision_config)
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        return {"input_ids": jnp.zeros(input_shape[0], jnp.int32), "pixel_values": jnp.zeros(input_shape[1])}
+        ids, pixels = input_shape
+        return {
+            "input_ids": jax.ShapeDtypeStruct(ids, jnp.int32),
+            "pixel_values": jax.ShapeDtypeStruct(pixels, jnp.float32),
+        }
 
     def get_text_features(
         self,

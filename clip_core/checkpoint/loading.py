@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..weights import in_scope, is_ignorable
-from . import containers, dialects, infer, scope as scopes
+from . import containers, dialects, infer
+from . import scope as scopes
 from .containers import Content
 from .locate import Found, locate
 from .ops import OPS
@@ -62,6 +63,7 @@ def load(
     component: str | None = None,
     scope: str | None = None,
     config: Mapping[str, Any] | None = None,
+    prefer: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint, a folder or a single file, of any layout that this package reads.
 
@@ -75,6 +77,7 @@ def load(
         scope: keep only what that model class needs: "full", "text", "text_projection", "vision",
             "vision_projection"; None keeps all.
         config: a config.json's content, used in place of the file's.
+        prefer: the weight file to take where a folder has several, e.g. "flax_model.msgpack" or its shards.
 
     Raises:
         FileNotFoundError: naming what was looked for.
@@ -84,7 +87,7 @@ def load(
     where = Path(path)
     if subfolder is None and component and (where / component).is_dir():
         subfolder, component = component, None  # a diffusers pipeline: each component in its folder
-    found = locate(path, subfolder, variant, component)
+    found = locate(path, subfolder, variant, component, prefer)
     content = _read(found)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
     chosen, notes = _choose(content, wanted or _tower_of(scope), found)

@@ -49,8 +49,10 @@ def locate(
     subfolder: str | None = None,
     variant: str | None = None,
     component: str | None = None,
+    prefer: str | None = None,
 ) -> Found:
-    """The files at a path, a folder or a single file. `component` chooses among the items of an orbax folder.
+    """The files at a path, a folder or a single file. `component` chooses among the items of an orbax folder;
+    `prefer` names one of `WEIGHTS` to look for before the others.
 
     Raises: FileNotFoundError naming what was looked for; CheckpointError for a bad index.
     """
@@ -63,16 +65,16 @@ def locate(
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such file or folder")
     if root.is_dir():
-        return _in_folder(root, variant, component)
+        return _in_folder(root, variant, component, prefer)
     if root.name.endswith(".index.json") or (".index." in root.name and root.suffix == ".json"):
         return _sharded(root.parent, root, lambda name: root.parent / name)
     return Found(None, [root], None, {}, lambda name: root.parent / name)
 
 
-def _in_folder(folder: Path, variant: str | None, component: str | None) -> Found:
+def _in_folder(folder: Path, variant: str | None, component: str | None, prefer: str | None) -> Found:
     file = atomic.view(folder)
     looked_for = []
-    for name in WEIGHTS:
+    for name in sorted(WEIGHTS, key=lambda name: name != prefer):
         stem, _, ending = name.rpartition(".")
         plain = f"{stem}.{variant}.{ending}" if variant else name
         index = f"{name}.index.{variant}.json" if variant else f"{name}.index.json"
