@@ -51,7 +51,7 @@ def fetch(packages: Path) -> None:
 
 def read_words(packages: Path) -> list[dict]:
     """One entry per emoji without skin tone: code, label, group, keywords and shortcodes."""
-    base, lib, _ = (package_folder(packages, *package) for package in WORD_PACKAGES)
+    base, lib = (package_folder(packages, *package) for package in WORD_PACKAGES)
     library = json.loads((lib / "dist" / "emoji-en-US.json").read_text())
     library = {normal_code("-".join(f"{ord(c):x}" for c in key)): words for key, words in library.items()}
     shortcodes: dict[str, list[str]] = {}

@@ -43,6 +43,41 @@ ANCHOR_SCALE = 16.0
 MAX_LOGIT_SCALE = math.log(100)
 
 
+class Threads:
+    """The number of threads, chosen by trial: on a busy machine two threads that wait for each other can lose to one.
+
+    Every PERIOD steps, TRIAL steps are timed with each number from 1 to `most`. Another thread is used when it makes
+    the steps GAIN times as quick; otherwise it would mostly take time from others.
+    """
+
+    PERIOD, TRIAL, GAIN = 100, 4, 1.35
+
+    def __init__(self, most: int, fixed: bool) -> None:
+        self.most, self.fixed, self.count = most, fixed, 0
+        self.times: dict[int, list[float]] = {}
+        torch.set_num_threads(most if fixed else 1)
+
+    def after_step(self, seconds: float) -> None:
+        if self.fixed or self.most == 1:
+            return
+        self.times.setdefault(torch.get_num_threads(), []).append(seconds)
+        self.count = (self.count + 1) % self.PERIOD
+        if self.count == 0:
+            self.times.clear()
+        elif self.count == self.most * self.TRIAL:
+            chosen, best = 1, self.median(1)
+            for number in range(2, self.most + 1):
+                if self.median(number) * self.GAIN ** (number - chosen) <= best:
+                    chosen, best = number, self.median(number)
+            torch.set_num_threads(chosen)
+            return
+        if self.count < self.most * self.TRIAL:
+            torch.set_num_threads(1 + self.count // self.TRIAL)
+
+    def median(self, number: int) -> float:
+        return sorted(self.times[number])[self.TRIAL // 2]
+
+
 class Trainer:
     """Model, anchors, optimiser, average, data order: all that is saved."""
 
@@ -193,7 +228,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("scratch", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="at most, with --yielding")
+    parser.add_argument("--yielding", action="store_true", help="try fewer threads, for a machine shared with others")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--minutes", type=float, default=0.0, help="wall-clock budget; 0 for none")
     parser.add_argument("--seed", type=int, default=1)
@@ -217,17 +253,19 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
+    threads = Threads(args.threads, fixed=not args.yielding)
     trainer = Trainer(args)
     size = sum(p.numel() for p in trainer.model.parameters())
     print(f"{size} parameters, {len(trainer.data.train.rows)} pictures of {len(trainer.position)} names", flush=True)
     mark, recent, next_report = time.monotonic(), [], trainer.seconds + 60 * args.evaluate_every
     while trainer.step < trainer.total:
         recent.append(trainer.train_step())
-        trainer.seconds += time.monotonic() - mark
-        mark = time.monotonic()
-        if trainer.step % 100 == 0:
-            print(f"step {trainer.step} loss {sum(recent[-100:]) / len(recent[-100:]):.3f} {trainer.seconds:.0f} s", flush=True)
+        now = time.monotonic()
+        threads.after_step(now - mark)
+        trainer.seconds, mark = trainer.seconds + now - mark, now
+        if trainer.step % 50 == 0:
+            print(f"step {trainer.step} loss {sum(recent[-100:]) / len(recent[-100:]):.3f} {trainer.seconds:.0f} s "
+                  f"{torch.get_num_threads()} threads", flush=True)  # fmt: skip
         if trainer.seconds >= next_report or trainer.step == trainer.total:
             next_report = trainer.seconds + 60 * args.evaluate_every
             loss = round(sum(recent) / len(recent), 4)
