@@ -63,12 +63,9 @@ def replace_folder(folder: str | os.PathLike[str]) -> Iterator[Stage]:
     if target.is_dir():
         finish(target)
     _sweep(target.parent, f".{target.name}{_TAG}")
-    stage = None
-    if not target.is_dir() or _can_exchange(target):
-        with contextlib.suppress(OSError):
-            stage = _new_stage(target.parent, f".{target.name}{_TAG}")
+    stage = _stage_beside(target) if not target.is_dir() or _can_exchange(target) else None
     inside = stage is None
-    if inside:
+    if stage is None:
         target.mkdir(exist_ok=True)
         stage = _new_stage(target, _TAG)
     try:
@@ -141,6 +138,13 @@ def _journal(folder: Path) -> tuple[str, list[str], list[str]] | None:
 def is_plain_name(name: str) -> bool:
     """Whether a name read from a file names something directly inside a folder, and nothing else."""
     return bool(name) and name not in (".", "..") and not any(c in name for c in "/\\\0:") and len(name) < 256
+
+
+def _stage_beside(target: Path) -> Stage | None:
+    try:
+        return _new_stage(target.parent, f".{target.name}{_TAG}")
+    except OSError:  # no right to write there
+        return None
 
 
 def _new_stage(parent: Path, prefix: str) -> Stage:

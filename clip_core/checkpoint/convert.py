@@ -9,10 +9,11 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..weights import check, weight_table
-from . import atomic, containers, infer, processors, scope as scopes, single_file
+from . import atomic, containers, infer, processors, single_file
+from . import scope as scopes
 from .loading import Checkpoint, load
 from .locate import ENDINGS, locate, read_json
-from .saving import Saved, prepare, save, shard_bytes
+from .saving import Saved, prepare, save
 
 SINGLE_FILE = ("sd1", "sdxl")
 Progress = Callable[[int, int], None]
@@ -56,7 +57,7 @@ def convert(
     notes = list(read.notes)
     made = checked_config(read, notes)
     total = sum(prepare(read.tensors, dtype)[name].nbytes for name in read.tensors) if progress else 0
-    options = {"to": to, "dtype": dtype, "advance": _advance(progress, total)}
+    options: dict[str, Any] = {"to": to, "dtype": dtype, "advance": _advance(progress, total)}
     if Path(dst).suffix in ENDINGS and not Path(dst).is_dir():
         saved = _into_file(Path(dst), read, made, **options)
     else:
@@ -136,11 +137,12 @@ def checked_config(read: Checkpoint, notes: list[str]) -> dict[str, Any]:
     try:
         config = infer.complete(read.config, read.tensors, notes)
         kind = config["model_type"]
-        classes = {"clip": CLIPConfig, "clip_text_model": CLIPTextConfig, "clip_vision_model": CLIPVisionConfig}
         scope = {"clip": "full", "clip_text_model": "text", "clip_vision_model": "vision"}[kind]
+        classes: dict[str, Any] = {"full": CLIPConfig, "text": CLIPTextConfig, "vision": CLIPVisionConfig}
+        made = classes[scope].from_dict(config)
         if scope != "full" and f"{'visual' if scope == 'vision' else scope}_projection.weight" in read.tensors:
             scope += "_projection"
-        table = weight_table(classes[kind].from_dict(config), scope)
+        table = weight_table(made, scope)
     except ConfigError as error:
         raise CheckpointError(f"{read.files[0]}: {error}") from None
     found = {n: t for n, t in read.tensors.items() if not (scope != "full" and n == "logit_scale")}
@@ -209,7 +211,7 @@ def _components(read: Checkpoint) -> list[str]:
 
 
 # Blocks of the four stages -> OpenAI's name
-_RESNETS = {
+_RESNETS: dict[tuple[int, ...], str] = {
     (3, 4, 6, 3): "RN50",
     (3, 4, 23, 3): "RN101",
     (4, 6, 10, 6): "RN50x4",
@@ -219,23 +221,20 @@ _RESNETS = {
 
 
 def _resnet(path: Any, subfolder: str | None, variant: str | None) -> dict[str, Any] | None:
-    """Facts on a checkpoint of OpenAI's RN50 family; None when it is none, or has no readable text tower."""
-    try:
-        read = load(path, subfolder=subfolder, variant=variant, component="text")
-    except CheckpointError:
+    """Facts on a checkpoint of OpenAI's RN50 family; None when it is none."""
+    content = containers.read(locate(path, subfolder, variant).weights[0])
+    prefixes = {name.partition("visual.layer1.0.")[0] for name in content.tensors if "visual.layer1.0." in name}
+    if not prefixes:
         return None
-    names = [name.removeprefix(f"{read.prefix}visual.") for name in read.ignored]
-    content = containers.read(read.files[0])
-    blocks = [len({n.split(".")[1] for n in names if n.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)]
-    if not any(blocks):
-        return None
+    stages = [f"{min(prefixes)}visual.layer{stage}." for stage in (1, 2, 3, 4)]
+    blocks = [len({n.removeprefix(s).split(".")[0] for n in content.tensors if n.startswith(s)}) for s in stages]
+    text = load(path, subfolder=subfolder, variant=variant, component="text", config={})
     return {
         "format": content.container,
-        "dialect": read.dialect,
+        "dialect": text.dialect,
         "architecture": f"{_RESNETS.get(tuple(blocks), 'ResNet')} (OpenAI's RN50 family, blocks {blocks})",
         "parameters": {
             "total": sum(t.size for t in content.tensors.values()),
-            "text": sum(t.size for n, t in read.tensors.items() if n.startswith("text_model.")),
+            "text": sum(t.size for n, t in text.tensors.items() if n.startswith("text_model.")),
         },
-        "config": read.config,
     }

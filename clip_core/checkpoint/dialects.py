@@ -269,7 +269,7 @@ def anchors(dialect: Dialect) -> Iterable[tuple[str, str]]:
 
 
 def layers(names: Iterable[str]) -> int:
-    """How many layers of rules cover some names, of any dialect: the largest number that is a part of a name, plus 1."""
+    """How many layers of rules cover some names, of any dialect: the largest number in a name, plus 1."""
     numbers = [int(n) for name in names for n in re.findall(r"(?<![0-9])[0-9]{1,4}(?![0-9])", name)]
     return min(max(numbers, default=-1) + 1, MAX_LAYERS)
 

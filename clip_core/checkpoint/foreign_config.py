@@ -104,12 +104,12 @@ def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> di
 def from_kerashub(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """KerasHub's preset config.json -> what it says in Hugging Face's terms. Sizes are left to the weights."""
     inner = content.get("config")
-    encoders = {t: inner.get(f"{t}_encoder") for t in ("text", "vision")} if isinstance(inner, dict) else {}
-    if content.get("class_name") != "CLIPBackbone" or not all(isinstance(e, dict) for e in encoders.values()):
-        raise CheckpointError(f"{path}: wanted KerasHub's CLIPBackbone, found {content.get('class_name')!r}")
+    if content.get("class_name") != "CLIPBackbone" or not isinstance(inner, dict):
+        raise CheckpointError(f"{path}: wanted KerasHub's CLIPBackbone, found {str(content.get('class_name'))[:60]!r}")
     result = {}
-    for tower, encoder in encoders.items():
-        part = encoder.get("config")
+    for tower in ("text", "vision"):
+        encoder = inner.get(f"{tower}_encoder")
+        part = encoder.get("config") if isinstance(encoder, dict) else None
         if not isinstance(part, dict) or not _natural(part.get("num_heads")):
             raise CheckpointError(f"{path}: no num_heads of the {tower} encoder")
         result[f"{tower}_config"] = {

@@ -80,7 +80,7 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         count = max(0, min(len(buffer), self.size - self.position))
-        memoryview(buffer)[:count] = memoryview(self.source.read(self.base + self.position, count))
+        memoryview(buffer)[:count] = self.source.read(self.base + self.position, count).data
         self.position += count
         return count
 

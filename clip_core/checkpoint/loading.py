@@ -118,8 +118,8 @@ def _read(found: Found) -> Content:
         from . import orbax_file
 
         return Content("orbax", *orbax_file.read(found.item))
-    if found.index is not None:
-        return containers.read_shards(found.weights, found.listed, found.index)
+    if found.manifest is not None:
+        return containers.read_shards(found.weights, found.listed, found.manifest)
     return containers.read(found.weights[0])
 
 
@@ -128,7 +128,7 @@ def _tower_of(scope: str | None) -> str | None:
 
 
 def _choose(content: Content, component: str | None, found: Found) -> tuple[Scope, list[str]]:
-    where = str(found.index or found.weights[0])
+    where = str(found.manifest or found.weights[0])
     candidates = scopes.find(content.tensors)
     chosen = scopes.choose(candidates, component, where)
     notes = []
@@ -145,7 +145,7 @@ def _choose(content: Content, component: str | None, found: Found) -> tuple[Scop
 
 def _translate(content: Content, chosen: Scope, found: Found) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
     """(canonical tensors, ignored names, heads of each tower) of the entries under the chosen prefix."""
-    where = str(found.index or found.weights[0])
+    where = str(found.manifest or found.weights[0])
     inside = {n.removeprefix(chosen.prefix): t for n, t in content.tensors.items() if n.startswith(chosen.prefix)}
     inside = _tidy(inside, content, chosen)
     heads: dict[str, int] = {}

@@ -31,14 +31,14 @@ class Found(NamedTuple):
 
     folder: where the configuration and the processor files are; None when a single file was given.
     weights: the weight files; more than one: shards.
-    index: the index file of shards, and its name -> shard.
+    manifest: the index file of shards. listed: its name -> shard.
     file: name -> the path of another file of the folder (it may be in the middle of being replaced).
     item: the folder of an orbax item, when it is one.
     """
 
     folder: Path | None
     weights: list[Path]
-    index: Path | None
+    manifest: Path | None
     listed: Mapping[str, str]
     file: Callable[[str], Path]
     item: Path | None = None

@@ -59,7 +59,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str, found: dict[str, Tensor], pat
 
 def _joined(value: Mapping[str, Any], name: str, path: Path) -> Tensor:
     """An array that flax split: {shape: {"0": n, ...}, chunks: {"0": flat array, ...}}."""
-    shape, chunks = value.get("shape"), value.get("chunks")
+    shape: Any = value.get("shape")
+    chunks: Any = value.get("chunks")
     try:
         sizes = tuple(shape[str(i)] for i in range(len(shape)))
         parts = [chunks[str(i)] for i in range(len(chunks))]
@@ -180,13 +181,14 @@ _SCALARS = {
     0xD3: "q",
 }
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
-_SIZED = {
-    **{0xC4: ("B", "binary"), 0xC5: ("H", "binary"), 0xC6: ("I", "binary")},
-    **{0xC7: ("B", "extension"), 0xC8: ("H", "extension"), 0xC9: ("I", "extension")},
-    **dict.fromkeys(range(0xD4, 0xD9), ("", "extension")),
-    **{0xD9: ("B", "text"), 0xDA: ("H", "text"), 0xDB: ("I", "text")},
-    **{0xDC: ("H", "items"), 0xDD: ("I", "items"), 0xDE: ("H", "map"), 0xDF: ("I", "map")},
-}
+_SIZED: dict[int, tuple[str, str]] = dict(
+    zip(
+        (0xC4, 0xC5, 0xC6, 0xC7, 0xC8, 0xC9, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF),
+        [(code, kind) for kind in ("binary", "extension", "text") for code in "BHI"]
+        + [(code, kind) for kind in ("items", "map") for code in "HI"],
+        strict=True,
+    )
+) | dict.fromkeys(range(0xD4, 0xD9), ("", "extension"))
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], advance: Callable[[int], None] | None = None) -> None:
@@ -220,8 +222,8 @@ def _put(file: BinaryIO, value: Any, advance: Callable[[int], None] | None) -> N
 def _put_array(file: BinaryIO, shape: tuple[int, ...], dtype: str, array: np.ndarray) -> None:
     data = file_bytes(array)
     sizes = bytes([0x90 | len(shape)]) + b"".join(map(_integer, shape))
-    head = b"\x93" + sizes + _text(dtype) + _header(data.size, 0, 0, (0xC4, 0xC5, 0xC6))
-    size = len(head) + data.size
+    head = b"\x93" + sizes + _text(dtype) + _header(data.nbytes, 0, 0, (0xC4, 0xC5, 0xC6))
+    size = len(head) + data.nbytes
     fixed = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}.get(size)
     file.write(bytes([fixed]) if fixed else _header(size, 0, 0, (0xC7, 0xC8, 0xC9)))
     file.write(b"\x01" + head)

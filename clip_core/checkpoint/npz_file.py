@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return found, {}
 
 
-def _header(file: io.BufferedIOBase, path: Path, name: str) -> tuple[tuple[int, ...], str]:
+def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], str]:
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file, max_header_size=10_000)

@@ -62,7 +62,7 @@ OPS: dict[str, Op] = {
     "concat3": Op(lambda ts, _: concat(ts), _thirds),
     "scalar": Op(lambda ts, _: ts[0], _scalar),  # written (), read () or (1,)
     "scalar1": Op(lambda ts, _: ts[0].reshape(1), _scalar),
-    # Keras' multi-head attention: [out, in] -> (in, heads, size); (out,) -> (heads, size); [out, in] -> (heads, size, out)
+    # Keras' multi-head attention. heads_out: [out, in] -> (in, heads, size); heads_in: [out, in] -> (heads, size, out)
     "heads_out": Op(
         lambda ts, heads: _split_heads(ts[0].permute(1, 0), 1, heads),
         lambda t: [_merge(t, 1).permute(1, 0)],

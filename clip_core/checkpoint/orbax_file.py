@@ -58,7 +58,7 @@ def _tensor(folder: Path, name: str, driver: str, ocdbt: bool, size: int) -> Ten
         import tensorstore
     except ImportError:
         raise MissingDependencyError(
-            f"{folder}: orbax checkpoints need tensorstore: pip install 'triclip[flax]' or orbax-checkpoint"
+            f"{folder}: orbax checkpoints need tensorstore: pip install 'triclip[flax]' or tensorstore"
         ) from None
     base = f"{folder.resolve()}/"
     store: dict[str, Any] = {"driver": "file", "path": f"{base}{name}/"}
@@ -73,9 +73,7 @@ def _tensor(folder: Path, name: str, driver: str, ocdbt: bool, size: int) -> Ten
     if dtype not in STORAGE:
         raise CheckpointError(f"{folder}: {name}: unknown dtype {dtype}")
     if math.prod(shape) * STORAGE[dtype].itemsize > MAX_RATIO * size + _SLACK:
-        raise CheckpointError(
-            f"{folder}: {name}: {dtype} {shape} is out of proportion to the {size} bytes of the folder"
-        )
+        raise CheckpointError(f"{folder}: {name}: {dtype} {shape} is too large for the folder's {size} bytes")
 
     def load() -> np.ndarray:
         try:
@@ -88,13 +86,13 @@ def _tensor(folder: Path, name: str, driver: str, ocdbt: bool, size: int) -> Ten
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], item: str = ITEMS[0]) -> None:
-    """Step 0 with one item, as MaxDiffusion's checkpointer lays it out: {"params", "step", "opt_state"} and a config."""
+    """Step 0 with one item and its config, as MaxDiffusion lays it out."""
     try:
         import ml_dtypes
         import orbax.checkpoint as ocp
     except ImportError:
         raise MissingDependencyError(
-            "writing orbax checkpoints needs orbax-checkpoint: pip install 'triclip[flax]'"
+            "writing orbax checkpoints needs orbax-checkpoint: pip install 'triclip[flax]' or orbax-checkpoint"
         ) from None
     params: dict[str, Any] = {}
     for name, tensor in tensors.items():

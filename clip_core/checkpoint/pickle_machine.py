@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 MAX_OPCODES = 3_000_000  # 5,000 tensors with their optimizer need under a million; each may cost some 100 bytes
 
@@ -66,8 +66,8 @@ class Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, stream: BinaryIO) -> Any:
-        """The value of the pickle that starts at the stream's position. Raises PickleError."""
+    def run(self, stream: Any) -> Any:
+        """The value of the pickle at a stream's position; it needs read, readline, tell. Raises PickleError."""
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
                 if count > MAX_OPCODES:
@@ -218,8 +218,9 @@ class Machine:
 
 
 _PUSH = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT".split()
+    ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+    + ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+    + ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 )
 _CONSTANT: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,

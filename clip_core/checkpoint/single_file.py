@@ -9,9 +9,11 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
-from . import atomic, containers, dialects, safetensors_file, scope as scopes
+from . import atomic, containers, dialects, safetensors_file
+from . import scope as scopes
 from .ops import OPS
 from .saving import Saved
 from .scope import Scope
@@ -67,9 +69,9 @@ def _write_new(path: Path, to: str, encoders: Mapping[str, Mapping[str, Tensor]]
     places = NEW[to]
     found: dict[str, Tensor] = {}
     for component, tensors in encoders.items():
-        prefix, dialect = places.get(component or "text_encoder") or (None, None)
-        if dialect is None:
+        if (component or "text_encoder") not in places:
             raise CheckpointError(f"{to}: no component {component!r}; wanted one of {', '.join(places)}")
+        prefix, dialect = places[component or "text_encoder"]
         kept = {n: t for n, t in tensors.items() if dialect is not dialects.HF or n not in _OPTIONAL}
         found |= {prefix + name: tensor for name, tensor in dialects.translate(kept, dialect).items()}
     with atomic.replace_file(path) as draft:
@@ -172,11 +174,11 @@ def _renew_checksums(path: Path, places: set[int | None]) -> None:
 def _crc(source: FileSource, offset: int, size: int) -> int:
     crc = 0
     for start in range(0, size, _CHUNK):
-        crc = zlib.crc32(source.read(offset + start, min(_CHUNK, size - start)), crc)
+        crc = zlib.crc32(source.read(offset + start, min(_CHUNK, size - start)).data, crc)
     return crc
 
 
-def _renew_directory(file, position: int, sums: Mapping[str, int]) -> None:
+def _renew_directory(file: Any, position: int, sums: Mapping[str, int]) -> None:
     while True:
         file.seek(position)
         header = file.read(46)

@@ -45,7 +45,7 @@ class FileSource:
         while done < count:
             with self._lock:
                 self._file.seek(offset + done)
-                step = self._file.readinto(memoryview(data)[done : done + _CHUNK])
+                step = self._file.readinto(data.data[done : done + _CHUNK])
             if not step:
                 raise CheckpointError(
                     f"{self.path}: the file ended at {offset + done}; it was changed while being read"
@@ -76,7 +76,7 @@ def native(array: np.ndarray, big_endian: bool = False) -> np.ndarray:
     return array
 
 
-def file_bytes(array: np.ndarray) -> np.ndarray:
+def file_bytes(array: np.ndarray) -> memoryview:
     """An array's bytes as files have them: C order, little-endian."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    return (flat if np.little_endian else flat.byteswap()).view(np.uint8)
+    return (flat if np.little_endian else flat.byteswap()).view(np.uint8).data

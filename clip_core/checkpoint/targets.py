@@ -69,8 +69,8 @@ def _hf(job: Job) -> dict[str, bytes]:
 
 def _hf_flat(job: Job) -> dict[str, bytes]:
     """Only a tower alone is flat; with a projection, and a full model, transformers >= 5.6 stays nested too."""
-    flat = {("text",): dialects.HF_FLAT_TEXT, ("vision",): dialects.HF_FLAT_VISION}.get(job.towers)
-    if flat is not None and all(name.startswith(flat.strip) for name in job.tensors):
+    flat = dialects.HF_FLAT_TEXT if job.towers == ("text",) else dialects.HF_FLAT_VISION
+    if all(name.startswith(flat.strip) for name in job.tensors):
         job = job._replace(tensors={name.removeprefix(flat.strip): t for name, t in job.tensors.items()})
     return _hf(job)
 

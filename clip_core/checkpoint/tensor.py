@@ -100,7 +100,8 @@ class Tensor:
         name = dtype_name(dtype)
         if name == self.dtype:
             return self
-        part = self.part and (lambda a, b: cast(self.part(a, b), self.dtype, name))
+        own = self.part
+        part = None if own is None else lambda a, b: cast(own(a, b), self.dtype, name)
         return Tensor(name, self.shape, lambda: cast(self.numpy(), self.dtype, name), part)
 
     def permute(self, *axes: int) -> Tensor:

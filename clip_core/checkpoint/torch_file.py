@@ -96,9 +96,9 @@ def _read_zip(source: FileSource) -> tuple[Any, dict[str, str]]:
 
     def persistent(ident: Any) -> Storage:
         dtype, key, count = _storage_id(ident)
-        offset, size = records.get(f"{root}data/{key}", (None, None))
-        if offset is None:
+        if f"{root}data/{key}" not in records:
             raise PickleError(f"the record {root}data/{key} is missing")
+        offset, size = records[f"{root}data/{key}"]
         needed = count * STORAGE[dtype].itemsize
         if needed > size:
             raise PickleError(f"the record {root}data/{key} has {size} bytes, wanted {needed}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
 from .source import file_bytes
@@ -43,11 +44,11 @@ def write(
         _record(archive, f"{root}/version", b"3\n")
 
 
-def _record(archive, name: str, data) -> None:
+def _record(archive: Any, name: str, data: bytes | memoryview) -> None:
     import zipfile
 
     info = zipfile.ZipInfo(name)  # the constant date of 1980 keeps files reproducible
-    size = len(memoryview(data))
+    size = len(data)
     info.file_size = size
     zip64 = size * 1.05 > zipfile.ZIP64_LIMIT
     start = archive.fp.tell() + 30 + len(name.encode()) + 4 + (20 if zip64 else 0)
@@ -64,7 +65,8 @@ def _state_dict(tensors: Mapping[str, Tensor]) -> bytes:
     for number, (name, tensor) in enumerate(tensors.items()):
         if tensor.dtype not in STORAGE_CLASSES:
             raise CheckpointError(f"{name}: {tensor.dtype} can't be written to a PyTorch file; ask for another dtype")
-        stride, step = [], 1
+        stride: list[int] = []
+        step = 1
         for size in reversed(tensor.shape):
             stride.insert(0, step)
             step *= size
@@ -88,5 +90,5 @@ def _integer(value: int) -> bytes:
     return b"\x8a" + bytes([len(raw)]) + raw
 
 
-def _tuple(values) -> bytes:
+def _tuple(values: Iterable[int]) -> bytes:
     return b"(" + b"".join(map(_integer, values)) + b"t"
