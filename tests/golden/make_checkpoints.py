@@ -25,10 +25,16 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1" if "hf57" in sys.argv else "0")
 import numpy as np  # noqa: E402
 
 ROOT = Path(__file__).parent / "checkpoints"
-TEXT = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=100)
-TEXT |= dict(max_position_embeddings=12, hidden_act="gelu", eos_token_id=99, bos_token_id=98, pad_token_id=1)
-VISION = dict(hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=3, image_size=16)
-VISION |= dict(patch_size=8, hidden_act="gelu")
+TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 100}
+TEXT |= {"max_position_embeddings": 12, "hidden_act": "gelu", "eos_token_id": 99, "bos_token_id": 98, "pad_token_id": 1}
+VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 16,
+}
+VISION |= {"patch_size": 8, "hidden_act": "gelu"}
 TEXT["projection_dim"] = VISION["projection_dim"] = 8  # the towers alone size their projections by these
 PROJECTION = 8
 TOLERANCE = 2e-5  # float32, another framework's order of sums
@@ -78,8 +84,16 @@ def tidy():
 
 def make_hf():
     import torch
-    from transformers import CLIPConfig, CLIPModel, CLIPTextModelWithProjection, CLIPVisionModel
-    from transformers import FlaxCLIPModel, FlaxCLIPTextModel, TFCLIPModel, TFCLIPTextModel
+    from transformers import (
+        CLIPConfig,
+        CLIPModel,
+        CLIPTextModelWithProjection,
+        CLIPVisionModel,
+        FlaxCLIPModel,
+        FlaxCLIPTextModel,
+        TFCLIPModel,
+        TFCLIPTextModel,
+    )
 
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=PROJECTION)).eval()
@@ -141,11 +155,11 @@ def make_hf5():
         model.save_pretrained(fresh("hf-flat-" + ("text" if cls is CLIPTextModel else "vision")))
 
 
-OPEN_CLIP = dict(
-    embed_dim=PROJECTION,
-    vision_cfg=dict(image_size=16, layers=2, width=24, patch_size=8, head_width=8, mlp_ratio=2.0),
-    text_cfg=dict(context_length=12, vocab_size=100, width=16, heads=2, layers=2, mlp_ratio=2.0),
-)
+OPEN_CLIP = {
+    "embed_dim": PROJECTION,
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 24, "patch_size": 8, "head_width": 8, "mlp_ratio": 2.0},
+    "text_cfg": {"context_length": 12, "vocab_size": 100, "width": 16, "heads": 2, "layers": 2, "mlp_ratio": 2.0},
+}
 
 
 def openai_state(reference):
