@@ -117,6 +117,7 @@ def finish(folder: Path) -> None:
     journal = _journal(folder)
     if journal is not None:
         _apply(folder, *journal)
+        shutil.rmtree(folder / journal[0], ignore_errors=True)
     _sweep(folder, _TAG)
 
 
