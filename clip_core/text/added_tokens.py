@@ -143,11 +143,9 @@ class SlowAddedTokens(AddedTokens):
 
     def split(self, text: str) -> list[tuple[str, bool]]:
         """`text` as (part, whether it is an added token)."""
-        if self._pattern is None:
-            self._pattern = _longest_first(self.ids)
-        if self._pattern is None:
+        if not any(content in text for content in self.ids):
             return [(text, False)] if text else []
-        parts = [part for part in re.split(f"({self._pattern.pattern})", text) if part]
+        parts = self._cut(text)
         for i, part in enumerate(parts):
             token = self.by_id.get(self.ids[part]) if part in self.ids else None
             if token is None:
@@ -165,6 +163,64 @@ class SlowAddedTokens(AddedTokens):
                 parts[i + 1] = part + parts[i + 1]
                 parts[i] = ""
         return [(part, part in self.ids) for part in parts if part]
+
+    def _cut(self, text: str) -> list[str]:
+        """`text` cut around every added token: the leftmost, there the longest."""
+        if self._pattern is None:
+            self._pattern = _trie(self.ids)
+        parts: list[str] = []
+        running: dict[int, dict] = {}  # where a token may have begun -> how far into the trie it has come
+        done = 0
+        for i, char in enumerate(text):
+            if i < done:
+                continue
+            failed: list[int] = []
+            for start, node in running.items():
+                if "" in node:
+                    begin, end = _longest(text, i, start, running)
+                    parts += [text[done:begin], text[begin:end]]
+                    done, running = end, {}
+                    break
+                if char in node:
+                    running[start] = node[char]
+                else:
+                    failed.append(start)
+            else:
+                for start in failed:
+                    del running[start]
+            if i >= done and char in self._pattern:
+                running[i] = self._pattern[char]
+        begin = next((start for start, node in running.items() if "" in node), len(text))
+        return [part for part in (*parts, text[done:begin], text[begin:]) if part]
+
+
+def _trie(contents: Iterable[str]) -> dict:
+    """Nested dicts by character; the key "" marks an end."""
+    root: dict = {}
+    for content in contents:
+        node = root
+        for char in content:
+            node = node.setdefault(char, {})
+        node[""] = True
+    return root
+
+
+def _longest(text: str, position: int, start: int, running: Mapping[int, dict]) -> tuple[int, int]:
+    """(begin, end) of the match where the token begun at `start` is complete before `position`.
+
+    One that began earlier and could still be completed goes before it. transformers tries that also for one that has
+    just failed at `position`, as if it had not; ids depend on it, so it is done here too.
+    """
+    for begin, node in running.items():
+        i = position + (begin < start)
+        end = i if "" in node else None
+        while i < len(text) and text[i] in node:
+            node = node[text[i]]
+            i += 1
+            end = i if "" in node else end
+        if end is not None:
+            return begin, end
+    raise AssertionError("unreachable: the token at `start` is complete")
 
 
 class FastAddedTokens(AddedTokens):

@@ -15,7 +15,7 @@ from clip_core.text.bpe import BytePairEncoder
 from clip_core.text.encoding import padding_length
 from clip_core.text.files import TokenizerData
 from clip_core.text.options import NO_LIMIT, Options, checked_side, logger, resolve
-from clip_core.text.padding import as_lists, collate, pad_array, pad_batch, to_list
+from clip_core.text.padding import as_lists, collate, pad_array, pad_batch, pad_rows, to_list
 from clip_core.text.persist import Persistent
 from clip_core.text.rows import PreparesRows
 from clip_core.text.special_tokens import SpecialTokens
@@ -271,15 +271,14 @@ class TokenizerBase(SpecialTokens, PreparesRows, Persistent, ABC):
         lengths = list(map(len, rows))
         self._warn_if_long(max(lengths), options)
         length = padding_length(lengths, options.padding, options.max_length, options.pad_to_multiple_of)
-        length = max(length, max(lengths)) if length is not None else None
         masked = self._wants(options, "attention_mask")
         data: dict[str, Any] = {"input_ids": rows}
-        if options.return_tensors is not None and length is not None:
+        if options.return_tensors is not None and length is not None and max(lengths) <= length:
             data["input_ids"], mask = pad_array(rows, length, self.pad_token_id, options.padding_side)
             if masked:
                 data["attention_mask"] = mask
         else:
-            data = pad_batch(data, options.padding, length, None, options.padding_side, self._fillings(), masked)
+            data = pad_rows(data, length, options.padding_side, self._fillings(), masked)
         return TextBatch(data, self._later(texts, options), options.return_tensors)
 
     def _body_rows(self, texts: Sequence[str]) -> list[list[int]]:
@@ -347,7 +346,7 @@ class TokenizerBase(SpecialTokens, PreparesRows, Persistent, ABC):
             verbose=verbose,
         )
         if not encoded["input_ids"]:
-            return TextBatch({**encoded, "attention_mask": []} if return_attention_mask else encoded)
+            return TextBatch({**encoded, "attention_mask": []} if return_attention_mask else encoded)  # nothing to pad
         padded = pad_batch(
             encoded,
             options.padding,

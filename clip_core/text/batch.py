@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from clip_core.batch import BatchEncoding
 from clip_core.text.encoding import Encoding
 
@@ -48,6 +50,9 @@ class TextBatch(BatchEncoding):
         data = dict(data or {})
         if prepend_batch_axis and tensor_type is not None:
             data = {name: [value] for name, value in data.items()}
+        overflow = data.get("overflowing_tokens")
+        if getattr(tensor_type, "value", tensor_type) in ("np", "numpy") and isinstance(overflow, list):
+            data["overflowing_tokens"] = _ragged(overflow)
         super().__init__(data, tensor_type)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,3 +163,12 @@ class TextBatch(BatchEncoding):
         """(row, index within it) from one number (row 0) or two."""
         row, position = (0, batch_or_index) if index is None else (batch_or_index, index)
         return self._encodings()[row], position
+
+
+def _ragged(rows: list[list[int]]) -> Any:
+    """Rows as one array where they are as long as each other, else as an array of arrays, as transformers does."""
+    if len({len(row) for row in rows}) <= 1:
+        return np.asarray(rows)
+    array = np.empty(len(rows), dtype=object)
+    array[:] = [np.asarray(row) for row in rows]
+    return array

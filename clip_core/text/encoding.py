@@ -68,6 +68,11 @@ class Encoding:
         """Every property as (name, list)."""
         return ((name, getattr(self, name)) for name in _COLUMNS)
 
+    def without_type(self, windows: bool) -> Encoding:
+        """With zeros for `type_ids`; those of the windows only if asked."""
+        overflowing = [window.without_type(True) for window in self.overflowing] if windows else self.overflowing
+        return replace(self, type_ids=[0] * len(self), overflowing=overflowing)
+
     def window(self, start: int, stop: int) -> Encoding:
         """The tokens from `start` to `stop`."""
         return Encoding(**{name: column[start:stop] for name, column in self.columns()})

@@ -160,12 +160,14 @@ class CLIPTokenizerFast(TokenizerBase):
 
     def _encoding(self, item: Any, pair: Any, options: Options) -> Encoding:
         """One text or pair with its special tokens, truncated, before padding."""
-        first = self._sequence(item, options.is_split_into_words, 0)
-        second = None if pair is None else self._sequence(pair, options.is_split_into_words, 1)
+        first = self._sequence(item, options, 0)
+        second = None if pair is None else self._sequence(pair, options, 1)
         single, paired, ids = self._templates
         template = single if second is None else paired
         if options.truncates:
             first, second = self._truncated(first, second, len(single), len(template), options)
+            if second is not None:
+                second = second.without_type(windows=options.add_special_tokens)
         whole = Encoding()
         for place in template:
             if place == "A":
@@ -176,8 +178,8 @@ class CLIPTokenizerFast(TokenizerBase):
                 whole = whole + Encoding.special(place, ids[place])
         return whole
 
-    def _sequence(self, item: Any, words: bool, index: int) -> Encoding:
-        if words:
+    def _sequence(self, item: Any, options: Options, index: int) -> Encoding:
+        if options.is_split_into_words:
             if not isinstance(item, (list, tuple)) or not all(isinstance(word, str) for word in item):
                 raise InputTypeError(f"text: wanted a list of words, found {item!r:.80}")
             encoding = Encoding()
@@ -188,6 +190,8 @@ class CLIPTokenizerFast(TokenizerBase):
         else:
             raise InputTypeError(f"text: wanted a string, found {type(item).__name__}")
         encoding.sequence_ids = [index] * len(encoding)
+        # The library numbers the texts here and takes it back later, except from windows without special tokens.
+        encoding.type_ids = [index if options.truncates else 0] * len(encoding)
         return encoding
 
     def _truncated(

@@ -97,16 +97,25 @@ def pad_batch(
 ) -> dict[str, Any]:
     """Fill up one encoding (`input_ids` a list of ids) or a batch of them (a list of such lists)."""
     ids = encoded["input_ids"]
-    if not isinstance(ids[0], (list, tuple)):
+    if not ids or not isinstance(ids[0], (list, tuple)):
+        if not ids:
+            return {**encoded, "attention_mask": []} if mask else dict(encoded)
         length = padding_length([len(ids)], strategy, max_length, multiple)
         return pad_row(encoded, length, side, fillings, mask)
     if any(len(values) != len(ids) for values in encoded.values()):
         sizes = {name: len(values) for name, values in encoded.items()}
         raise InputError(f"encoded_inputs: wanted as many values for each name, found {sizes}")
     length = padding_length([len(row) for row in ids], strategy, max_length, multiple)
+    return pad_rows(encoded, length, side, fillings, mask)
+
+
+def pad_rows(
+    encoded: Mapping[str, Any], length: int | None, side: str, fillings: Mapping[str, int], mask: bool
+) -> dict[str, Any]:
+    """`pad_row` for every row of a batch."""
     rows = [
         pad_row({name: values[i] for name, values in encoded.items()}, length, side, fillings, mask)
-        for i in range(len(ids))
+        for i in range(len(encoded["input_ids"]))
     ]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
