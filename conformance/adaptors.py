@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from clip_core.checkpoint.tensor import Tensor
+from clip_core.outputs import ModelOutput
 from clip_core.pretrained import Loaded
 from clip_core.weights import Difference, weight_table
 
-from .cases import OBJECTIVE_FIELDS, Case, config_copy, cotangent, draw_inputs, draw_weight
+from .cases import OBJECTIVE_FIELDS, Case, config_copy, cotangent, draw_inputs, draw_weight, structure
 
 
 class Adaptor:
@@ -53,16 +54,16 @@ class Adaptor:
     def weights(self, model: Any) -> dict[str, np.ndarray]:
         return {name: tensor.numpy() for name, tensor in model._get_weights().items()}
 
-    def adapt(self, case: Case) -> Case:
-        """The case as this backend's documented signature takes it."""
-        return case
-
-    def expected(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    def expected(self, case: Case, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """The golden fields that this backend's documented output class has."""
         return dict(arrays)
 
-    def expected_structure(self, structure: Any) -> Any:
+    def expected_structure(self, case: Case, structure: Any) -> Any:
         return structure
+
+    def structure(self, model: Any, case: Case) -> Any:
+        """`cases.structure` of what a call returns."""
+        return structure(self.call(model, case))
 
     def features(self, model: Any, case: Case) -> dict[str, np.ndarray]:
         """What get_text_features and get_image_features return: {"text", "image"}."""
@@ -90,7 +91,7 @@ class Torch(Adaptor):
 
         with torch.no_grad():
             output = model(**self._inputs(case), **case.flags)
-        return torch.utils._pytree.tree_map(lambda leaf: leaf.float().numpy(), output)
+        return map_output(lambda leaf: leaf.float().numpy(), output)
 
     def features(self, model: Any, case: Case) -> dict[str, np.ndarray]:
         import torch
@@ -119,7 +120,114 @@ class Torch(Adaptor):
         return out
 
 
-ADAPTORS: dict[str, Adaptor] = {adaptor.name: adaptor for adaptor in (Torch(),)}
+class TF(Adaptor):
+    name, package, prefix, installed_as = "tf", "clip_tf", "TF", "tensorflow"
+
+    def _inputs(self, case: Case) -> dict[str, Any]:
+        import tensorflow as tf
+
+        return {name: tf.constant(array) for name, array in draw_inputs(case).items()}
+
+    def call(self, model: Any, case: Case) -> Any:
+        return map_output(lambda leaf: np.asarray(leaf).astype(np.float32), model(**self._inputs(case), **case.flags))
+
+    def features(self, model: Any, case: Case) -> dict[str, np.ndarray]:
+        inputs = self._inputs(case)
+        image = model.get_image_features(inputs.pop("pixel_values"))
+        return {"text": model.get_text_features(**inputs).numpy(), "image": image.numpy()}
+
+    def gradients(self, model: Any, case: Case) -> dict[str, np.ndarray]:
+        import tensorflow as tf
+
+        inputs, variables = self._inputs(case), model._variables_by_name()
+        wanted = {name: variable.value for name, (variable, _) in variables.items()}
+        if "pixel_values" in inputs:
+            wanted["pixel_values"] = inputs["pixel_values"]
+        with tf.GradientTape() as tape:
+            tape.watch(list(wanted.values()))
+            output = model(**inputs, **case.flags)
+            loss = output.get("loss")
+            if loss is None:
+                fields = [name for name in OBJECTIVE_FIELDS if output.get(name) is not None]
+                loss = sum(tf.reduce_sum(output[n] * cotangent(n, tuple(output[n].shape))) for n in fields)
+        out = {}
+        for name, gradient in zip(wanted, tape.gradient(loss, list(wanted.values())), strict=True):
+            if gradient is not None:
+                array = tf.convert_to_tensor(gradient).numpy()
+                permutation = variables[name][1] if name in variables else None
+                out[name] = array.transpose(np.argsort(permutation)) if permutation else array
+        return out
+
+
+class Flax(Adaptor):
+    """Without a loss: v4.37 gives Flax's output no such field and its call no `return_loss`."""
+
+    name, package, prefix, installed_as = "flax", "clip_flax", "Flax", "flax"
+
+    def expected(self, case: Case, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in arrays.items() if name != "loss"}
+
+    def expected_structure(self, case: Case, structure: Any) -> Any:
+        if "dict" in structure:
+            return {"dict": [item for item in structure["dict"] if item[0] != "loss"]}
+        return {"tuple": structure["tuple"][1:]} if case.flags.get("return_loss") else structure
+
+    def build(self, case: Case, dtype: str = "float32") -> Any:
+        """Without compilation: the cases are many and tiny, and share their operations but not their programs."""
+        model = super().build(case, dtype)
+        model.jit = False
+        return model
+
+    def structure(self, model: Any, case: Case) -> Any:
+        import jax
+
+        return structure(jax.eval_shape(lambda: model(**draw_inputs(case), **self._flags(case))))
+
+    def _flags(self, case: Case) -> dict[str, Any]:
+        return {name: value for name, value in case.flags.items() if name != "return_loss"}
+
+    def call(self, model: Any, case: Case) -> Any:
+        output = model(**draw_inputs(case), **self._flags(case))
+        return map_output(lambda leaf: np.asarray(leaf).astype(np.float32), output)
+
+    def features(self, model: Any, case: Case) -> dict[str, np.ndarray]:
+        inputs = draw_inputs(case)
+        image = model.get_image_features(inputs.pop("pixel_values"))
+        return {"text": np.asarray(model.get_text_features(**inputs)), "image": np.asarray(image)}
+
+    def gradients(self, model: Any, case: Case) -> dict[str, np.ndarray]:
+        import jax
+        import jax.numpy as jnp
+
+        inputs = draw_inputs(case)
+
+        def objective(params: Any, pixels: Any) -> Any:
+            given = {**inputs, "pixel_values": pixels} if pixels is not None else inputs
+            output = model(**given, params=params, **self._flags(case))
+            if case.flags.get("return_loss"):
+                logits = output.logits_per_text
+                return -sum(jnp.diagonal(jax.nn.log_softmax(logits, axis)).mean() for axis in (0, 1)) / 2
+            fields = [name for name in OBJECTIVE_FIELDS if output.get(name) is not None]
+            return sum((output[n] * cotangent(n, output[n].shape)).sum() for n in fields)
+
+        pixels = jnp.asarray(inputs["pixel_values"]) if "pixel_values" in inputs else None
+        of_params, of_pixels = jax.grad(objective, argnums=(0, 1))(model.params, pixels)
+        out = {name: tensor.numpy() for name, tensor in model._get_weights(of_params).items()}
+        if pixels is not None:
+            out["pixel_values"] = np.asarray(of_pixels)
+        return out
+
+
+def map_output(function: Callable[[Any], Any], output: Any) -> Any:
+    """An output of the same classes and nesting, with `function` of every leaf."""
+    if isinstance(output, ModelOutput):
+        return type(output)(**{name: map_output(function, value) for name, value in output.items()})
+    if isinstance(output, tuple):
+        return tuple(map_output(function, value) for value in output)
+    return function(output)
+
+
+ADAPTORS: dict[str, Adaptor] = {adaptor.name: adaptor for adaptor in (Torch(), TF(), Flax())}
 
 
 def installed() -> list[str]:

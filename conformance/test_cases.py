@@ -42,22 +42,22 @@ def test_drawn_weights_and_inputs_are_those_of_the_golden_run() -> None:
 
 @pytest.mark.parametrize("name", VALUES)
 def test_values(backend: Adaptor, name: str) -> None:
-    case = backend.adapt(CASES[name])
+    case = CASES[name]
     output = data.flatten(backend.call(backend.build(case), case))
-    error, where = worst(output, backend.expected(part(golden(name), "out/")))
+    error, where = worst(output, backend.expected(case, part(golden(name), "out/")))
     assert error <= FORWARD, f"{where}: {error:.1e}"
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_nesting_order_and_shapes(backend: Adaptor, name: str) -> None:
-    case = backend.adapt(CASES[name])
-    got = data.structure(backend.call(backend.build(case), case))
-    assert got == backend.expected_structure(json.loads(str(golden(name)["structure"])))
+    case = CASES[name]
+    got = backend.structure(backend.build(case), case)
+    assert got == backend.expected_structure(case, json.loads(str(golden(name)["structure"])))
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients(backend: Adaptor, name: str) -> None:
-    case = backend.adapt(CASES[name])
+    case = CASES[name]
     got = backend.gradients(backend.build(case), case)
     error, where = gradient_errors(got, part(golden(name), "grad/"))
     assert error <= GRADIENT, f"{where}: {error:.1e}"
@@ -66,10 +66,10 @@ def test_gradients(backend: Adaptor, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in GRADIENTS if CASES[name].flags.get("output_attentions")])
 def test_fused_attention(backend: Adaptor, name: str) -> None:
     """Asking for attentions may take another path through a layer: the same values and gradients without."""
-    case = backend.adapt(replace(CASES[name], flags={**CASES[name].flags, "output_attentions": False}))
+    case = replace(CASES[name], flags={**CASES[name].flags, "output_attentions": False})
     model = backend.build(case)
     want = {key: value for key, value in part(golden(name), "out/").items() if "attentions" not in key}
-    error, where = worst(data.flatten(backend.call(model, case)), backend.expected(want))
+    error, where = worst(data.flatten(backend.call(model, case)), backend.expected(case, want))
     assert error <= FORWARD, f"{where}: {error:.1e}"
     error, where = gradient_errors(backend.gradients(model, case), part(golden(name), "grad/"))
     assert error <= GRADIENT, f"{where}: {error:.1e}"
