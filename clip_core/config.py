@@ -14,7 +14,7 @@ import numbers
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 
@@ -95,6 +95,10 @@ class PretrainedConfig:
 
     model_type = ""
     _sub_configs: tuple[str, ...] = ()
+
+    if TYPE_CHECKING:  # fields are set by name, and users add their own
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, **kwargs: Any) -> None:
         if "dtype" in kwargs:  # transformers >= 4.56 writes this name

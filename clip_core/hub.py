@@ -151,7 +151,7 @@ def _download(
             listed = HfApi().list_repo_files(name, revision=where["revision"], token=where["token"])
             patterns = patterns + _weight_patterns(listed, subfolder, variant)
         return Path(snapshot_download(name, allow_patterns=patterns, **where))
-    except (HfHubHTTPError, ValueError, *_network_errors()) as error:
+    except _network_errors() + (HfHubHTTPError, ValueError) as error:
         return _cached(name, subfolder, where, str(error))
 
 

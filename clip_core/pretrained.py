@@ -223,7 +223,7 @@ def _refuse_tower(cls: type[Pretrained], values: Mapping[str, Any], read: Any, p
 
 def _take_projection_from_shapes(config: Any, tensors: Mapping[str, Any], scope: str) -> None:
     """A tower's config often states a stale projection_dim; the weights decide (SD2 and others)."""
-    name = {"text_projection": "text_projection.weight", "vision_projection": "visual_projection.weight"}.get(scope)
+    name = {"text_projection": "text_projection.weight", "vision_projection": "visual_projection.weight"}.get(scope, "")
     if name in tensors and len(tensors[name].shape) == 2:
         config.projection_dim = int(tensors[name].shape[0])
 
