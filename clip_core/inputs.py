@@ -52,6 +52,33 @@ def check_id_range(config: Any, lowest: int, highest: int) -> None:
         raise InputError(f"input_ids: wanted ids from 0 to {config.vocab_size - 1} (vocab_size), found {found}")
 
 
+def check_integers(name: str, dtype: str) -> None:
+    """Ids and positions: a dtype, by name, that counts."""
+    if "int" not in dtype:
+        raise InputError(f"{name}: wanted integers, found {dtype}")
+
+
+def check_positions(shape: Sequence[int], ids_shape: Sequence[int]) -> None:
+    """`position_ids`: one row for every text, or one for all."""
+    batch, length = ids_shape
+    if tuple(shape) not in ((batch, length), (1, length), (length,)):
+        raise InputError(f"position_ids: wanted the shape {(batch, length)} or {(1, length)}, found {tuple(shape)}")
+
+
+def check_position_range(config: Any, lowest: int, highest: int) -> None:
+    """`position_ids`: positions that the model has."""
+    limit = config.max_position_embeddings
+    if lowest < 0 or highest >= limit:
+        found = lowest if lowest < 0 else highest
+        raise InputError(f"position_ids: wanted 0 to {limit - 1} (max_position_embeddings), found {found}")
+
+
+def check_pairs(texts: int, images: int) -> None:
+    """`return_loss`: the i-th text belongs to the i-th image."""
+    if texts != images:
+        raise InputError(f"return_loss: wanted as many texts as images, found {texts} texts and {images} images")
+
+
 def check_mask(shape: Sequence[int], ids_shape: Sequence[int]) -> None:
     """`attention_mask`: the shape of `input_ids`."""
     if tuple(shape) != tuple(ids_shape):

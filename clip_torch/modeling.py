@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import check_id_range, check_ids, check_mask, check_pixels, resolve_flags
+from clip_core.inputs import (
+    check_id_range,
+    check_ids,
+    check_integers,
+    check_mask,
+    check_pairs,
+    check_pixels,
+    check_position_range,
+    check_positions,
+    resolve_flags,
+)
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -264,7 +274,7 @@ class CLIPTextTransformer(nn.Module):
         return_dict: bool | None = None,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        check_text(self.config, input_ids, attention_mask)
+        check_text(self.config, input_ids, attention_mask, position_ids)
         input_ids = input_ids.reshape(-1, input_ids.shape[-1])
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
         encoded = self.encoder(x, attention_mask, True, flags.attentions, flags.hidden_states)
@@ -310,13 +320,22 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: Tensor, pooled: Te
     return out if return_dict else out.to_tuple()
 
 
-def check_text(config: CLIPTextConfig, input_ids: Tensor | None, attention_mask: Tensor | None) -> None:
+def check_text(
+    config: CLIPTextConfig, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None
+) -> None:
     """Shapes always; values only where looking costs no device synchronisation and breaks no graph."""
     check_ids(config, None if input_ids is None else input_ids.shape)
+    check_integers("input_ids", str(input_ids.dtype).removeprefix("torch."))
+    rows = input_ids.reshape(-1, input_ids.shape[-1]).shape
     if attention_mask is not None:
-        check_mask(attention_mask.shape, input_ids.reshape(-1, input_ids.shape[-1]).shape)
+        check_mask(attention_mask.shape, rows)
     if can_look(input_ids) and input_ids.numel():
         check_id_range(config, *(int(v) for v in input_ids.aminmax()))
+    if position_ids is not None:
+        check_integers("position_ids", str(position_ids.dtype).removeprefix("torch."))
+        check_positions(position_ids.shape, rows)
+        if can_look(position_ids):
+            check_position_range(config, *(int(v) for v in position_ids.aminmax()))
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
@@ -454,6 +473,8 @@ class CLIPModel(CLIPPreTrainedModel):
         text = self.text_model(input_ids, attention_mask, position_ids, flags.attentions, flags.hidden_states, True)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
+        if return_loss:
+            check_pairs(len(text_embeds), len(image_embeds))
         logits_per_text = text_embeds @ image_embeds.T * self.logit_scale.exp()  # [B_t, B_i]
         out = CLIPOutput(
             loss=clip_loss(logits_per_text) if return_loss else None,

@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from clip_core import CLIPTextConfig, CLIPVisionConfig, InputError
-from clip_core.inputs import Flags, check_id_range, check_ids, check_mask, check_pixels, resolve_flags
+from clip_core.inputs import (
+    Flags,
+    check_id_range,
+    check_ids,
+    check_integers,
+    check_mask,
+    check_pairs,
+    check_pixels,
+    check_position_range,
+    check_positions,
+    resolve_flags,
+)
 from conformance import cases as data
 
 TEXT = CLIPTextConfig(**data.text())
@@ -91,3 +102,29 @@ def test_interpolation_takes_any_size_of_a_patch_at_least() -> None:
     for shape in ((1, 3, 7, 30), (1, 4, 30, 30)):
         with pytest.raises(InputError, match=r"wanted \[batch, 3, >= 8, >= 8\]"):
             check_pixels(VISION, shape, interpolate=True)
+
+
+def test_ids_are_integers() -> None:
+    for name in ("int32", "int64", "uint8", "uint16"):
+        check_integers("input_ids", name)
+    for name in ("float32", "bool", "bfloat16"):
+        with pytest.raises(InputError, match=f"position_ids: wanted integers, found {name}"):
+            check_integers("position_ids", name)
+
+
+def test_positions() -> None:
+    for shape in ((4, 8), (1, 8), (8,)):
+        check_positions(shape, (4, 8))
+    for shape in ((4, 7), (2, 8), (), (4, 8, 1)):
+        with pytest.raises(InputError, match=r"position_ids: wanted the shape \(4, 8\) or \(1, 8\), found"):
+            check_positions(shape, (4, 8))
+    check_position_range(TEXT, 0, 10)
+    for low, high, found in ((-1, 3, -1), (0, 11, 11)):
+        with pytest.raises(InputError, match=rf"wanted 0 to 10 \(max_position_embeddings\), found {found}"):
+            check_position_range(TEXT, low, high)
+
+
+def test_a_loss_needs_pairs() -> None:
+    check_pairs(3, 3)
+    with pytest.raises(InputError, match="return_loss: wanted as many texts as images, found 4 texts and 2 images"):
+        check_pairs(4, 2)
