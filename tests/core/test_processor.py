@@ -57,6 +57,19 @@ def test_each_part_gets_its_own_keywords(processor):
     np.testing.assert_array_equal(turned.pixel_values, processor(images=picture).pixel_values)
 
 
+def test_a_strict_tokenizer_gets_no_keywords_of_pictures(processor):
+    class Strict:
+        def __call__(self, text, return_tensors=None, padding=False):
+            return BatchEncoding({"input_ids": [[len(text), padding]]})
+
+        def decode(self, ids):
+            return ""
+
+    strict = CLIPProcessor(processor.image_processor, Strict())
+    both = strict("a cat", picture, padding=True, do_rescale=False, resample=2, apply_exif_orientation=True)
+    assert both["input_ids"] == [[5, True]]
+
+
 def test_decoding(processor, tokenizer):
     ids = tokenizer(["a cat", "a dog"])["input_ids"]
     assert processor.decode(ids[0], skip_special_tokens=True) == tokenizer.decode(ids[0], skip_special_tokens=True)
