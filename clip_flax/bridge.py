@@ -24,6 +24,8 @@ from clip_core.errors import CheckpointError
 from clip_core.pretrained import Loaded, Pretrained
 from clip_core.weights import Difference, compare, weight_table
 
+from . import own_tree
+
 
 def _flatten_with_keys(output: outputs.ModelOutput) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
     values, names = outputs.flatten(output)
@@ -230,11 +232,18 @@ class FlaxPreTrainedModel(Pretrained):
 
         Args:
             dtype: the computation's, as for the constructor; it never changes the parameters.
-            torch_dtype: the parameters'. Default float32, also for files saved in half precision; "auto": as saved.
+            torch_dtype: the parameters'. Default float32, also for files saved in half precision; "auto": what the config
+                says, or else the file.
             _do_init: False returns (model, params), with the parameters in main memory.
             *model_args, seed, input_shape, jit, gradient_checkpointing: for the constructor.
         """
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, compute_dtype=dtype, **kwargs)
+        kwargs["compute_dtype"] = dtype
+        if cls.weight_scope is not None:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        config, tensors, param_dtype, build = own_tree.load(cls, pretrained_model_name_or_path, kwargs)
+        model, do_init = cls._hollow(config, *model_args, **build)
+        own_tree.check(pretrained_model_name_or_path, cls, tensors, _dotted(model.params_shape_tree))
+        return model._filled(tensors, param_dtype, do_init)
 
     @classmethod
     def _build_arguments(cls) -> tuple[str, ...]:
@@ -242,22 +251,28 @@ class FlaxPreTrainedModel(Pretrained):
 
     @classmethod
     def _from_weights(cls, loaded: Loaded, *model_args: Any, **kwargs: Any) -> Any:
-        do_init = kwargs.pop("_do_init", True)
+        model, do_init = cls._hollow(loaded.config, *model_args, **kwargs)
+        return model._filled(translate(loaded.tensors, FLAX), loaded.dtype, do_init, bool(loaded.fresh))
+
+    @classmethod
+    def _hollow(cls, config: Any, *model_args: Any, _do_init: bool = True, **kwargs: Any) -> tuple[Any, bool]:
+        """A model for which nothing was drawn, and whether it is to hold parameters."""
         if "compute_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("compute_dtype")
-        model = cls(loaded.config, *model_args, _do_init=False, **kwargs)  # nothing is drawn only to be replaced
-        flat: dict[tuple[str, ...], Any] = {}
+        return cls(config, *model_args, _do_init=False, **kwargs), _do_init
+
+    def _filled(self, tensors: Mapping[str, LazyTensor], dtype: str, do_init: bool, complete: bool = False) -> Any:
+        """The model with these parameters, or (model, params). `complete`: draw those that are not there."""
         with jax.default_device(None if do_init else jax.local_devices(backend="cpu")[0]):
-            for path, tensor in translate(loaded.tensors, FLAX).items():
-                flat[tuple(path.split("."))] = jnp.array(to_jax(tensor, loaded.dtype))
-            if loaded.fresh:
-                drawn = flatten_dict(_cast(model.init_weights(model.key, model.input_shape), as_dtype(loaded.dtype)))
-                flat = {**{path: leaf for path, leaf in drawn.items() if path not in flat}, **flat}
+            flat = {tuple(path.split(".")): jnp.array(to_jax(tensor, dtype)) for path, tensor in tensors.items()}
+            if complete:
+                drawn = _cast(self.init_weights(self.key, self.input_shape), as_dtype(dtype))
+                flat = {**flatten_dict(drawn), **flat}
         params = unflatten_dict(flat)
         if not do_init:
-            return model, params
-        model._is_initialized, model._params = True, params
-        return model
+            return self, params
+        self._is_initialized, self._params = True, params
+        return self
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -276,9 +291,13 @@ class FlaxPreTrainedModel(Pretrained):
             safe_serialization: flax_model.msgpack in Flax's layout (False, v4.37's default), or model.safetensors in
                 PyTorch's, which every library reads.
         """
+        params = self.params if params is None else params
+        if self.weight_scope is None:
+            own_tree.save(self, save_directory, {path: from_jax(leaf) for path, leaf in _dotted(params).items()})
+            return
         super().save_pretrained(
             save_directory,
-            state_dict=self.params if params is None else params,
+            state_dict=params,
             push_to_hub=push_to_hub,
             max_shard_size=max_shard_size,
             token=token,
@@ -287,8 +306,6 @@ class FlaxPreTrainedModel(Pretrained):
         )
 
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, LazyTensor]:
-        if self.weight_scope is None:
-            raise TypeError(f"{type(self).__name__} has a module of its own: only CLIP's classes can be saved")
         tensors = {name: from_jax(leaf) for name, leaf in _dotted(weights or self.params).items()}
         rows = [(name, *FLAX.foreign(name, row)) for name, row in weight_table(self.config, self.weight_scope).items()]
         wanted = {path: name for name, path, _ in rows}
@@ -340,4 +357,6 @@ def _cast(params: Any, dtype: Any, mask: Any = None) -> Any:
         floating = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
         return leaf.astype(dtype) if chosen and floating else leaf
 
-    return jax.tree.map(cast, params) if mask is None else jax.tree.map(cast, params, mask)
+    if mask is None:
+        return jax.tree.map(cast, params)
+    return jax.tree.map(cast, unfreeze(params), unfreeze(mask))
