@@ -20,7 +20,7 @@ from .source import FileSource
 from .tensor import STORAGE, Tensor
 from .torch_file import zip_records
 
-MAX_NAMES = 200_000
+MAX_NAMES = 50_000
 MAX_DEPTH = 64
 MAX_RATIO = 16  # how many bytes a stored byte may stand for; weights hardly compress
 _INNER = "model.weights.h5"  # inside a .keras archive

@@ -119,7 +119,7 @@ def _sharded(folder: Path, index: Path, file: Callable[[str], Path]) -> Found:
         shards = _kerashub_shards(listed, index)
         listed = {}
     else:
-        shards = list(dict.fromkeys(listed.values()))
+        shards = list(dict.fromkeys(s if isinstance(s, str) else None for s in listed.values()))
     paths = [_inside(folder, shard, index, file) for shard in shards]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:

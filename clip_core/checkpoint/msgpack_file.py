@@ -20,7 +20,7 @@ from .source import FileSource, file_bytes
 from .tensor import STORAGE, Tensor
 
 MAX_DEPTH = 64
-MAX_NAMES = 200_000
+MAX_NAMES = 50_000
 MAX_TEXT = 1 << 16
 CHUNK = 2**30  # flax splits larger arrays
 _CHUNKED = "__msgpack_chunked_array__"

@@ -12,7 +12,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-MAX_OPCODES = 3_000_000  # 5,000 tensors with their optimizer need under a million; each may cost some 100 bytes
+MAX_OPCODES = 1_000_000  # 5,000 tensors need some 225,000; each may cost about 100 bytes of memory
 
 
 class Global(NamedTuple):

@@ -2,8 +2,8 @@
 
     python kills.py MODE COUNT FOLDER
 
-MODE: exchange, journal, new, file, convert. After every kill the checkpoint must be wholly one of the two that were being
-written in turn: tensors, config, tokenizer, and the number of files. Prints how often each was found.
+MODE: exchange, journal, new, file, convert. After every kill the checkpoint must be wholly one of the two that were
+being written in turn: tensors, config, tokenizer, and the number of files. Prints how often each was found.
 """
 
 import collections
