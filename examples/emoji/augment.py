@@ -24,7 +24,7 @@ def normalise(rgb: Tensor) -> Tensor:
 
 
 def warp_grid(n: int, size: int, flip: Tensor, generator: torch.Generator, device: str) -> Tensor:
-    """Sampling grid (n, size, size, 2): rotation, scale, stretch, shear, shift, mirroring where allowed, elastic bend."""
+    """Sampling grid (n, size, size, 2): rotation, scale, stretch, shear, shift, elastic bend, mirroring."""
 
     def draw(low: float, high: float) -> Tensor:
         return uniform((n,), low, high, generator, device)
@@ -33,7 +33,14 @@ def warp_grid(n: int, size: int, flip: Tensor, generator: torch.Generator, devic
     scale, stretch = draw(-0.22, 0.3).exp(), draw(-0.14, 0.14).exp()
     mirror = torch.where((draw(0, 1) < 0.5) & flip, -1.0, 1.0)
     cos, sin = angle.cos() * scale, angle.sin() * scale
-    rows = [cos * stretch * mirror, -sin + shear, draw(-0.12, 0.12), sin * stretch * mirror, cos / stretch, draw(-0.12, 0.12)]
+    rows = [
+        cos * stretch * mirror,
+        -sin + shear,
+        draw(-0.12, 0.12),
+        sin * stretch * mirror,
+        cos / stretch,
+        draw(-0.12, 0.12),
+    ]
     theta = torch.stack(rows, 1).view(n, 2, 3)
     grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
     bend = torch.randn(n, 2, 4, 4, generator=generator, device=device) * draw(0, 0.07)[:, None, None, None]

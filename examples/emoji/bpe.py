@@ -1,4 +1,4 @@
-"""A small byte-level BPE vocabulary in CLIP's format: 256 byte symbols, 256 ending a word, merges, two special tokens."""
+"""A small byte-level BPE vocabulary in CLIP's format: 256 bytes, 256 ending a word, merges, two special tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def learn(captions: list[str], merges: int) -> list[tuple[str, str]]:
     while len(learned) < merges:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in splits.items():
-            for pair in zip(parts, parts[1:]):
+            for pair in zip(parts, parts[1:], strict=False):
                 pairs[pair] += words[word]
         if not pairs:
             break
@@ -84,32 +84,3 @@ def write_vocabulary(folder: Path, merges: list[tuple[str, str]]) -> None:
         "clean_up_tokenization_spaces": True,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-class Encoder:
-    """Captions -> ids, padded with the end token to the longest. A word cache makes it quick enough to run per step."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ids: dict[str, int] = json.loads((folder / "vocab.json").read_text())
-        lines = (folder / "merges.txt").read_text().splitlines()[1:]
-        self.ranks = {tuple(line.split()): rank for rank, line in enumerate(lines)}
-        self.cache: dict[str, list[int]] = {}
-
-    def word_ids(self, word: str) -> list[int]:
-        if word not in self.cache:
-            parts = split_word(word)
-            while len(parts) > 1:
-                best = min(zip(parts, parts[1:]), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
-                if best not in self.ranks:
-                    break
-                parts = merge(parts, best)
-            self.cache[word] = [self.ids[part] for part in parts]
-        return self.cache[word]
-
-    def __call__(self, captions: list[str]) -> list[list[int]]:
-        rows = []
-        for caption in captions:
-            ids = [number for word in WORD.findall(caption.lower()) for number in self.word_ids(word)]
-            rows.append([self.ids[START], *ids[: CONTEXT - 2], self.ids[END]])
-        longest = max(map(len, rows))
-        return [row + [self.ids[END]] * (longest - len(row)) for row in rows]

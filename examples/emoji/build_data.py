@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from vendors import SHORTCODE_SETS, VENDORS, WORD_PACKAGES, icon_pictures, normal_code, package_folder, slug_tables
+from wordnet import WordNet
 
 STORED = 64  # pixels of a stored picture; training crops and warps it to the model's size
 RASTER = 96  # pixels of the rasterised picture, before it is reduced
@@ -50,14 +51,15 @@ def fetch(packages: Path) -> None:
 
 
 def read_words(packages: Path) -> list[dict]:
-    """One entry per emoji without skin tone: code, label, group, keywords and shortcodes."""
-    base, lib = (package_folder(packages, *package) for package in WORD_PACKAGES)
+    """One entry per emoji without skin tone: code, label, group, and words of every kind."""
+    base, lib, wordnet = (package_folder(packages, *package) for package in WORD_PACKAGES)
     library = json.loads((lib / "dist" / "emoji-en-US.json").read_text())
     library = {normal_code("-".join(f"{ord(c):x}" for c in key)): words for key, words in library.items()}
     shortcodes: dict[str, list[str]] = {}
     for name in SHORTCODE_SETS:
         for code, words in json.loads((base / "en" / "shortcodes" / f"{name}.json").read_text()).items():
             shortcodes.setdefault(normal_code(code), []).extend([words] if isinstance(words, str) else words)
+    meanings = WordNet(wordnet)
     entries = []
     for item in json.loads((base / "en" / "data.json").read_text()):
         if item.get("group") in (None, COMPONENT_GROUP):
@@ -67,11 +69,14 @@ def read_words(packages: Path) -> list[dict]:
         keywords = dict.fromkeys(plain(word) for word in [*item.get("tags", []), *library.get(code, [])])
         names = [plain(unicodedata.name(item["emoji"][0], ""))] if "-" not in code else []
         names += [plain(word) for word in shortcodes.get(code, [])]
+        sense = None if item["group"] == FLAG_GROUP else meanings.find(label, list(keywords))
         entries.append(
             {
                 "code": code, "label": label, "group": item["group"], "shortcodes": shortcodes.get(code, []),
                 "names": [word for word in dict.fromkeys(names) if word and word != label],
                 "keywords": [word for word in keywords if word and word != label],
+                "synonyms": [word for word in sense.synonyms if word != label] if sense else [],
+                "wider": sense.wider if sense else [], "definition": sense.definition if sense else [],
             }
         )  # fmt: skip
     return entries
@@ -121,7 +126,7 @@ def rasterise(job: tuple[str, bool]) -> tuple[np.ndarray, np.ndarray] | None:
     picture = Image.open(io.BytesIO(data)).convert("RGBA")
     if picture.size != (RASTER, RASTER):
         square = Image.new("RGBA", (max(picture.size),) * 2)
-        square.paste(picture, tuple((side - own) // 2 for side, own in zip(square.size, picture.size)))
+        square.paste(picture, tuple((side - own) // 2 for side, own in zip(square.size, picture.size, strict=True)))
         picture = square.resize((RASTER, RASTER), Image.Resampling.LANCZOS)
     if mirrored:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -142,9 +147,10 @@ def build_pictures(packages: Path, entries: list[dict], workers: int) -> dict[st
         for number, vendor in enumerate(VENDORS):
             icons = list(icon_pictures(package_folder(packages, vendor.package, vendor.version), tables))
             jobs = [(svg, mirrored) for _, svg, mirrored in icons]
-            made = [(code, result) for (code, *_), result in zip(icons, pool.map(rasterise, jobs, chunksize=32)) if result]
+            drawn = zip(icons, pool.map(rasterise, jobs, chunksize=32), strict=True)
+            made = [(code, result) for (code, *_), result in drawn if result]
             for code, (rgba, white) in made:
-                for key, value in zip(found, (rgba, white, index[code], number)):
+                for key, value in zip(found, (rgba, white, index[code], number), strict=True):
                     found[key].append(value)
             print(f"{vendor.name}: {len(made)} pictures of {len({code for code, _ in made})} emoji", flush=True)
     return {key: np.stack(value) if key in ("rgba", "white") else np.array(value) for key, value in found.items()}
@@ -157,23 +163,24 @@ def main() -> None:
     args = parser.parse_args()
     packages = args.scratch / "packages"
     fetch(packages)
-    if (args.scratch / "pictures.npz").exists():
-        return
     entries = read_words(packages)
-    pictures = build_pictures(packages, entries, args.workers)
+    target = args.scratch / "pictures.npz"
+    if not target.exists():
+        partial = args.scratch / "pictures.partial.npz"
+        np.savez(partial, **build_pictures(packages, entries, args.workers))
+        partial.rename(target)
+    pictures = np.load(target)
+    emoji, vendor = pictures["emoji"].tolist(), pictures["vendor"].tolist()
     vendors_of: dict[str, set[str]] = {}
-    for number, vendor in zip(pictures["emoji"], pictures["vendor"]):
-        vendors_of.setdefault(entries[number]["code"], set()).add(VENDORS[vendor].name)
+    for number, by in zip(emoji, vendor, strict=True):
+        vendors_of.setdefault(entries[number]["code"], set()).add(VENDORS[by].name)
     held_out = choose_held_out(entries, vendors_of)
     for entry in entries:
         entry["held_out"] = entry["code"] in held_out
         entry["concept"] = concept(entry["code"])
         del entry["shortcodes"]
     (args.scratch / "emoji.json").write_text(json.dumps(entries, ensure_ascii=False, indent=0))
-    partial = args.scratch / "pictures.partial.npz"
-    np.savez(partial, **pictures)
-    partial.rename(args.scratch / "pictures.npz")
-    print(f"{len(pictures['emoji'])} pictures, {len(entries)} emoji, {len(held_out)} names held out")
+    print(f"{len(emoji)} pictures, {len(entries)} emoji, {len(held_out)} names held out")
 
 
 if __name__ == "__main__":

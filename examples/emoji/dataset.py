@@ -17,6 +17,12 @@ TEMPLATES = (
     "a picture of {}", "{} emoji", "an icon of {}", "a drawing of {}", "{} icon", "a {}", "the {} symbol",
     "a picture of a {}", "a small picture of a {}", "clip art of {}",
 )  # fmt: skip
+# Little words around two others, so that the text tower learns to look past them.
+PHRASES = (
+    "a {} with a {}", "a {} and a {}", "the {} of a {}", "{} in the {}", "{} on a {}", "{} for {}",
+    "something like {} or {}", "it is a {} with {}", "a kind of {} that is {}", "when there is {} and {}",
+    "somebody with a {}, {}", "the {} that {}",
+)  # fmt: skip
 # Words that make a mirrored picture wrong; letters, digits and clocks are left alone too.
 SIDED = ("left", "right", "letter", "button", "clock", "o'clock", "thirty", "keycap", "flag", "sign", "input", "arrow",
          "east", "west", "clockwise", "moon", "question", "exclamation", "hundred", "globe", "symbol", "abc",
@@ -40,9 +46,7 @@ class EmojiData:
         also_out: further families to leave out (used while choosing settings, never for the shipped model).
     """
 
-    def __init__(
-        self, scratch: Path, held_out_vendor: str = HELD_OUT_VENDOR, also_out: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, scratch: Path, held_out_vendor: str = HELD_OUT_VENDOR, also_out: tuple[str, ...] = ()) -> None:
         self.entries = json.loads((scratch / "emoji.json").read_text())
         arrays = np.load(scratch / "pictures.npz")
         self.rgba, self.white = torch.from_numpy(arrays["rgba"]).permute(0, 3, 1, 2), arrays["white"]
@@ -76,20 +80,26 @@ class EmojiData:
         return out
 
     def caption(self, number: int, rng: random.Random) -> str:
-        """A caption of emoji `number`: its name in a template, another name, keywords, or name and keyword."""
+        """A caption of emoji `number`: a name, keywords, name and keywords, a made-up phrase, or a definition."""
         entry = self.entries[number]
-        label, keywords = entry["label"], entry["keywords"]
+        label, keywords = entry["label"], entry["keywords"] + entry["wider"]
+        others = entry["names"] + entry["synonyms"]
         kind = rng.random()
-        if kind < 0.3 or not keywords:
-            name = rng.choice(entry["names"]) if entry["names"] and rng.random() < 0.4 else label
-            return rng.choice(TEMPLATES).format(name)
-        if kind < 0.45 and entry["names"]:
-            return rng.choice(entry["names"])
+        if kind < 0.2 or not keywords:
+            return rng.choice(TEMPLATES).format(rng.choice(others) if others and rng.random() < 0.5 else label)
+        if kind < 0.3 and others:
+            return rng.choice(others)
+        if kind < 0.5 and entry["definition"]:
+            clauses = entry["definition"]
+            return rng.choice(clauses) if rng.random() < 0.5 else " ".join(clauses)
         picked = rng.sample(keywords, min(len(keywords), rng.choice((1, 2, 2, 3, 4))))
+        if kind < 0.65:
+            words = rng.sample([*keywords, label, *others], 2)
+            return rng.choice(PHRASES).format(*words)
         text = rng.choice((" ", ", ")).join(picked)
-        if kind < 0.6:
+        if kind < 0.75:
             return f"{label}, {text}" if rng.random() < 0.5 else f"{text} {label}"
-        return rng.choice(TEMPLATES).format(text) if kind > 0.9 else text
+        return rng.choice(TEMPLATES).format(text) if kind > 0.95 else text
 
 
 class Batches:
@@ -102,7 +112,7 @@ class Batches:
         self.data, self.size, self.rng = data, size, rng
         self.queue: list[int] = []
         self.rows: dict[int, list[int]] = {}
-        for row, name in zip(data.train.rows.tolist(), data.train.names.tolist()):
+        for row, name in zip(data.train.rows.tolist(), data.train.names.tolist(), strict=True):
             # A colour picture counts double: a monochrome set teaches the outline only.
             self.rows.setdefault(name, []).extend([row] * (1 if data.monochrome[row] else 2))
 
@@ -117,6 +127,6 @@ class Batches:
         first = [self.rng.choice(self.rows[name]) for name in names]
         second = [
             self.rng.choice([other for other in self.rows[name] if other != row] or [row])
-            for name, row in zip(names, first)
+            for name, row in zip(names, first, strict=True)
         ]
         return names, first + second

@@ -20,7 +20,7 @@ from vendors import VENDORS, icon_pictures, package_folder, slug, slug_tables
 
 SIDE = 128
 SOURCE = "fluent-emoji"
-# name of the emoji -> what a person might ask for. Some names were held out of training altogether; demo.json says which.
+# name of the emoji -> what a person might ask for. demo.json says which names were held out of training as well.
 PROMPTS = {
     "hot beverage": "a cup of coffee with steam rising",
     "snowman": "a man made of snow in winter",
@@ -43,16 +43,22 @@ PROMPTS = {
 
 def check_prompts(data: EmojiData) -> None:
     """Raise ValueError when a prompt is a training caption, bare or in a template."""
-    captions = {caption.lower() for caption in data.captions()}
+    captions = set(data.captions())
+    for number in data.train_names:
+        captions.update(data.entries[number]["synonyms"], data.entries[number]["definition"])
     for prompt in PROMPTS.values():
-        if prompt in captions or any(template.format(caption) == prompt for caption in captions for template in TEMPLATES):
+        if prompt in captions or any(
+            template.format(caption) == prompt for caption in captions for template in TEMPLATES
+        ):
             raise ValueError(f"prompt {prompt!r} is a training caption")
 
 
 def draw(svg: str) -> Image.Image:
     import resvg_py
 
-    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE)))).convert("RGBA")
+    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE)))).convert(
+        "RGBA"
+    )
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
@@ -66,7 +72,9 @@ def main() -> None:
     packages = args.scratch / "packages"
     vendor = next(vendor for vendor in VENDORS if vendor.name == SOURCE)
     tables = slug_tables(read_words(packages), packages)
-    drawn = {code: svg for code, svg, _ in icon_pictures(package_folder(packages, vendor.package, vendor.version), tables)}
+    drawn = {
+        code: svg for code, svg, _ in icon_pictures(package_folder(packages, vendor.package, vendor.version), tables)
+    }
     entries = {entry["label"]: entry for entry in data.entries}
     args.folder.mkdir(parents=True, exist_ok=True)
     listed = []

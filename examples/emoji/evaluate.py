@@ -82,7 +82,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     clip = Clip.from_pretrained(args.model)
-    figures = evaluate(clip, EmojiData(args.scratch, args.held_out_vendor), list(clip.templates) if args.templates else ["{}"])
+    figures = evaluate(
+        clip, EmojiData(args.scratch, args.held_out_vendor), list(clip.templates) if args.templates else ["{}"]
+    )
     print(table(figures))
     if args.output:
         args.output.write_text(json.dumps(figures, indent=1) + "\n")

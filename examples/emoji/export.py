@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
     print(json.dumps(export(args.run, args.folder), indent=1))
-    print(f"{sum(file.stat().st_size for file in args.folder.rglob('*') if file.is_file()) / 1e6:.2f} MB in {args.folder}")
+    print(
+        f"{sum(file.stat().st_size for file in args.folder.rglob('*') if file.is_file()) / 1e6:.2f} MB in {args.folder}"
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
     data = np.load(args.scratch / "pictures.npz")
     prints = np.stack([fingerprint(white) for white in data["white"]])
     table: list[dict[int, int]] = [{} for _ in VENDORS]
-    for row, (emoji, vendor) in enumerate(zip(data["emoji"].tolist(), data["vendor"].tolist())):
+    for row, (emoji, vendor) in enumerate(zip(data["emoji"].tolist(), data["vendor"].tolist(), strict=True)):
         table[vendor].setdefault(emoji, row)
     flags = {number for number, entry in enumerate(entries) if entry["group"] == FLAG_GROUP}
     held_out = next(number for number, vendor in enumerate(VENDORS) if vendor.name == args.held_out)
@@ -57,7 +57,8 @@ def main() -> None:
                 chance = (left * np.roll(right, 7, 0)).sum(1) >= ALIKE if group else alike
                 rates += [len(group), float(alike.mean()) if group else 0.0, float(chance.mean()) if group else 0.0]
                 if held_out in (a, b) and VENDORS[a].family != VENDORS[b].family:
-                    listed += [(table[held_out][c], table[a + b - held_out][c]) for c, yes in zip(group, alike) if yes]
+                    group = [emoji for emoji, yes in zip(group, alike, strict=True) if yes]
+                    listed += [(table[held_out][emoji], table[a + b - held_out][emoji]) for emoji in group]
             pair = f"{VENDORS[a].name} / {VENDORS[b].name}"
             print(f"{pair:56s} {rates[0]:5d} {rates[1]:6.1%} {rates[2]:7.1%} {rates[3]:7d} {rates[4]:6.1%}")
     labels = [entries[data["emoji"][own]]["label"] for own, _ in listed]

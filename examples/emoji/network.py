@@ -12,7 +12,10 @@ from clip_torch import CLIPModel
 
 
 def make_config(vocab_size: int, vision_layers: int, patch: int) -> CLIPConfig:
-    """The configuration of both towers. The last two ids of the vocabulary are the start and the end of text."""
+    """The configuration of both towers. The last two ids of the vocabulary are the start and the end of text.
+
+    Attention is eager, which is quicker for sequences this short.
+    """
     text = {
         "vocab_size": vocab_size, "hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4,
         "num_attention_heads": 5, "max_position_embeddings": CONTEXT, "hidden_act": "gelu", "projection_dim": 192,
@@ -21,12 +24,15 @@ def make_config(vocab_size: int, vision_layers: int, patch: int) -> CLIPConfig:
     }  # fmt: skip
     vision = {
         "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": vision_layers, "num_attention_heads": 4,
-        "image_size": 48, "patch_size": patch, "hidden_act": "gelu", "projection_dim": 192, "attn_implementation": "eager",
+        "image_size": 48, "patch_size": patch, "hidden_act": "gelu", "projection_dim": 192,
+        "attn_implementation": "eager",
     }  # fmt: skip
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=192)
 
 
-def image_embeddings(model: CLIPModel, pixels: Tensor, keep: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+def image_embeddings(
+    model: CLIPModel, pixels: Tensor, keep: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
     """Normalised image embeddings (N, P). With `keep` < 1 only that share of each picture's patches is looked at.
 
     Leaving patches out regularises and saves time; the class token always stays. (FLIP, arXiv:2212.00794.)

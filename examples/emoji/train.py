@@ -35,6 +35,7 @@ from network import image_embeddings, make_config, text_embeddings
 from retrieval import recall
 from torch import Tensor, nn
 
+from clip_core import CLIPTokenizerFast
 from clip_torch import CLIPModel
 
 MERGES = 1534
@@ -87,11 +88,11 @@ class Trainer:
         tokenizer = args.run / "tokenizer"
         if not (tokenizer / "vocab.json").exists():
             bpe.write_vocabulary(tokenizer, bpe.learn(self.data.captions(), MERGES))
-        self.encode = bpe.Encoder(tokenizer)
+        self.tokenizer = CLIPTokenizerFast.from_pretrained(tokenizer)
         torch.manual_seed(args.seed)
         self.rng = random.Random(args.seed)
         self.generator = torch.Generator(args.device).manual_seed(args.seed)
-        config = make_config(len(self.encode.ids), args.vision_layers, args.patch)
+        config = make_config(len(self.tokenizer), args.vision_layers, args.patch)
         self.model = CLIPModel(config).to(args.device)
         self.average = CLIPModel(config).to(args.device).eval()
         self.average.load_state_dict(self.model.state_dict())
@@ -114,6 +115,10 @@ class Trainer:
         groups = [{"params": decayed, "weight_decay": self.args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.args.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids, each row padded behind its end token to the longest."""
+        return self.tokenizer(texts, truncation=True, max_length=bpe.CONTEXT, padding=True)["input_ids"]
+
     def autocast(self) -> torch.autocast:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16)
 
@@ -133,10 +138,12 @@ class Trainer:
     def loss(self, names: list[int], rows: list[int]) -> Tensor:
         args, count = self.args, len(names)
         pixels = augment(self.rgba[rows], self.flippable[rows], 48, self.generator)
-        ids = self.encode([self.data.labels[n] for n in names] + [self.data.caption(n, self.rng) for n in names])
+        labels = self.encode([self.data.labels[name] for name in names])
+        captions = self.encode([self.data.caption(name, self.rng) for name in names])
         with self.autocast():
             images = image_embeddings(self.model, pixels, args.keep, self.generator)
-            texts = text_embeddings(self.model, ids)
+            # Apart, because names are much shorter than captions: less padding.
+            texts = torch.cat([text_embeddings(self.model, ids) for ids in (labels, captions)])
         own = torch.arange(count, device=self.device)
         pairs = self.model.logit_scale.exp() * images @ texts.T
         contrast = torch.zeros((), device=self.device)
@@ -209,7 +216,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Recall of names from pictures on the three splits, with the averaged weights and the bare names as prompts."""
+        """Recall of bare names from pictures on the three splits, with the averaged weights."""
         result = {}
         splits = {"vendor": self.data.vendor_split, "names": self.data.names_split, "both": self.data.both_split}
         for key, split in splits.items():

