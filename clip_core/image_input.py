@@ -182,7 +182,8 @@ def check_depth(image: Image.Image) -> None:
     """
     if not image.mode.startswith(DEEP_MODES):
         return
-    low, high = (image.convert("I") if ";" in image.mode else image).getextrema()
+    extrema: Any = (image.convert("I") if ";" in image.mode else image).getextrema()
+    low, high = extrema
     whole = image.mode != "F" or bool(np.all(np.asarray(image) % 1 == 0))
     if not (low >= 0 and high <= 255 and whole):
         kind = "whole numbers" if whole else "fractions"

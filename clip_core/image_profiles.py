@@ -59,8 +59,8 @@ def _pad(picture: Image.Image, crop: Mapping[str, int]) -> Image.Image:
     bands = len(picture.getbands())
     border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
     padded = ImageOps.expand(picture, border, fill=0 if bands == 1 else (0,) * bands)
-    if picture.mode == "P":
-        padded.putpalette(picture.getpalette())
+    if picture.mode == "P" and (palette := picture.getpalette()):
+        padded.putpalette(palette)
     return padded
 
 
@@ -124,7 +124,7 @@ def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> np.
 
 @lru_cache(maxsize=16)
 def _table(channels: int, scale: float | None, mean: tuple | None, std: tuple | None) -> np.ndarray:
-    table = np.tile(np.arange(256, dtype=np.uint8), (channels, 1))
+    table: np.ndarray = np.tile(np.arange(256, dtype=np.uint8), (channels, 1))
     if scale is not None:
         # ToTensor divides, which the usual factor stands for; it knows no other.
         table = table.astype(np.float32)
