@@ -152,20 +152,18 @@ class Clip:
         return ImageEmbeddings(unit(joined) if normalize else joined, kept, skipped)
 
     def _pixels(self, sources: Sequence[Any], skip: bool) -> tuple[np.ndarray | None, list, list]:
-        from .image_input import load_image
-
-        pictures, good, bad = [], [], []
-        for source in sources:
-            try:
-                pictures.append(load_image(source))
-                good.append(source)
-            except (ImageError, OSError) as error:
-                if not skip:
-                    raise
-                bad.append((source, str(error)))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+            loaded = list(pool.map(_load_or_reason, sources))
+        pairs = list(zip(sources, loaded, strict=True))
+        bad = [(source, result) for source, result in pairs if isinstance(result, Exception)]
+        if bad and not skip:
+            raise bad[0][1]
+        good = [source for source, result in pairs if not isinstance(result, Exception)]
+        pictures = [result for result in loaded if not isinstance(result, Exception)]
+        skipped = [(source, str(error)) for source, error in bad]
         if not pictures:
-            return None, good, bad
-        return self.processor.image_processor(pictures, return_tensors="np")["pixel_values"], good, bad
+            return None, good, skipped
+        return self.processor.image_processor(pictures, return_tensors="np")["pixel_values"], good, skipped
 
     def similarity(self, images: Any, texts: Any) -> np.ndarray:
         """Cosines float32 [images, texts]. Either side may also be vectors [N, P] from the encoders."""
@@ -193,6 +191,16 @@ class Clip:
         head = self.zero_shot_head(labels, templates)
         logits = self._vectors(images, self.encode_image) @ head * self.logit_scale
         return Classification(tuple(labels), softmax(logits))
+
+
+def _load_or_reason(source: Any) -> Any:
+    """A decoded picture, or the error that says why not."""
+    from .image_input import load_image
+
+    try:
+        return load_image(source)
+    except (ImageError, OSError) as error:
+        return error
 
 
 def pad_rows(array: np.ndarray) -> np.ndarray:
