@@ -20,6 +20,7 @@ from clip_core.checkpoint.dialects import FLAX, translate
 from clip_core.checkpoint.ops import OPS
 from clip_core.checkpoint.tensor import FLOATS, dtype_name
 from clip_core.checkpoint.tensor import Tensor as LazyTensor
+from clip_core.config import PretrainedConfig
 from clip_core.errors import CheckpointError
 from clip_core.pretrained import Loaded, Pretrained
 from clip_core.weights import Difference, compare, weight_table
@@ -88,7 +89,7 @@ class FlaxPreTrainedModel(Pretrained):
     Subclasses that compute with a module of their own override `init_weights` and `__call__`, as in v4.37.
     """
 
-    config_class: Any = None
+    config_class: Any = PretrainedConfig
     module_class: Any = None
     weight_scope: Any = None
     base_model_prefix = ""
@@ -107,7 +108,7 @@ class FlaxPreTrainedModel(Pretrained):
         _do_init: bool = True,
         jit: bool = True,
     ) -> None:
-        if self.config_class is not None and not isinstance(config, self.config_class):
+        if not isinstance(config, self.config_class):
             raise TypeError(f"{type(self).__name__}: config: wanted a {self.config_class.__name__}, found {config!r}")
         config.validate()
         if module is None:
@@ -232,8 +233,8 @@ class FlaxPreTrainedModel(Pretrained):
 
         Args:
             dtype: the computation's, as for the constructor; it never changes the parameters.
-            torch_dtype: the parameters'. Default float32, also for files saved in half precision; "auto": what the config
-                says, or else the file.
+            torch_dtype: the parameters'. Default float32, also for files saved in half precision; "auto": what the
+                config says, or else the file.
             _do_init: False returns (model, params), with the parameters in main memory.
             *model_args, seed, input_shape, jit, gradient_checkpointing: for the constructor.
         """

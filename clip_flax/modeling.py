@@ -310,7 +310,7 @@ class FlaxCLIPTextTransformer(nn.Module):
         return_dict: bool | None = True,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        check_text(self.config, input_ids, attention_mask)
+        check_text(self.config, input_ids, attention_mask, position_ids)
         input_ids = input_ids.reshape(-1, input_ids.shape[-1])
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
         encoded = self.encoder(x, attention_mask, deterministic, flags.attentions, flags.hidden_states)

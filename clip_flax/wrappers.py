@@ -12,7 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import Flags, check_id_range, check_ids, check_mask, check_pixels, resolve_flags
+from clip_core.inputs import (
+    Flags,
+    check_id_range,
+    check_ids,
+    check_integers,
+    check_mask,
+    check_pixels,
+    check_position_range,
+    check_positions,
+    resolve_flags,
+)
 
 from .bridge import FlaxPreTrainedModel, as_array, as_dtype, is_readable
 
@@ -182,7 +192,7 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
 def text_inputs(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any) -> dict[str, Any]:
     """Checked keyword arguments of a module: arrays, lists or None in, arrays or None out."""
     input_ids, attention_mask, position_ids = (as_array(x) for x in (input_ids, attention_mask, position_ids))
-    check_text(config, input_ids, attention_mask)
+    check_text(config, input_ids, attention_mask, position_ids)
     return {
         "input_ids": input_ids.astype(np.int32),
         "attention_mask": attention_mask,
@@ -209,11 +219,22 @@ def flag_options(flags: Flags) -> dict[str, bool]:
     }
 
 
-def check_text(config: CLIPTextConfig, input_ids: Any, attention_mask: Any) -> None:
+def check_text(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any) -> None:
     """Shapes always; values only where looking costs no device synchronisation and nothing is being traced."""
     check_ids(config, None if input_ids is None else input_ids.shape)
+    check_integers("input_ids", input_ids.dtype.name)
+    rows = input_ids.reshape(-1, input_ids.shape[-1]).shape
     if attention_mask is not None:
-        check_mask(attention_mask.shape, input_ids.reshape(-1, input_ids.shape[-1]).shape)
+        check_mask(attention_mask.shape, rows)
     if is_readable(input_ids) and input_ids.size:
-        ids = np.asarray(input_ids)
-        check_id_range(config, int(ids.min()), int(ids.max()))
+        check_id_range(config, *lowest_and_highest(input_ids))
+    if position_ids is not None:
+        check_integers("position_ids", position_ids.dtype.name)
+        check_positions(position_ids.shape, rows)
+        if is_readable(position_ids):
+            check_position_range(config, *lowest_and_highest(position_ids))
+
+
+def lowest_and_highest(x: Any) -> tuple[int, int]:
+    values = np.asarray(x)
+    return int(values.min()), int(values.max())

@@ -50,11 +50,12 @@ def test_gradients_equal_differences(text: Any, inputs: Any) -> None:
         return (text(ids, mask, params=params).pooler_output ** 2).sum()
 
     gradient = jax.jit(jax.grad(loss))(text.params)
-    direction = jax.tree.map(jnp.sign, gradient)
-    step = 1e-3
-    ahead, behind = (loss(jax.tree.map(lambda p, d, s=s: p + s * d, text.params, direction)) for s in (step, -step))
-    along = sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(gradient))
-    assert abs((ahead - behind) / (2 * step) - along) < 1e-2 * along
+    length = jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient)))
+    step = 1e-2  # along the gradient of length 1: small beside the curvature, large beside float32's rounding
+    ahead, behind = (
+        loss(jax.tree.map(lambda p, g, s=s: p + s * g / length, text.params, gradient)) for s in (step, -step)
+    )
+    assert abs((ahead - behind) / (2 * step) - length) < 1e-2 * length
 
 
 def test_vmap_over_inputs_and_over_parameters(text: Any, inputs: Any) -> None:
@@ -73,13 +74,15 @@ def test_rematerialised_layers_change_neither_tree_nor_numbers(text: Any, inputs
     assert model.module.gradient_checkpointing and not text.module.gradient_checkpointing
     assert jax.eval_shape(lambda: model.init_weights(model.key, (1, 1))) == text.params_shape_tree
 
-    def gradient(of: Any, text_: str = "") -> Any:
-        return jax.grad(lambda params: (of(ids, params=params).pooler_output ** 2).sum())
+    def gradient(of: Any) -> Any:
+        return jax.grad(lambda params: (of(ids, params=params).pooler_output ** 2).sum())(text.params)
 
-    assert close(gradient(model)(text.params), gradient(text)(text.params))
-    assert "remat" in str(jax.make_jaxpr(gradient(model))(text.params)) + "checkpoint"
-    assert str(jax.make_jaxpr(lambda p: model(ids, params=p)[1])(text.params)).count("remat") == 2  # layers
-    assert "remat" not in str(jax.make_jaxpr(lambda p: text(ids, params=p)[1])(text.params))
+    def program(of: Any) -> str:
+        return str(jax.make_jaxpr(lambda params: of(ids, params=params)[1])(text.params))
+
+    assert close(gradient(model), gradient(text))
+    assert program(model).count("remat") == text.config.num_hidden_layers
+    assert "remat" not in program(text)
     made = FlaxCLIPTextModel.from_pretrained(CHECKPOINT, gradient_checkpointing=True)
     assert made.module.gradient_checkpointing
 
@@ -143,13 +146,11 @@ EIGHT = """
     own = model(jax.device_put(ids, rows), jax.device_put(pixels, rows))
     assert np.allclose(own.logits_per_text, want.logits_per_text, atol=1e-5)
 
-    params = jax.device_put_replicated(jax.tree.map(np.asarray, model.params), jax.devices()) if hasattr(
-        jax, "device_put_replicated") else jax.tree.map(lambda x: np.stack([np.asarray(x)] * 8), model.params)
+    params = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * 8), model.params)
     features = jax.pmap(lambda params, ids: model.get_text_features(ids, params=params))(params, ids[:, None])
     assert features.shape == (8, 1, 8)
-    features = np.asarray(features)[:, 0]
-    features /= np.linalg.norm(features, axis=-1, keepdims=True)
-    assert np.allclose(features, want.text_embeds, atol=1e-5)
+    unit = features[:, 0] / np.linalg.norm(features[:, 0], axis=-1, keepdims=True)
+    assert np.allclose(unit, want.text_embeds, atol=1e-5)
     print("done")
 """
 
