@@ -231,7 +231,7 @@ def check_text(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, posi
     if position_ids is not None:
         check_integers("position_ids", position_ids.dtype.name)
         check_positions(position_ids.shape, rows)
-        if is_readable(position_ids):
+        if is_readable(position_ids) and position_ids.size:
             check_position_range(config, *lowest_and_highest(position_ids))
 
 

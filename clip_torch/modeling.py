@@ -74,6 +74,7 @@ class CLIPVisionEmbeddings(nn.Module):
         self.register_buffer("position_ids", torch.arange(grid**2 + 1)[None], persistent=False)
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        check_tensors(pixel_values=pixel_values)
         check_pixels(self.config, None if pixel_values is None else pixel_values.shape, interpolate_pos_encoding)
         x = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # [B, D, h, w]
         positions = self.positions(*x.shape[2:]) if interpolate_pos_encoding else self.position_embedding.weight
@@ -324,6 +325,7 @@ def check_text(
     config: CLIPTextConfig, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None
 ) -> None:
     """Shapes always; values only where looking costs no device synchronisation and breaks no graph."""
+    check_tensors(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
     check_ids(config, None if input_ids is None else input_ids.shape)
     check_integers("input_ids", str(input_ids.dtype).removeprefix("torch."))
     rows = input_ids.reshape(-1, input_ids.shape[-1]).shape
@@ -334,8 +336,14 @@ def check_text(
     if position_ids is not None:
         check_integers("position_ids", str(position_ids.dtype).removeprefix("torch."))
         check_positions(position_ids.shape, rows)
-        if can_look(position_ids):
+        if can_look(position_ids) and position_ids.numel():
             check_position_range(config, *(int(v) for v in position_ids.aminmax()))
+
+
+def check_tensors(**inputs: Any) -> None:
+    for name, value in inputs.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name}: wanted a torch.Tensor, found {type(value).__name__}")
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
