@@ -253,7 +253,10 @@ def _wanted_dtype(dtype: Any, config: Any, tensors: Mapping[str, Any]) -> str:
         return "float32"
     if isinstance(dtype, str) and dtype == "auto":
         return dtype_name(config.torch_dtype or _main_dtype(tensors) or "float32")
-    return dtype_name(dtype)
+    name = dtype_name(dtype)
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        raise ValueError(f"dtype: wanted float16, bfloat16, float32, float64 or 'auto', found {dtype!r}")
+    return name
 
 
 def _main_dtype(tensors: Mapping[str, Any]) -> str | None:

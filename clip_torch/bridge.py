@@ -57,7 +57,8 @@ class PreTrainedModel(nn.Module, Pretrained):
     def __init__(self, config: Any) -> None:
         super().__init__()
         if not isinstance(config, self.config_class):
-            raise TypeError(f"{type(self).__name__}: config: wanted a {self.config_class.__name__}, found {config!r}")
+            wanted, found = self.config_class.__name__, type(config).__name__
+            raise TypeError(f"{type(self).__name__}: config: wanted a {wanted}, found {found}")
         config.validate()
         self.config = config
         for sub in (config, *(getattr(config, name) for name in config._sub_configs)):
