@@ -64,13 +64,13 @@ def as_array(value: Any) -> Any:
     return value if value is None or isinstance(value, jax.Array) else np.asarray(value)
 
 
-def is_readable(array: Any) -> bool:
-    """Whether values can be looked at without a device synchronisation, and are there at all."""
-    if isinstance(array, np.ndarray):
-        return True
-    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+def can_look(array: Any) -> bool:
+    """Whether there are values, and they can be read without a device synchronisation."""
+    if isinstance(array, jax.core.Tracer) or not array.size:
         return False
-    return array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
+    if isinstance(array, jax.Array):
+        return array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
+    return True
 
 
 class FlaxPreTrainedModel(Pretrained):
@@ -109,7 +109,8 @@ class FlaxPreTrainedModel(Pretrained):
         jit: bool = True,
     ) -> None:
         if not isinstance(config, self.config_class):
-            raise TypeError(f"{type(self).__name__}: config: wanted a {self.config_class.__name__}, found {config!r}")
+            wanted, found = self.config_class.__name__, type(config).__name__
+            raise TypeError(f"{type(self).__name__}: config: wanted a {wanted}, found {found}")
         config.validate()
         if module is None:
             raise ValueError(f"{type(self).__name__}: module: wanted a Linen module, found None")

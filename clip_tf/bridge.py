@@ -98,12 +98,14 @@ class TFPreTrainedModel(keras.Model, Pretrained):
 
     _class_prefix = "TF"
     _native_format = "tf"
+    _native_file = "tf_model.h5"
     main_input_name = "input_ids"
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         if not isinstance(config, self.config_class):
-            raise TypeError(f"{type(self).__name__}: config: wanted a {self.config_class.__name__}, found {config!r}")
+            wanted, found = self.config_class.__name__, type(config).__name__
+            raise TypeError(f"{type(self).__name__}: config: wanted a {wanted}, found {found}")
         config.validate()
         self.config = config
 
@@ -319,7 +321,9 @@ class TFPreTrainedModel(keras.Model, Pretrained):
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """The given metrics, on the outputs that the loss is on."""
+        """The given metrics, on the outputs that the loss is on; without labels none is updated."""
+        if y is None:
+            return self.get_metrics_result()
         y, y_pred = match_labels(y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
