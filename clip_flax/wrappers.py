@@ -24,7 +24,7 @@ from clip_core.inputs import (
     resolve_flags,
 )
 
-from .bridge import FlaxPreTrainedModel, as_array, as_dtype, is_readable
+from .bridge import FlaxPreTrainedModel, as_array, as_dtype, can_look
 
 
 class FlaxCLIPTextPreTrainedModel(FlaxPreTrainedModel):
@@ -226,15 +226,15 @@ def check_text(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, posi
     rows = input_ids.reshape(-1, input_ids.shape[-1]).shape
     if attention_mask is not None:
         check_mask(attention_mask.shape, rows)
-    if is_readable(input_ids) and input_ids.size:
-        check_id_range(config, *lowest_and_highest(input_ids))
+    if can_look(input_ids):
+        check_id_range(config, *extremes(input_ids))
     if position_ids is not None:
         check_integers("position_ids", position_ids.dtype.name)
         check_positions(position_ids.shape, rows)
-        if is_readable(position_ids) and position_ids.size:
-            check_position_range(config, *lowest_and_highest(position_ids))
+        if can_look(position_ids):
+            check_position_range(config, *extremes(position_ids))
 
 
-def lowest_and_highest(x: Any) -> tuple[int, int]:
-    values = np.asarray(x)
-    return int(values.min()), int(values.max())
+def extremes(x: Any) -> tuple[int, int]:
+    array = np.asarray(x)
+    return int(array.min()), int(array.max())
