@@ -19,8 +19,9 @@ try:
     import keras
     import tensorflow  # noqa: F401
 except ModuleNotFoundError as _error:
+    _missing = (_error.name or "tensorflow").split(".")[0]
     raise MissingDependencyError(
-        f"clip_tf needs {_error.name}, which is not installed: pip install 'triclip[tf]'"
+        f"clip_tf needs {_missing}, which is not installed: pip install 'triclip[tf]'"
     ) from _error
 if int(keras.__version__.split(".")[0]) < 3:
     raise MissingDependencyError(f"clip_tf: wanted Keras 3 or later, found {keras.__version__}")

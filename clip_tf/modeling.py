@@ -6,6 +6,7 @@ names of `clip_core.weights`. Public classes and towers take pixels as [B, C, h,
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,7 +14,17 @@ import tensorflow as tf
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.errors import InputError
-from clip_core.inputs import check_id_range, check_ids, check_mask, check_pixels, resolve_flags
+from clip_core.inputs import (
+    check_id_range,
+    check_ids,
+    check_integers,
+    check_mask,
+    check_pairs,
+    check_pixels,
+    check_position_range,
+    check_positions,
+    resolve_flags,
+)
 from clip_core.interpolate import bicubic_matrix
 from clip_core.outputs import (
     BaseModelOutput,
@@ -69,8 +80,8 @@ class TFCLIPVisionEmbeddings(Layer):
         pixel_values = check_image(self.config, pixel_values, interpolate_pos_encoding)
         x = tf.transpose(tf.cast(pixel_values, self.compute_dtype), (0, 2, 3, 1))  # [B, H, W, C]
         x = self.patch_embedding(x)  # [B, h, w, D]
-        height, width, features = x.shape[1:]
-        x = tf.reshape(x, (-1, height * width, features))  # [B, N - 1, D]
+        height, width = (size // self.config.patch_size for size in pixel_values.shape[2:])
+        x = tf.reshape(x, (-1, height * width, self.config.hidden_size))  # [B, N - 1, D]
         class_token = tf.cast(self.class_embedding, x.dtype)[None, None]
         x = tf.concat([tf.repeat(class_token, tf.shape(x)[0], axis=0), x], axis=1)  # [B, N, D]
         return x + tf.cast(self.positions(height, width), x.dtype)
@@ -192,10 +203,8 @@ class TFCLIPEncoder(Layer):
         for layer in self.layers:
             # Drawn out here, so that a layer that is computed again drops the same weights.
             seed = self.seeds.next() if training and self.config.attention_dropout else None
-            if self.gradient_checkpointing and training:
-                x, weights = tf.recompute_grad(layer)(x, bias, seed)
-            else:
-                x, weights = layer(x, bias, seed)
+            run = partial(layer, bias=bias, seed=seed)
+            x, weights = (tf.recompute_grad(run) if self.gradient_checkpointing and training else run)(x)
             hidden_states.append(x)
             attentions.append(weights)
         return BaseModelOutput(
@@ -254,7 +263,7 @@ class TFCLIPTextTransformer(Tower):
         training: bool = False,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        check_text(self.config, input_ids, attention_mask)
+        check_text(self.config, input_ids, attention_mask, position_ids)
         input_ids = tf.reshape(tf.cast(input_ids, tf.int32), (-1, sizes(input_ids)[-1]))
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
         encoded = self.encoder(
@@ -312,25 +321,43 @@ class TFCLIPVisionTransformer(Tower):
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
 
-def tower_output(
-    encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool
-) -> Any:
+def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
     return out if return_dict else out.to_tuple()
 
 
-def check_text(config: CLIPTextConfig, input_ids: tf.Tensor | None, attention_mask: tf.Tensor | None) -> None:
+def check_text(
+    config: CLIPTextConfig,
+    input_ids: tf.Tensor | None,
+    attention_mask: tf.Tensor | None,
+    position_ids: tf.Tensor | None,
+) -> None:
     """Known shapes always; values only where looking costs no device synchronisation and no graph is being traced."""
     shape = None if input_ids is None else input_ids.shape
     if shape is not None and shape.rank is None:
         return
     check_ids(config, shape)
+    check_integers("input_ids", input_ids.dtype.name)
+    rows = (shape[:-1].num_elements(), shape[-1])
     if attention_mask is not None and attention_mask.shape.rank is not None:
-        wanted = (shape[:-1].num_elements(), shape[-1])
-        check_mask(assume(attention_mask.shape, wanted), assume(wanted, attention_mask.shape))
-    if not tf.is_symbolic_tensor(input_ids) and "GPU" not in input_ids.device and shape.num_elements():
-        ids = input_ids.numpy()
-        check_id_range(config, int(ids.min()), int(ids.max()))
+        check_mask(assume(attention_mask.shape, rows), assume(rows, attention_mask.shape))
+    if can_look(input_ids):
+        check_id_range(config, *extremes(input_ids))
+    if position_ids is not None:
+        check_integers("position_ids", position_ids.dtype.name)
+        if position_ids.shape.rank is not None:
+            check_positions(assume(position_ids.shape, rows), assume(rows, position_ids.shape))
+        if can_look(position_ids):
+            check_position_range(config, *extremes(position_ids))
+
+
+def can_look(x: tf.Tensor) -> bool:
+    return not tf.is_symbolic_tensor(x) and "GPU" not in x.device and x.shape.num_elements() > 0
+
+
+def extremes(x: tf.Tensor) -> tuple[int, int]:
+    array = x.numpy()
+    return int(array.min()), int(array.max())
 
 
 def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
@@ -348,8 +375,9 @@ def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interp
 
 
 def assume(shape: Any, wanted: Any) -> tuple[int | None, ...]:
-    """A shape with what is unknown in it taken from another of the same rank."""
-    return tuple(wanted[i] if size is None and i < len(wanted) else size for i, size in enumerate(shape))
+    """A shape with what is unknown in it taken from another, axis by axis from the last."""
+    missing = len(shape) - len(wanted)
+    return tuple(wanted[i - missing] if size is None and i >= missing else size for i, size in enumerate(shape))
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
@@ -529,11 +557,11 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         image = self.vision_model(
             pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **options
         )
-        text = self.text_model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options
-        )
+        text = self.text_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
+        if return_loss and None not in (text_embeds.shape[0], image_embeds.shape[0]):
+            check_pairs(text_embeds.shape[0], image_embeds.shape[0])
         scale = tf.cast(tf.exp(self.logit_scale), text_embeds.dtype)
         logits_per_text = tf.matmul(text_embeds, image_embeds, transpose_b=True) * scale  # [B_t, B_i]
         out = CLIPOutput(
