@@ -252,9 +252,9 @@ class FlaxCLIPEncoder(nn.Module):
         return_dict: bool = True,
     ) -> Any:
         causal = isinstance(self.config, CLIPTextConfig)
-        x = inputs_embeds.astype(self.dtype)
-        bias = attention_bias(x, attention_mask, causal) if attention_mask is not None or causal else None
-        encoded = self.layers(x, bias, deterministic, output_attentions, output_hidden_states)
+        masked = attention_mask is not None or causal
+        bias = attention_bias(inputs_embeds, attention_mask, causal) if masked else None
+        encoded = self.layers(inputs_embeds, bias, deterministic, output_attentions, output_hidden_states)
         return encoded if return_dict else encoded.to_tuple()
 
 

@@ -81,7 +81,7 @@ def test_tuples_have_every_field_that_was_asked_for(text: Any, full: Any, inputs
 
 def test_initialisation_is_the_cores_rule() -> None:
     """Means and deviations of every weight, also for a module used by itself and inside the full model."""
-    size = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4}
+    size = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     text = CLIPTextConfig(**size, vocab_size=500, max_position_embeddings=64, projection_dim=96, initializer_factor=3.0)
     vision = CLIPVisionConfig(**size, image_size=64, patch_size=8, initializer_range=0.05, initializer_factor=2.0)
     module = clip_flax.FlaxCLIPTextModelWithProjectionModule(text)
