@@ -23,6 +23,7 @@ from .torch_file import zip_records
 MAX_NAMES = 50_000
 MAX_DEPTH = 64
 MAX_RATIO = 16  # how many bytes a stored byte may stand for; weights hardly compress
+_PIECE = 8 << 20  # bytes of a large tensor that are read and written at a time
 _INNER = "model.weights.h5"  # inside a .keras archive
 _ATTRIBUTE_LIMIT = 64512  # HDF5's limit of an attribute, less its header; longer lists are split as Keras splits them
 
@@ -155,12 +156,18 @@ class Writer:
 
     def put(self, path: str, tensor: Tensor) -> None:
         """One dataset; bfloat16 as Keras keeps it."""
-        array = tensor.numpy()
-        if tensor.dtype == "bfloat16":
-            dataset = self._file.create_dataset(path, data=array.view("V2"), track_times=False)
+        brain = tensor.dtype == "bfloat16"
+        stored = np.dtype("V2") if brain else STORAGE[tensor.dtype]
+        dataset = self._file.create_dataset(path, tensor.shape, stored, track_times=False)
+        if brain:
             dataset.attrs["dtype"] = "bfloat16"
-        else:
-            self._file.create_dataset(path, data=array, track_times=False)
+        if tensor.part is None or tensor.nbytes <= _PIECE:
+            dataset[...] = tensor.numpy().view(stored)
+            return
+        step = max(1, _PIECE * tensor.shape[0] // tensor.nbytes)
+        for start in range(0, tensor.shape[0], step):
+            stop = min(start + step, tensor.shape[0])
+            dataset[start:stop] = tensor.rows(start, stop).numpy().view(stored)
 
     def attribute(self, group: str, name: str, value: Any) -> None:
         self._file.require_group(group).attrs[name] = value

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import CheckpointError
-from .source import FileSource, file_bytes
+from .source import FileSource, stream
 from .tensor import STORAGE, Tensor
 
 MAX_DEPTH = 64
@@ -209,7 +209,7 @@ def _put(file: BinaryIO, value: Any, advance: Callable[[int], None] | None) -> N
         if value.nbytes > CHUNK:
             _put_chunks(file, value, advance)
             return
-        _put_array(file, value.shape, value.dtype, value.numpy())
+        _put_array(file, value)
         if advance:
             advance(value.nbytes)
         return
@@ -219,15 +219,15 @@ def _put(file: BinaryIO, value: Any, advance: Callable[[int], None] | None) -> N
         _put(file, child, advance)
 
 
-def _put_array(file: BinaryIO, shape: tuple[int, ...], dtype: str, array: np.ndarray) -> None:
-    data = file_bytes(array)
-    sizes = bytes([0x90 | len(shape)]) + b"".join(map(_integer, shape))
-    head = b"\x93" + sizes + _text(dtype) + _header(data.nbytes, 0, 0, (0xC4, 0xC5, 0xC6))
-    size = len(head) + data.nbytes
+def _put_array(file: BinaryIO, tensor: Tensor) -> None:
+    sizes = bytes([0x90 | len(tensor.shape)]) + b"".join(map(_integer, tensor.shape))
+    head = b"\x93" + sizes + _text(tensor.dtype) + _header(tensor.nbytes, 0, 0, (0xC4, 0xC5, 0xC6))
+    size = len(head) + tensor.nbytes
     fixed = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}.get(size)
     file.write(bytes([fixed]) if fixed else _header(size, 0, 0, (0xC7, 0xC8, 0xC9)))
     file.write(b"\x01" + head)
-    file.write(data)
+    for piece in stream(tensor):
+        file.write(piece)
 
 
 def _put_chunks(file: BinaryIO, tensor: Tensor, advance: Callable[[int], None] | None) -> None:
@@ -241,7 +241,7 @@ def _put_chunks(file: BinaryIO, tensor: Tensor, advance: Callable[[int], None] |
     for number, start in enumerate(starts):
         part = flat[start : start + step]
         file.write(_text(str(number)))
-        _put_array(file, part.shape, tensor.dtype, part)
+        _put_array(file, Tensor.from_numpy(part, tensor.dtype))
         if advance:
             advance(part.nbytes)
 

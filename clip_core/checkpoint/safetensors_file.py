@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .source import FileSource, file_bytes
+from .source import FileSource, stream
 from .tensor import STORAGE, Tensor
 
 MAX_HEADER = 100_000_000  # the format's own limit
@@ -145,6 +145,7 @@ def write(
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(raw)) + raw)
         for name in order:
-            file.write(file_bytes(tensors[name].numpy()))
+            for piece in stream(tensors[name]):
+                file.write(piece)
             if advance:
                 advance(tensors[name].nbytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..errors import CheckpointError
 from .tensor import STORAGE, Tensor
 
 _CHUNK = 1 << 30  # one read call never moves more than 2 GiB
+_PIECE = 8 << 20  # bytes; small enough for the allocator to use the same memory again
 
 
 class FileSource:
@@ -67,6 +69,16 @@ class FileSource:
 
         place = None if big_endian else offset
         return Tensor(dtype, shape, lambda: part(0, size).reshape(shape), part, place)
+
+
+def stream(tensor: Tensor) -> Iterator[memoryview]:
+    """A tensor's bytes as files have them, a large one in pieces where its source can be read so."""
+    step = _PIECE // STORAGE[tensor.dtype].itemsize
+    if tensor.part is None or tensor.size <= step:
+        yield file_bytes(tensor.numpy())
+        return
+    for start in range(0, tensor.size, step):
+        yield file_bytes(tensor.part(start, min(start + step, tensor.size)))
 
 
 def native(array: np.ndarray, big_endian: bool = False) -> np.ndarray:

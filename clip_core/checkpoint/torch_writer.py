@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .source import file_bytes
+from .source import stream
 from .tensor import Tensor
 from .torch_file import STORAGE_CLASSES
 
@@ -33,29 +33,33 @@ def write(
 
     root = "archive"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        _record(archive, f"{root}/data.pkl", _state_dict(tensors))
-        _record(archive, f"{root}/byteorder", b"little")
+        _record(archive, f"{root}/data.pkl", *_one(_state_dict(tensors)))
+        _record(archive, f"{root}/byteorder", *_one(b"little"))
         for number, tensor in enumerate(tensors.values()):
-            _record(archive, f"{root}/data/{number}", file_bytes(tensor.numpy()))
+            _record(archive, f"{root}/data/{number}", tensor.nbytes, stream(tensor))
             if advance:
                 advance(tensor.nbytes)
         if metadata and "config" in metadata:
-            _record(archive, f"{root}/extra/config.json", metadata["config"].encode())
-        _record(archive, f"{root}/version", b"3\n")
+            _record(archive, f"{root}/extra/config.json", *_one(metadata["config"].encode()))
+        _record(archive, f"{root}/version", *_one(b"3\n"))
 
 
-def _record(archive: Any, name: str, data: bytes | memoryview) -> None:
+def _one(data: bytes) -> tuple[int, list[bytes]]:
+    return len(data), [data]
+
+
+def _record(archive: Any, name: str, size: int, pieces: Iterable[bytes | memoryview]) -> None:
     import zipfile
 
     info = zipfile.ZipInfo(name)  # the constant date of 1980 keeps files reproducible
-    size = len(data)
     info.file_size = size
     zip64 = size * 1.05 > zipfile.ZIP64_LIMIT
     start = archive.fp.tell() + 30 + len(name.encode()) + 4 + (20 if zip64 else 0)
     padding = -start % _ALIGNMENT
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding  # the field that PyTorch pads with
     with archive.open(info, "w", force_zip64=zip64) as record:
-        record.write(data)
+        for piece in pieces:
+            record.write(piece)
 
 
 def _state_dict(tensors: Mapping[str, Tensor]) -> bytes:
