@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from clip_core.text.bpe import BytePairEncoder
 from clip_core.text.fast import CLIPTokenizerFast
 from clip_core.text.files import BOS, EOS, bundled_data
 from clip_core.text.normalize import find_ftfy, openai_clean, slow_pattern
-from clip_core.text.padding import pad_array
+from clip_core.text.quick import pack, pad_packed
 from clip_core.text.slow import BUNDLED_LENGTH, CLIPTokenizer
 
 __all__ = ["AddedToken", "CLIPTokenizer", "CLIPTokenizerFast", "openai_tokenize"]
@@ -49,20 +50,20 @@ def openai_tokenize(
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise InputTypeError("texts: wanted a string or a list of strings")
     if not texts or context_length < 2:
-        raise InputError(f"texts, context_length: wanted some texts and 2 or more, found {len(texts)}, {context_length}")
+        raise InputError(f"wanted texts and a context_length of 2 or more, found {len(texts)} and {context_length}")
     engine, pattern = _openai_engine()
     fix_text = find_ftfy()
-    rows: list[list[int]] = []
+    rows: list[bytes] = []
     for text in texts:
         body = engine.encode_all(pattern.findall(openai_clean(text, fix_text)))
         if len(body) > context_length - 2 and not truncate:
-            raise InputError(f"texts: too long for context length {context_length} ({len(body) + 2} tokens): {text!r:.120}")
-        rows.append([engine.vocab[BOS], *body[: context_length - 2], engine.vocab[EOS]])
-    return pad_array(rows, context_length, 0, "right")[0]
+            raise InputError(f"texts: {len(body) + 2} tokens for context_length {context_length}: {text[:120]!r}")
+        rows.append(pack([engine.vocab[BOS], *body[: context_length - 2], engine.vocab[EOS]]))
+    return pad_packed(rows, context_length, 0, "right")[0]
 
 
 @functools.lru_cache(maxsize=1)
-def _openai_engine() -> tuple[BytePairEncoder, object]:
+def _openai_engine() -> tuple[BytePairEncoder, Any]:
     data = bundled_data()
     engine = BytePairEncoder(data.vocab, data.merges, whole_words=data.whole_words)
     engine.keep_whole({token: data.vocab[token] for token in (BOS, EOS)})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from clip_core.errors import InputError
-from clip_core.text.normalize import SPACE_RUN, fast_normalize
+from clip_core.text.normalize import SPACE_RUN, SPACES, fast_normalize
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -132,9 +132,12 @@ class AddedTokens:
 
     def probes(self) -> list[str] | None:
         """Strings of which text must hold one for an added token to be in it; None when that can't be told."""
-        found = {_probe(token.content) for token in self.by_id.values()}
-        if None in found:
-            return None
+        found: set[str] = set()
+        for token in self.by_id.values():
+            probe = _probe(token.content)
+            if probe is None:
+                return None
+            found.add(probe)
         return [p for p in found if not any(q != p and q in p for q in found)]  # a substring stands for both
 
 
@@ -224,7 +227,7 @@ def _longest(text: str, position: int, start: int, running: Mapping[int, dict]) 
 
 
 class FastAddedTokens(AddedTokens):
-    """The fast tokenizer's rules: tokens that aren't normalised are found in the raw text, the others after normalising.
+    """The fast tokenizer's rules: some tokens are found in the raw text, those that are `normalized` after normalising.
 
     Where a content was added twice, the first special and every other form stay findable, the last gives the flags.
     """
@@ -272,7 +275,7 @@ class FastAddedTokens(AddedTokens):
             if token.single_word and not _stands_alone(text, start, end):
                 continue
             if token.lstrip:
-                start = max(len(text[:start].rstrip(_RUST_SPACES)), done)
+                start = max(len(text[:start].rstrip(SPACES)), done)
             if token.rstrip:
                 spaces = SPACE_RUN.match(text, end)
                 end = spaces.end() if spaces else end
@@ -290,9 +293,6 @@ class FastAddedTokens(AddedTokens):
             if token.normalized == normalized:
                 ids.setdefault(self.normalize(token.content) if normalized else token.content, self.ids[token.content])
         return _longest_first(ids), ids
-
-
-_RUST_SPACES = "".join(chr(c) for c in range(0x3001) if SPACE_RUN.fullmatch(chr(c)))
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
@@ -317,7 +317,7 @@ def parse_added_tokens(items: Any, where: str) -> dict[int, AddedToken]:
     found: dict[int, AddedToken] = {}
     for key, item in pairs:
         try:
-            found[int(key)] = as_added_token(item)
+            found[int(key)] = as_added_token(item)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise InputError(f"{where}: wanted an id and a token, found {key!r}: {item!r}") from error
     return found

@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_core.errors import InputError
 from clip_core.text.added_tokens import AddedTokens
 from clip_core.text.batch import TextBatch
 from clip_core.text.bpe import BytePairEncoder
-from clip_core.text.encoding import padding_length
 from clip_core.text.files import TokenizerData
 from clip_core.text.options import NO_LIMIT, Options, checked_side, logger, resolve
-from clip_core.text.padding import as_lists, collate, pad_array, pad_batch, pad_rows, to_list
+from clip_core.text.padding import as_lists, collate, pad_batch, to_list
 from clip_core.text.persist import Persistent
+from clip_core.text.quick import EncodesTexts
 from clip_core.text.rows import PreparesRows
 from clip_core.text.special_tokens import SpecialTokens
-
-_CHUNK_LIMIT = 500_000  # chunks kept; beyond it new ones are computed each time, so memory stays bounded
-_CHUNK_LENGTH = 64  # longer chunks are rarely seen twice
 
 
 class InputTypeError(InputError, TypeError):
     """An argument of the wrong type. Also a ValueError: that is what transformers raises for texts."""
 
 
-class _Chunks(dict):
-    """Text between spaces -> its ids, computed when first seen."""
-
-    def __init__(self, encode: Callable[[str], list[int]]) -> None:
-        super().__init__()
-        self.encode = encode
-
-    def __missing__(self, chunk: str) -> tuple[int, ...]:
-        ids = tuple(self.encode(chunk))
-        if len(chunk) <= _CHUNK_LENGTH and len(self) < _CHUNK_LIMIT:
-            self[chunk] = ids
-        return ids
-
-
-class TokenizerBase(SpecialTokens, PreparesRows, Persistent, ABC):
+class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
     """See `clip_core.tokenizer.CLIPTokenizer` and `CLIPTokenizerFast`."""
 
     is_fast = False
@@ -67,11 +49,6 @@ class TokenizerBase(SpecialTokens, PreparesRows, Persistent, ABC):
         )
         self._warned: set[str] = set()
         self._forget()
-
-    def _forget(self) -> None:
-        """Drop what was derived from the tokens; called whenever they change."""
-        self._chunks = _Chunks(self._chunk_ids)
-        self._probes = self.added.probes()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -256,40 +233,7 @@ class TokenizerBase(SpecialTokens, PreparesRows, Persistent, ABC):
         wanted = getattr(options, f"return_{name}")
         return name in self.model_input_names if wanted is None else bool(wanted)
 
-    # ---- the short way: a list of strings to ids and mask, nothing else ----
-
-    def _encode_texts(self, texts: Sequence[str], options: Options) -> TextBatch:
-        """Equal to `_encode_many` (a test proves it), without anything that is only needed for other values."""
-        rows = self._body_rows(texts)
-        keep = self._surely_kept(options)
-        if keep is not None:
-            cut = slice(None, keep) if self.truncation_side == "right" else slice(-keep if keep else NO_LIMIT, None)
-            rows = [row[cut] if len(row) > keep else row for row in rows]
-        if options.add_special_tokens:
-            before, after = self._around()
-            rows = [[*before, *row, *after] for row in rows]
-        lengths = list(map(len, rows))
-        self._warn_if_long(max(lengths), options)
-        length = padding_length(lengths, options.padding, options.max_length, options.pad_to_multiple_of)
-        masked = self._wants(options, "attention_mask")
-        data: dict[str, Any] = {"input_ids": rows}
-        if options.return_tensors is not None and length is not None and max(lengths) <= length:
-            data["input_ids"], mask = pad_array(rows, length, self.pad_token_id, options.padding_side)
-            if masked:
-                data["attention_mask"] = mask
-        else:
-            data = pad_rows(data, length, options.padding_side, self._fillings(), masked)
-        return TextBatch(data, self._later(texts, options), options.return_tensors)
-
-    def _body_rows(self, texts: Sequence[str]) -> list[list[int]]:
-        lookup, is_simple, ids_of = self._chunks.__getitem__, self._is_simple, self._text_ids
-        return [
-            list(chain.from_iterable(map(lookup, text.split()))) if is_simple(text) else ids_of(text) for text in texts
-        ]
-
-    def _later(self, texts: Sequence[str], options: Options) -> Callable | None:
-        """Makes the Encodings of a batch when they are asked for; None: this kind has none."""
-        return None
+    # ---- what batches are made with ----
 
     @abstractmethod
     def _around(self) -> tuple[list[int], list[int]]:
@@ -429,6 +373,10 @@ class TokenizerBase(SpecialTokens, PreparesRows, Persistent, ABC):
         """`decode` of every row."""
         return [self.decode(row, skip_special_tokens=skip_special_tokens, **kwargs) for row in sequences]
 
+    def _cleaned(self, text: str, clean: bool | None) -> str:
+        wanted = self.clean_up_tokenization_spaces if clean is None else clean
+        return self.clean_up_tokenization(text) if wanted else text
+
     @staticmethod
     def clean_up_tokenization(out_string: str) -> str:
         """Undo the spaces that tokenizing put before English punctuation and contractions."""
@@ -510,4 +458,3 @@ def _known(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Of keyword arguments, those that `resolve` knows."""
     names = {*Options.__dataclass_fields__}
     return {name: value for name, value in kwargs.items() if name in names}
-

@@ -50,9 +50,8 @@ class TextBatch(BatchEncoding):
         data = dict(data or {})
         if prepend_batch_axis and tensor_type is not None:
             data = {name: [value] for name, value in data.items()}
-        overflow = data.get("overflowing_tokens")
-        if getattr(tensor_type, "value", tensor_type) in ("np", "numpy") and isinstance(overflow, list):
-            data["overflowing_tokens"] = _ragged(overflow)
+        if getattr(tensor_type, "value", tensor_type) in ("np", "numpy"):
+            data = {name: _ragged(value) for name, value in data.items()}
         super().__init__(data, tensor_type)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -165,10 +164,10 @@ class TextBatch(BatchEncoding):
         return self._encodings()[row], position
 
 
-def _ragged(rows: list[list[int]]) -> Any:
-    """Rows as one array where they are as long as each other, else as an array of arrays, as transformers does."""
-    if len({len(row) for row in rows}) <= 1:
-        return np.asarray(rows)
-    array = np.empty(len(rows), dtype=object)
-    array[:] = [np.asarray(row) for row in rows]
-    return array
+def _ragged(rows: Any) -> Any:
+    """Rows of unequal length as an array of arrays, as transformers does for NumPy alone; anything else as it is."""
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows) or len({*map(len, rows)}) <= 1:
+        return rows
+    found = np.empty(len(rows), dtype=object)
+    found[:] = [np.asarray(row) for row in rows]
+    return found

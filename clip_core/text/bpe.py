@@ -25,6 +25,8 @@ _CACHE_LIMIT = 500_000  # words kept; beyond it new words are computed each time
 
 def to_alphabet(text: str) -> str:
     """The UTF-8 bytes of `text`, each as one character of the byte alphabet."""
+    if text.isascii() and text.isprintable() and " " not in text:
+        return text
     return text.encode("utf-8").decode("latin-1").translate(_TO_ALPHABET)
 
 

@@ -95,7 +95,7 @@ class Encoding:
         if length == 0:
             return Encoding(overflowing=[replace(self, overflowing=[])])
         if stride >= length:
-            raise InputError(f"stride: wanted less than the {length} tokens that fit beside special ones, found {stride}")
+            raise InputError(f"stride: wanted less than the {length} tokens beside special ones, found {stride}")
         windows: list[Encoding] = []
         for position in range(0, len(self), length - stride):
             if side == "right":

@@ -18,6 +18,7 @@ from clip_core.text.normalize import (
     GPT2_PIECES,
     INFORMATION_SEPARATORS,
     PIECES,
+    SPECIALS,
     fast_normalize,
     fast_pattern,
     replace_surrogates,
@@ -25,6 +26,7 @@ from clip_core.text.normalize import (
 from clip_core.text.options import Options
 from clip_core.text.padding import to_list
 from clip_core.text.persist import load_data
+from clip_core.text.quick import ascii_pieces
 from clip_core.text.slow import BUNDLED_LENGTH
 
 
@@ -42,6 +44,7 @@ class CLIPTokenizerFast(TokenizerBase):
     """
 
     is_fast = True
+    added: FastAddedTokens
 
     def __init__(
         self,
@@ -117,12 +120,12 @@ class CLIPTokenizerFast(TokenizerBase):
                 yield from (again.span() for again in fast_pattern(GPT2_PIECES).finditer(normalized, *match.span()))
 
     def _chunk_ids(self, chunk: str) -> list[int]:
+        if chunk.isascii() and self.data.pattern in (PIECES, SPECIALS + PIECES):
+            return self.engine.encode_all(ascii_pieces(chunk.lower()))
         return self._piece_ids(fast_normalize(replace_surrogates(chunk)))
 
     def _is_simple(self, text: str) -> bool:
-        if self._probes is None or any(probe in text for probe in self._probes):
-            return False
-        return text.isprintable() or INFORMATION_SEPARATORS.search(text) is None
+        return self._holds_no_added_token(text) and (text.isprintable() or INFORMATION_SEPARATORS.search(text) is None)
 
     # ---- text to Encodings ----
 
@@ -165,7 +168,7 @@ class CLIPTokenizerFast(TokenizerBase):
         single, paired, ids = self._templates
         template = single if second is None else paired
         if options.truncates:
-            first, second = self._truncated(first, second, len(single), len(template), options)
+            first, second = self._truncated(first, second, len(template), options)
             if second is not None:
                 second = second.without_type(windows=options.add_special_tokens)
         whole = Encoding()
@@ -195,11 +198,9 @@ class CLIPTokenizerFast(TokenizerBase):
         return encoding
 
     def _truncated(
-        self, first: Encoding, second: Encoding | None, single: int, places: int, options: Options
+        self, first: Encoding, second: Encoding | None, places: int, options: Options
     ) -> tuple[Encoding, Encoding | None]:
-        room = options.max_length - (single - 1)  # type: ignore[operator]
-        if 0 <= room < options.stride:
-            raise InputError(f"stride: wanted at most the {room} tokens that fit beside special ones, found {options.stride}")
+        self._check_stride(options)
         around = places - (1 if second is None else 2) if options.add_special_tokens else 0
         length = options.max_length - around  # type: ignore[operator]
         if length < 0:
@@ -247,9 +248,7 @@ class CLIPTokenizerFast(TokenizerBase):
         self._warn_if_long(max(map(len, encodings)), options)
         return TextBatch(data, lambda: encodings, options.return_tensors)
 
-    def _encodings_of(
-        self, items: Sequence[tuple[Any, Any]], options: Options
-    ) -> tuple[list[Encoding], list[int]]:
+    def _encodings_of(self, items: Sequence[tuple[Any, Any]], options: Options) -> tuple[list[Encoding], list[int]]:
         """Padded Encodings, windows included where asked for, and which item each is from."""
         encodings = [self._encoding(text, pair, options) for text, pair in items]
         lengths = [len(encoding) for encoding in encodings]
@@ -268,11 +267,16 @@ class CLIPTokenizerFast(TokenizerBase):
     def _surely_kept(self, options: Options) -> int | None:
         if not options.truncates:
             return None
-        room = options.max_length - (len(self._templates[0]) - 1)  # type: ignore[operator]
-        if 0 <= room < options.stride:
-            raise InputError(f"stride: wanted at most the {room} tokens that fit beside special ones, found {options.stride}")
-        keep = room if options.add_special_tokens else options.max_length
+        room = self._check_stride(options)
+        keep: int = room if options.add_special_tokens else options.max_length  # type: ignore[assignment]
         return keep if keep >= 0 else None
+
+    def _check_stride(self, options: Options) -> int:
+        """How many tokens fit beside the special ones of a single text (less than 0: not even those fit)."""
+        room = options.max_length - self.num_special_tokens_to_add()  # type: ignore[operator]
+        if 0 <= room < options.stride:
+            raise InputError(f"stride: wanted at most the {room} tokens beside special ones, found {options.stride}")
+        return room
 
     def _around(self) -> tuple[list[int], list[int]]:
         single, _, ids = self._templates
@@ -284,7 +288,9 @@ class CLIPTokenizerFast(TokenizerBase):
         single, paired, _ = self._templates
         return len(paired) - 2 if pair else len(single) - 1
 
-    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any) -> list[str]:
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
+    ) -> list[str]:
         """The tokens of a text, or of a pair in a row."""
         return self.encode_plus(text, pair, add_special_tokens=add_special_tokens, **kwargs).tokens()
 
@@ -316,8 +322,7 @@ class CLIPTokenizerFast(TokenizerBase):
             if token is not None and not (skip_special_tokens and self.added.is_special(token)):
                 tokens.append(token)
         text = self.convert_tokens_to_string(tokens).replace(self.data.end_of_word, " ").strip()
-        clean = self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        return self.clean_up_tokenization(text) if clean else text
+        return self._cleaned(text, clean_up_tokenization_spaces)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Tokens to text: bytes back to characters; end-of-word marks stay."""
@@ -330,4 +335,3 @@ class CLIPTokenizerFast(TokenizerBase):
 
 def _normalized(token: Any) -> Any:
     return AddedToken(token, normalized=True) if isinstance(token, str) else token
-

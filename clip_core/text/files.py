@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +121,7 @@ def read_tokenizer_json(path: str | os.PathLike) -> TokenizerData:
         raise CheckpointError(f"{path}: model.type: wanted 'BPE', found {_brief(model['type'])}")
     for option in ("dropout", "continuing_subword_prefix", "byte_fallback", "ignore_merges"):
         if model.get(option):
-            raise CheckpointError(f"{path}: model.{option}: not part of CLIP's tokenizers, found {_brief(model[option])}")
+            raise CheckpointError(f"{path}: model.{option}: not CLIP's, found {_brief(model[option])}")
     vocab = _checked_vocab(model.get("vocab"), f"{path}: model")
     try:
         added = parse_added_tokens(found.get("added_tokens") or [], f"{path}: added_tokens")
@@ -204,7 +203,8 @@ def templates(processor: Any, path: str = "tokenizer.json") -> tuple[Template, T
         if processor["type"] == "RobertaProcessing":
             (bos, bos_id), (eos, eos_id) = processor["cls"], processor["sep"]
             ids = {bos: bos_id, eos: eos_id}
-            single, pair = (bos, "A", eos), (bos, "A", eos, eos, "B", eos)
+            single: Template = (bos, "A", eos)
+            pair: Template = (bos, "A", eos, eos, "B", eos)
         elif processor["type"] == "TemplateProcessing":
             single, pair = (_template(processor[name]) for name in ("single", "pair"))
             ids = {name: token["ids"][0] for name, token in processor["special_tokens"].items()}
@@ -237,6 +237,8 @@ def _brief(value: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a crash leaves the old one whole."""
+    import tempfile  # as heavy as the rest of this module
+
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:

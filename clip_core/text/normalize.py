@@ -21,8 +21,9 @@ PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # GPT-2's pattern, which the fast tokenizer's byte-level step applies to every piece once more.
 GPT2_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-_SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-SPACE_RUN = re.compile(f"[{_SPACES}]+")
+# Unicode's white space, which is what `\s` means in both patterns (and not quite what `str.isspace` says).
+SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+SPACE_RUN = re.compile(f"[{SPACES}]+")
 # `str.split` also splits at these four, which Unicode (and so the patterns) doesn't call white space.
 INFORMATION_SEPARATORS = re.compile("[\x1c-\x1f]")
 _STARTERS_ONLY = re.compile(f"([{char_ranges(MARKS)}])")

@@ -51,7 +51,7 @@ class Options:
 
 
 def checked_side(name: str, side: Any) -> str:
-    """"right" or "left", else ValueError."""
+    """ "right" or "left", else ValueError."""
     if side not in SIDES:
         raise InputError(f"{name}: wanted 'right' or 'left', found {side!r}")
     return side
@@ -103,7 +103,7 @@ def resolve(tokenizer: Any, padding: Any = False, truncation: Any = None, **give
         warnings.warn("`max_length` is ignored when `padding=True` and nothing is truncated: use padding='max_length'")
     pads, cuts, max_length = _with_model_limit(tokenizer, pads, cuts, max_length, verbose)
     if pads != "do_not_pad" and tokenizer.pad_token is None:
-        raise InputError("padding: the tokenizer has no pad_token; set one, e.g. tokenizer.pad_token = tokenizer.eos_token")
+        raise InputError("padding: needs a pad_token; set one, e.g. tokenizer.pad_token = tokenizer.eos_token")
     if pads != "do_not_pad" and cuts != "do_not_truncate" and multiple and max_length and max_length % multiple:
         raise InputError(f"max_length: wanted a multiple of pad_to_multiple_of ({multiple}), found {max_length}")
     return Options(
@@ -132,7 +132,7 @@ def _with_model_limit(
             max_length = tokenizer.model_max_length
     if cuts != "do_not_truncate":
         if unlimited:
-            tokenizer._warn_once(verbose, "Asking to truncate to max_length but there is no maximum length: no truncation.")
+            tokenizer._warn_once(verbose, "Asking to truncate but there is no maximum length: no truncation.")
             cuts = "do_not_truncate"
         else:
             max_length = tokenizer.model_max_length

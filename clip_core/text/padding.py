@@ -1,28 +1,14 @@
-"""Rows of ids to batches: filling up to one length, as lists or in one NumPy array."""
+"""Rows of ids, as lists, filled up to one length; and arrays or tensors of any framework as lists."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from clip_core.errors import InputError
 from clip_core.text.encoding import padding_length
-
-
-def pad_array(rows: Sequence[Sequence[int]], length: int, pad_id: int, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids as (ids, attention mask), both int64 [rows, length]. No row is longer than `length`."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    positions = np.arange(length)
-    if side == "right":
-        inside = positions < lengths[:, None]
-    else:
-        inside = positions >= (length - lengths)[:, None]
-    ids = np.full((len(rows), length), pad_id, np.int64)
-    ids[inside] = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
-    return ids, inside.astype(np.int64)
 
 
 def pad_row(

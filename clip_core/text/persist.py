@@ -93,7 +93,9 @@ class Persistent:
         options["name_or_path"] = str(pretrained_model_name_or_path)
         return cls(*init_inputs, **vocabulary_files(folder, cls.is_fast), **options)
 
-    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str, ...]:
+    def save_vocabulary(
+        self: Any, save_directory: str | os.PathLike, filename_prefix: str | None = None
+    ) -> tuple[str, ...]:
         """Write vocab.json and merges.txt into an existing folder; returns their paths.
 
         Raises FileNotFoundError or NotADirectoryError when there is no such folder.
@@ -103,14 +105,14 @@ class Persistent:
             raise NotADirectoryError(f"save_directory: wanted a folder, found a file: {folder}")
         if not folder.exists():
             raise FileNotFoundError(f"save_directory: no such folder: {folder}")
-        data = self.data  # type: ignore[attr-defined]
+        data = self.data
         vocab_path, merges_path = (folder / _prefixed(name, filename_prefix) for name in (VOCAB, MERGES))
         write_json(vocab_path, dict(sorted(data.vocab.items(), key=lambda item: item[1])), sort_keys=False)
         write_text(merges_path, merges_text(data.merges))
         return str(vocab_path), str(merges_path)
 
     def save_pretrained(
-        self,
+        self: Any,
         save_directory: str | os.PathLike,
         legacy_format: bool | None = None,
         filename_prefix: str | None = None,
@@ -142,28 +144,28 @@ class Persistent:
         names = [str(path) for path in paths]
         if legacy_format is not False:
             names += self.save_vocabulary(folder, filename_prefix)
-            further = {t: i for t, i in self.added_tokens_encoder.items() if i >= self.vocab_size}  # type: ignore[attr-defined]
+            further = {t: i for t, i in self.added_tokens_encoder.items() if i >= self.vocab_size}
             if further:
                 names.append(str(folder / _prefixed(ADDED, filename_prefix)))
                 write_json(Path(names[-1]), further)
         if self.is_fast and legacy_format is not True:
             names.append(str(folder / _prefixed(TOKENIZER, filename_prefix)))
-            write_json(Path(names[-1]), tokenizer_json(self.data, self.added_tokens_decoder), sort_keys=False)  # type: ignore[attr-defined]
+            write_json(Path(names[-1]), tokenizer_json(self.data, self.added_tokens_decoder), sort_keys=False)
         return tuple(names)
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self: Any) -> dict[str, Any]:
         names = ("model_max_length", "clean_up_tokenization_spaces", "errors", "padding_side", "truncation_side")
-        kept = {name: value for name, value in self.init_kwargs.items() if _is_plain(value)}  # type: ignore[attr-defined]
+        kept = {name: value for name, value in self.init_kwargs.items() if _is_plain(value)}
         kept = {name: value for name, value in kept.items() if name not in (*_NOT_OPTIONS, *SPECIAL_TOKENS)}
         return {
             **kept,
             **{name: getattr(self, name) for name in names},
-            **self.special_tokens_map,  # type: ignore[attr-defined]
-            "added_tokens_decoder": {str(i): t.to_dict() for i, t in self.added_tokens_decoder.items()},  # type: ignore[attr-defined]
+            **self.special_tokens_map,
+            "added_tokens_decoder": {str(i): t.to_dict() for i, t in self.added_tokens_decoder.items()},
             "tokenizer_class": "CLIPTokenizer",
         }
 
-    def _special_map(self) -> dict[str, Any]:
+    def _special_map(self: Any) -> dict[str, Any]:
         def plain(token: Any) -> Any:
             if isinstance(token, list):
                 return [plain(item) for item in token]
@@ -171,7 +173,7 @@ class Persistent:
                 return {name: value for name, value in token.to_dict().items() if name != "special"}
             return token
 
-        return {name: plain(token) for name, token in self.special_tokens_map_extended.items()}  # type: ignore[attr-defined]
+        return {name: plain(token) for name, token in self.special_tokens_map_extended.items()}
 
 
 def _prefixed(name: str, prefix: str | None) -> str:

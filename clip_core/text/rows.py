@@ -25,30 +25,30 @@ class PreparesRows:
         options = resolve(self, **{name: value for name, value in kwargs.items() if name in names})
         return self._prepared(list(ids), None if pair_ids is None else list(pair_ids), options, prepend)
 
-    def _prepared(self, ids: list[int], pair: list[int] | None, options: Options, prepend: bool) -> TextBatch:
+    def _prepared(self: Any, ids: list[int], pair: list[int] | None, options: Options, prepend: bool) -> TextBatch:
         row = self._row(ids, pair, options)
-        if options.pads or self._wants(options, "attention_mask"):  # type: ignore[attr-defined]
+        if options.pads or self._wants(options, "attention_mask"):
             row = self._pad_rows(row, options)
         if options.return_length:
             row["length"] = len(row["input_ids"])
         return TextBatch(row, None, options.return_tensors, prepend_batch_axis=prepend)
 
-    def _pad_rows(self, encoded: dict[str, Any], options: Options) -> dict[str, Any]:
+    def _pad_rows(self: Any, encoded: dict[str, Any], options: Options) -> dict[str, Any]:
         return pad_batch(
             encoded,
             options.padding,
             options.max_length,
             options.pad_to_multiple_of,
             options.padding_side,
-            self._fillings(),  # type: ignore[attr-defined]
-            self._wants(options, "attention_mask"),  # type: ignore[attr-defined]
+            self._fillings(),
+            self._wants(options, "attention_mask"),
         )
 
-    def _row(self, ids: list[int], pair: list[int] | None, options: Options) -> dict[str, Any]:
+    def _row(self: Any, ids: list[int], pair: list[int] | None, options: Options) -> dict[str, Any]:
         """One text or pair, truncated, with its special tokens, before padding."""
         _check(pair, options)
         special = options.add_special_tokens
-        around = self.num_special_tokens_to_add(pair is not None) if special else 0  # type: ignore[attr-defined]
+        around = self.num_special_tokens_to_add(pair is not None) if special else 0
         total = len(ids) + len(pair or ()) + around
         overflow: list[int] = []
         excess = total - options.max_length if options.truncates and options.max_length else 0
@@ -58,14 +58,14 @@ class PreparesRows:
         if options.return_overflowing_tokens:
             row["overflowing_tokens"] = overflow
             row["num_truncated_tokens"] = total - options.max_length  # type: ignore[operator]
-        build = self.build_inputs_with_special_tokens  # type: ignore[attr-defined]
+        build = self.build_inputs_with_special_tokens
         row["input_ids"] = build(ids, pair) if special else [*ids, *(pair or ())]
         length = len(row["input_ids"])
-        if self._wants(options, "token_type_ids"):  # type: ignore[attr-defined]
+        if self._wants(options, "token_type_ids"):
             row["token_type_ids"] = [0] * length
         if options.return_special_tokens_mask:
             row["special_tokens_mask"] = _special_mask(len(ids), pair) if special else [0] * length
-        self._warn_if_long(length, options)  # type: ignore[attr-defined]
+        self._warn_if_long(length, options)
         return row
 
     def truncate_sequences(
@@ -131,7 +131,7 @@ def _check(pair: Any, options: Options) -> None:
         return
     if options.truncation == "longest_first" and pair is not None:
         raise InputError(
-            "return_overflowing_tokens: not with truncation='longest_first' for a pair; use 'only_first' or 'only_second'"
+            "return_overflowing_tokens: for a pair not with truncation='longest_first', but 'only_first', 'only_second'"
         )
     if options.max_length is None:
         raise InputError("return_overflowing_tokens: needs max_length, or truncation with a model_max_length")

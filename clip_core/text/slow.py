@@ -17,6 +17,7 @@ from clip_core.text.normalize import find_ftfy, ftfy_keeps, slow_clean, slow_pat
 from clip_core.text.options import Options
 from clip_core.text.padding import split_pairs, to_list
 from clip_core.text.persist import load_data
+from clip_core.text.quick import ascii_pieces
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 BUNDLED_LENGTH = 77  # the context length of the models that the bundled vocabulary belongs to
@@ -37,6 +38,8 @@ class CLIPTokenizer(TokenizerBase):
     Raises:
         CheckpointError: a damaged file, or one of another kind of tokenizer.
     """
+
+    added: SlowAddedTokens
 
     def __init__(
         self,
@@ -103,13 +106,13 @@ class CLIPTokenizer(TokenizerBase):
         return ids
 
     def _chunk_ids(self, chunk: str) -> list[int]:
-        return self.engine.encode_all(self.pat.findall(chunk.lower()))
+        return self.engine.encode_all(ascii_pieces(chunk.lower()))
 
     def _is_simple(self, text: str) -> bool:
-        return self._probes is not None and ftfy_keeps(text) and not any(probe in text for probe in self._probes)
+        return ftfy_keeps(text) and self._holds_no_added_token(text)
 
-    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any) -> list[str]:
-        """The tokens of a text, added tokens whole."""
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """The tokens of a text, added tokens whole (`split_special_tokens=True`: cut like any text)."""
         if not isinstance(text, str):
             raise InputTypeError(f"text: wanted a string, found {type(text).__name__}")
         whole = kwargs.get("split_special_tokens", self.split_special_tokens)
@@ -247,10 +250,12 @@ class CLIPTokenizer(TokenizerBase):
             InputError: an id outside the vocabulary.
         """
         ids, _ = to_list(token_ids)
-        tokens = self.convert_ids_to_tokens(ids if isinstance(ids, list) else [ids], skip_special_tokens)
+        if not isinstance(ids, list):
+            ids, skip_special_tokens = [ids], False  # a single id is never left out
+        tokens = self.convert_ids_to_tokens(ids, skip_special_tokens)
         if None in tokens:
-            wrong = next(i for i in (ids if isinstance(ids, list) else [ids]) if self._id_to_token(i) is None)
-            raise InputError(f"token_ids: wanted ids below {len(self)}, found {wrong}")
+            wrong = next(i for i in ids if self._id_to_token(i) is None)
+            raise InputError(f"token_ids: wanted ids of the vocabulary, 0 to {len(self) - 1}, found {wrong}")
         apart = set(self.added.ids) - set(self.all_special_tokens)
         apart |= {t for t in self.additional_special_tokens if self.convert_tokens_to_ids(t) >= self.vocab_size}
         parts: list[str] = []
@@ -265,8 +270,7 @@ class CLIPTokenizer(TokenizerBase):
             parts += [] if token is None else [token]
             run = []
         text = (" " if spaces_between_special_tokens else "").join(parts)
-        clean = self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        return self.clean_up_tokenization(text) if clean else text
+        return self._cleaned(text, clean_up_tokenization_spaces)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Tokens to text: bytes back to characters, end-of-word marks to spaces."""

@@ -17,12 +17,14 @@ SPECIAL_TOKENS = (*SINGLE_TOKENS, "additional_special_tokens")
 class _TokenName:
     """`tokenizer.eos_token`: its text, or None; settable to a string, an AddedToken or None."""
 
+    name: str
+
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, tokenizer: Any, owner: type | None = None) -> str | None:
+    def __get__(self, tokenizer: Any, owner: type | None = None) -> Any:
         if tokenizer is None:
-            return self  # type: ignore[return-value]
+            return self
         token = tokenizer.special_tokens[self.name]
         return None if token is None else str(token)
 
@@ -42,9 +44,9 @@ class _TokenId:
     def __set_name__(self, owner: type, name: str) -> None:
         self.token_name = name.removesuffix("_id")
 
-    def __get__(self, tokenizer: Any, owner: type | None = None) -> int | None:
+    def __get__(self, tokenizer: Any, owner: type | None = None) -> Any:
         if tokenizer is None:
-            return self  # type: ignore[return-value]
+            return self
         token = getattr(tokenizer, self.token_name)
         return None if token is None else tokenizer.convert_tokens_to_ids(token)
 
@@ -103,13 +105,13 @@ class SpecialTokens:
         self._additional_special_tokens = [t if isinstance(t, str) else as_added_token(t) for t in value or ()]
 
     @property
-    def additional_special_tokens_ids(self) -> list[int]:
+    def additional_special_tokens_ids(self: Any) -> list[int]:
         """Their ids."""
-        return [self.convert_tokens_to_ids(token) for token in self.additional_special_tokens]  # type: ignore[attr-defined]
+        return [self.convert_tokens_to_ids(token) for token in self.additional_special_tokens]
 
     @additional_special_tokens_ids.setter
-    def additional_special_tokens_ids(self, values: list[int]) -> None:
-        self._additional_special_tokens = [self.convert_ids_to_tokens(value) for value in values]  # type: ignore[attr-defined]
+    def additional_special_tokens_ids(self: Any, values: list[int]) -> None:
+        self._additional_special_tokens = [self.convert_ids_to_tokens(value) for value in values]
 
     @property
     def special_tokens_map(self) -> dict[str, str | list[str]]:
@@ -138,11 +140,11 @@ class SpecialTokens:
         return [str(token) for token in self.all_special_tokens_extended]
 
     @property
-    def all_special_ids(self) -> list[int]:
+    def all_special_ids(self: Any) -> list[int]:
         """Their ids."""
-        return self.convert_tokens_to_ids(self.all_special_tokens)  # type: ignore[attr-defined]
+        return self.convert_tokens_to_ids(self.all_special_tokens)
 
-    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+    def add_tokens(self: Any, new_tokens: Any, special_tokens: bool = False) -> int:
         """Add a token or a list of them; text is never split inside them.
 
         Args:
@@ -158,7 +160,7 @@ class SpecialTokens:
         if not new_tokens:
             return 0
         items = new_tokens if isinstance(new_tokens, (list, tuple)) else [new_tokens]
-        return self._add_tokens(items, special_tokens)  # type: ignore[attr-defined]
+        return self._add_tokens(items, special_tokens)
 
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_additional_special_tokens: bool = True
@@ -166,7 +168,7 @@ class SpecialTokens:
         """Set special-token attributes and add their tokens.
 
         Args:
-            special_tokens_dict: attribute name (`pad_token`, …, `additional_special_tokens`) -> token or list of tokens.
+            special_tokens_dict: attribute (`pad_token`, …, `additional_special_tokens`) -> token or list of tokens.
             replace_additional_special_tokens: replace that list rather than extend it.
 
         Returns:
