@@ -295,6 +295,8 @@ class FlaxPreTrainedModel(Pretrained):
         """
         params = self.params if params is None else params
         if self.weight_scope is None:
+            if safe_serialization or push_to_hub or kwargs:
+                raise ValueError(f"{type(self).__name__} has a module of its own: it is saved as {own_tree.FILE} only")
             own_tree.save(self, save_directory, {path: from_jax(leaf) for path, leaf in _dotted(params).items()})
             return
         super().save_pretrained(
