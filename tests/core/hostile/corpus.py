@@ -331,9 +331,18 @@ HEADERS = {
 }
 
 
+SAYS = {"overlap": "overlaps", "overlap-partly": "overlaps", "hole": "leaves a hole", "beyond": "the file at"}
+SAYS |= {"backwards": "needs", "negative": "bad data_offsets", "too-short": "the file at", "twice": "duplicate key"}
+SAYS |= {"nan": "no JSON number", "shape-overflow": "needs", "unknown-dtype": "unknown dtype", "wrong-dtype": "needs"}
+
+
 @several("x.safetensors", **{f"safetensors_{k}": v for k, v in HEADERS.items()})
 def headers(folder, header):
     return safetensors(folder, header)
+
+
+for _name, _text in SAYS.items():
+    CASES[f"safetensors-{_name}"] = (CASES[f"safetensors-{_name}"][0], f"x.safetensors.*{_text}")
 
 
 @several("header", safetensors_header_2EB=2**61, safetensors_header_4GB=2**32, safetensors_header_max=2**64 - 1)

@@ -1,14 +1,16 @@
-"""Kills a process that saves, again and again, at random moments, and looks at what is left each time.
+"""Kills a process that saves, again and again, and looks at what is left each time.
 
-    python kills.py MODE COUNT FOLDER
+    python kills.py MODE COUNT FOLDER    COUNT random moments; 0: before each operation on the file system in turn
 
 MODE: exchange, journal, new, file, convert. After every kill the checkpoint must be wholly one of the two that were
 being written in turn: tensors, config, tokenizer, and the number of files. Prints how often each was found.
 """
 
 import collections
+import itertools
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -23,6 +25,7 @@ from clip_core.checkpoint.tensor import Tensor  # noqa: E402
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoints"
 VERSIONS = {"A": 1.0, "B": 2.0}
+OPERATIONS = ("os.rename", "os.remove", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "open", "ctypes.", "shutil.")
 
 
 def versions():
@@ -48,6 +51,7 @@ def write(mode, target, name, made):
 def state(mode, target, made):
     """'A', 'B' or 'nothing'; AssertionError for anything else."""
     if not target.exists():
+        assert mode == "new", "the old checkpoint is gone"
         return "nothing"
     read = load(target)
     (name,) = (n for n in VERSIONS if read.config["marker"] == n)
@@ -58,6 +62,17 @@ def state(mode, target, made):
         assert atomic.view(target)("merges.txt").read_text() == name
         assert (len(read.files) > 1) == (name == "B")
     return name
+
+
+def die_at(number):
+    """From now on, kill this process at its n-th operation on the file system, before it is carried out."""
+    left = itertools.count(number, -1)
+
+    def hook(event, arguments):
+        if event.startswith(OPERATIONS) and next(left) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
 
 
 def main(mode, count, folder):
@@ -76,21 +91,28 @@ def main(mode, count, folder):
     found: collections.Counter = collections.Counter()
     last = "A"
     rng = random.Random(0)
-    for _ in range(count):
+    for number in itertools.count(1):
         if mode == "new":
-            import shutil
-
             shutil.rmtree(target, ignore_errors=True)
+        following = "BA"[last == "B"]
         child = os.fork()
         if not child:
-            for step in range(1000):
-                write(mode, target, "BA"[(step + (last == "B")) % 2], made)
+            if not count:
+                die_at(number)
+            for step in range(1000 if count else 1):
+                write(mode, target, following if step % 2 == 0 else last, made)
             os._exit(0)
-        time.sleep(rng.random() * pair)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        if count:
+            time.sleep(rng.random() * pair)
+            os.kill(child, signal.SIGKILL)
+        ended_by_itself = os.waitpid(child, 0)[1] == 0
+        if ended_by_itself and not count:
+            break
         last = state(mode, target, made)
         found[last] += 1
+        last = "A" if last == "nothing" else last
+        if number == count:
+            break
     if mode == "journal":
         assert (target / "logs" / "events").read_text() == "kept"
     hidden = [p for p in [*folder.iterdir(), *(target.iterdir() if target.is_dir() else [])] if p.name[0] == "."]
@@ -100,7 +122,7 @@ def main(mode, count, folder):
     write(mode, target, "A", made)
     assert state(mode, target, made) == "A"
     assert not [path for path in hidden if path.exists()], "the next save left hidden folders"
-    print(mode, count, "kills:", dict(found), f"{pair * 500:.1f} ms a save")
+    print(mode, sum(found.values()), "kills:", dict(found), f"{pair * 500:.1f} ms a save")
 
 
 if __name__ == "__main__":
