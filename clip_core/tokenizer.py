@@ -26,45 +26,57 @@ from clip_core.text.slow import BUNDLED_LENGTH, CLIPTokenizer
 __all__ = ["AddedToken", "CLIPTokenizer", "CLIPTokenizerFast", "openai_tokenize"]
 
 
-def openai_tokenize(
-    texts: str | Sequence[str], context_length: int = BUNDLED_LENGTH, truncate: bool = False
-) -> np.ndarray:
-    """The ids of OpenAI's `clip.tokenize` and, with `truncate=True`, of open_clip's tokenizer: padded with 0.
+# The two tokenizers differ in which strings inside a text they take for the start and end tokens.
+_SPECIAL_STRINGS = {"openai": (BOS, EOS), "open_clip": ("<start_of_text>", "<end_of_text>")}
 
-    The text is mended by ftfy (when installed), HTML entities are resolved twice, white space collapsed, letters made
-    small. No text but these two tokens is special.
+
+def openai_tokenize(
+    texts: str | Sequence[str],
+    context_length: int = BUNDLED_LENGTH,
+    truncate: bool | None = None,
+    profile: str = "openai",
+) -> np.ndarray:
+    """The ids of OpenAI's `clip.tokenize` and of open_clip's tokenizer: padded with 0.
+
+    The text is mended by ftfy (when installed; install it for equal ids on broken or decorated text), HTML entities are
+    resolved twice, white space collapsed, letters made small.
 
     Args:
         texts: a string or a list of them.
         context_length: length of every row, start and end token included.
-        truncate: cut longer texts, keeping the end token, instead of raising.
+        truncate: cut longer texts, keeping the end token (True), or raise (False); default: as the profile's library,
+            which is to raise in OpenAI's and to cut in open_clip's.
+        profile: "openai" or "open_clip".
 
     Returns:
         int64 [texts, context_length].
 
     Raises:
-        InputError: a text that is too long (and `truncate` is False), no text, or an impossible length.
+        InputError: a text that is too long and not to be cut, no text, an impossible length, another profile.
     """
-    if isinstance(texts, str):
-        texts = [texts]
+    if profile not in _SPECIAL_STRINGS:
+        raise InputError(f"profile: wanted one of {', '.join(_SPECIAL_STRINGS)}, found {profile!r}")
+    texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
         raise InputTypeError("texts: wanted a string or a list of strings")
     if not texts or context_length < 2:
         raise InputError(f"wanted texts and a context_length of 2 or more, found {len(texts)} and {context_length}")
-    engine, pattern = _openai_engine()
+    cuts = profile == "open_clip" if truncate is None else truncate
+    engine, pattern = _openai_engine(profile)
     fix_text = find_ftfy()
     rows: list[bytes] = []
     for text in texts:
         body = engine.encode_all(pattern.findall(openai_clean(text, fix_text)))
-        if len(body) > context_length - 2 and not truncate:
+        if len(body) > context_length - 2 and not cuts:
             raise InputError(f"texts: {len(body) + 2} tokens for context_length {context_length}: {text[:120]!r}")
         rows.append(pack([engine.vocab[BOS], *body[: context_length - 2], engine.vocab[EOS]]))
     return pad_packed(rows, context_length, 0, "right")[0]
 
 
-@functools.lru_cache(maxsize=1)
-def _openai_engine() -> tuple[BytePairEncoder, Any]:
+@functools.lru_cache(maxsize=2)
+def _openai_engine(profile: str) -> tuple[BytePairEncoder, Any]:
     data = bundled_data()
     engine = BytePairEncoder(data.vocab, data.merges, whole_words=data.whole_words)
-    engine.keep_whole({token: data.vocab[token] for token in (BOS, EOS)})
-    return engine, slow_pattern()
+    start, end = _SPECIAL_STRINGS[profile]
+    engine.keep_whole({start: data.vocab[BOS], end: data.vocab[EOS]})
+    return engine, slow_pattern((start, end))

@@ -225,6 +225,7 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
             raise InputError("text: wanted at least one text, found an empty list")
         plain = options.return_overflowing_tokens or options.return_special_tokens_mask or options.return_length
         plain = plain or options.return_offsets_mapping or options.is_split_into_words or self.split_special_tokens
+        plain = plain or (options.truncates and (options.stride > 0 or options.truncation == "only_second"))
         if plain or self._wants(options, "token_type_ids") or not all(map(str.__instancecheck__, items)):
             return self._encode_many(items, options)
         return self._encode_texts(items, options)

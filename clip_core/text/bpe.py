@@ -9,6 +9,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
+from clip_core.errors import InputError
+
 END_OF_WORD = "</w>"
 
 # OpenAI's byte alphabet: printable Latin-1 bytes stand for themselves, the other 68 become U+0100, U+0101, …
@@ -24,10 +26,16 @@ _CACHE_LIMIT = 500_000  # words kept; beyond it new words are computed each time
 
 
 def to_alphabet(text: str) -> str:
-    """The UTF-8 bytes of `text`, each as one character of the byte alphabet."""
+    """The UTF-8 bytes of `text`, each as one character of the byte alphabet.
+
+    Raises InputError for a lone surrogate, which has no UTF-8 form.
+    """
     if text.isascii() and text.isprintable() and " " not in text:
         return text
-    return text.encode("utf-8").decode("latin-1").translate(_TO_ALPHABET)
+    try:
+        return text.encode("utf-8").decode("latin-1").translate(_TO_ALPHABET)
+    except UnicodeEncodeError as error:
+        raise InputError(f"text: holds a lone surrogate, which is no character: {text!r:.80}") from error
 
 
 class BytePairEncoder:

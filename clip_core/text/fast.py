@@ -200,7 +200,9 @@ class CLIPTokenizerFast(TokenizerBase):
     def _truncated(
         self, first: Encoding, second: Encoding | None, places: int, options: Options
     ) -> tuple[Encoding, Encoding | None]:
-        self._check_stride(options)
+        room = options.max_length - self.num_special_tokens_to_add()  # type: ignore[operator]
+        if 0 <= room < options.stride:
+            raise InputError(f"stride: wanted at most the {room} tokens beside special ones, found {options.stride}")
         around = places - (1 if second is None else 2) if options.add_special_tokens else 0
         length = options.max_length - around  # type: ignore[operator]
         if length < 0:
@@ -267,16 +269,9 @@ class CLIPTokenizerFast(TokenizerBase):
     def _surely_kept(self, options: Options) -> int | None:
         if not options.truncates:
             return None
-        room = self._check_stride(options)
-        keep: int = room if options.add_special_tokens else options.max_length  # type: ignore[assignment]
+        special = self.num_special_tokens_to_add() if options.add_special_tokens else 0
+        keep: int = options.max_length - special  # type: ignore[operator]
         return keep if keep >= 0 else None
-
-    def _check_stride(self, options: Options) -> int:
-        """How many tokens fit beside the special ones of a single text (less than 0: not even those fit)."""
-        room = options.max_length - self.num_special_tokens_to_add()  # type: ignore[operator]
-        if 0 <= room < options.stride:
-            raise InputError(f"stride: wanted at most the {room} tokens beside special ones, found {options.stride}")
-        return room
 
     def _around(self) -> tuple[list[int], list[int]]:
         single, _, ids = self._templates

@@ -30,11 +30,11 @@ _STARTERS_ONLY = re.compile(f"([{char_ranges(MARKS)}])")
 _LOWER_EXCEPTIONS = re.compile(f"[\u03a3{char_ranges(CAPITALS)}]")
 
 
-def slow_pattern() -> Any:
+def slow_pattern(specials: tuple[str, ...] = ("<|startoftext|>", "<|endoftext|>")) -> Any:
     """OpenAI's pattern as the slow tokenizer compiles it: special tokens included, case ignored."""
     import regex
 
-    return regex.compile(SPECIALS + PIECES, regex.IGNORECASE)
+    return regex.compile("|".join([*map(regex.escape, specials), PIECES]), regex.IGNORECASE)
 
 
 @functools.lru_cache(maxsize=16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from clip_core.text.padding import split_pairs, to_list
 from clip_core.text.persist import load_data
 from clip_core.text.quick import ascii_pieces
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 BUNDLED_LENGTH = 77  # the context length of the models that the bundled vocabulary belongs to
 
 
@@ -91,10 +89,7 @@ class CLIPTokenizer(TokenizerBase):
         return self._pattern
 
     def _pieces(self, text: str) -> list[str]:
-        cleaned = slow_clean(text, self.fix_text)
-        if not cleaned.isascii() and _SURROGATE.search(cleaned):
-            raise InputError(f"text: holds a lone surrogate, which is no character: {text!r:.80}")
-        return self.pat.findall(cleaned)
+        return self.pat.findall(slow_clean(text, self.fix_text))
 
     def _parts(self, text: str) -> list[tuple[str, bool]]:
         return [(text, False)] if self.split_special_tokens else self.added.split(text)
