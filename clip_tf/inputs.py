@@ -111,3 +111,23 @@ def _switch(name: str, value: Any) -> Any:
             return True
         raise InputError(f"{name}: wanted True, False or None, found a tensor whose value is not known yet")
     return bool(np.all(value))
+
+
+# -- for the checks of shapes and values
+
+
+def assume(shape: Any, wanted: Any) -> tuple[int | None, ...]:
+    """A shape with what is unknown in it taken from another, axis by axis from the last."""
+    missing = len(shape) - len(wanted)
+    return tuple(wanted[i - missing] if size is None and i >= missing else size for i, size in enumerate(shape))
+
+
+def can_look(x: tf.Tensor) -> bool:
+    """Whether values can be read without a device synchronisation or while a graph is being traced."""
+    return not tf.is_symbolic_tensor(x) and "GPU" not in x.device and x.shape.num_elements() > 0
+
+
+def extremes(x: tf.Tensor) -> tuple[int, int]:
+    """The lowest and the highest value."""
+    array = x.numpy()
+    return int(array.min()), int(array.max())

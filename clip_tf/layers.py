@@ -18,6 +18,7 @@ class Layer(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        self._allow_non_tensor_positional_args = True
 
     def build(self, input_shape: Any = None) -> None:
         build_children(self)

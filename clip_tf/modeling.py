@@ -35,7 +35,7 @@ from clip_core.outputs import (
 )
 
 from .bridge import TFPreTrainedModel, Tower
-from .inputs import unpacked
+from .inputs import assume, can_look, extremes, unpacked
 from .layers import Embedding, Layer, LayerNorm, Linear, PatchConv, at_least_float32, dtype_of
 
 
@@ -266,14 +266,7 @@ class TFCLIPTextTransformer(Tower):
         check_text(self.config, input_ids, attention_mask, position_ids)
         input_ids = tf.reshape(tf.cast(input_ids, tf.int32), (-1, sizes(input_ids)[-1]))
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        encoded = self.encoder(
-            x,
-            attention_mask,
-            causal=True,
-            output_attentions=flags.attentions,
-            output_hidden_states=flags.hidden_states,
-            training=training,
-        )
+        encoded = self.encoder(x, attention_mask, True, flags.attentions, flags.hidden_states, training=training)
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
         return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
 
@@ -305,17 +298,12 @@ class TFCLIPVisionTransformer(Tower):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        training: bool = False,
         interpolate_pos_encoding: bool = False,
+        training: bool = False,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        x = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-        encoded = self.encoder(
-            self.pre_layrnorm(x),  # [B, N, D]
-            output_attentions=flags.attentions,
-            output_hidden_states=flags.hidden_states,
-            training=training,
-        )
+        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))  # [B, N, D]
+        encoded = self.encoder(x, None, False, flags.attentions, flags.hidden_states, training=training)
         last_hidden_state = encoded.last_hidden_state
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
@@ -351,15 +339,6 @@ def check_text(
             check_position_range(config, *extremes(position_ids))
 
 
-def can_look(x: tf.Tensor) -> bool:
-    return not tf.is_symbolic_tensor(x) and "GPU" not in x.device and x.shape.num_elements() > 0
-
-
-def extremes(x: tf.Tensor) -> tuple[int, int]:
-    array = x.numpy()
-    return int(array.min()), int(array.max())
-
-
 def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
     """The pixels, with all sizes but the batch known. Sizes that are not are taken to be right, and checked later."""
     shape = None if pixel_values is None else pixel_values.shape
@@ -372,12 +351,6 @@ def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interp
             f"interpolate_pos_encoding=True, found {shape}"
         )
     return pixel_values if interpolate else tf.ensure_shape(pixel_values, wanted)
-
-
-def assume(shape: Any, wanted: Any) -> tuple[int | None, ...]:
-    """A shape with what is unknown in it taken from another, axis by axis from the last."""
-    missing = len(shape) - len(wanted)
-    return tuple(wanted[i - missing] if size is None and i >= missing else size for i, size in enumerate(shape))
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
@@ -419,15 +392,8 @@ class TFCLIPTextModel(TFCLIPPreTrainedModel):
         training: bool = False,
     ) -> Any:
         """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
-        return self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-            training=training,
-        )
+        flags = output_attentions, output_hidden_states, return_dict
+        return self.text_model(input_ids, attention_mask, position_ids, *flags, training=training)
 
 
 @keras.saving.register_keras_serializable("clip_tf")
@@ -458,14 +424,8 @@ class TFCLIPVisionModel(TFCLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> Any:
         """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
-        return self.vision_model(
-            pixel_values=pixel_values,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-            training=training,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-        )
+        flags = output_attentions, output_hidden_states, return_dict
+        return self.vision_model(pixel_values, *flags, interpolate_pos_encoding, training=training)
 
 
 @keras.saving.register_keras_serializable("clip_tf")
@@ -501,16 +461,8 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         training: bool = False,
     ) -> tf.Tensor:
         """Text embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        pooled = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            output_attentions=False,
-            output_hidden_states=False,
-            return_dict=True,
-            training=training,
-        ).pooler_output
-        return self.text_projection(pooled)
+        text = self.text_model(input_ids, attention_mask, position_ids, False, False, True, training=training)
+        return self.text_projection(text.pooler_output)
 
     @unpacked
     def get_image_features(
@@ -523,15 +475,8 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> tf.Tensor:
         """Image embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        pooled = self.vision_model(
-            pixel_values=pixel_values,
-            output_attentions=False,
-            output_hidden_states=False,
-            return_dict=True,
-            training=training,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-        ).pooler_output
-        return self.visual_projection(pooled)
+        image = self.vision_model(pixel_values, False, False, True, interpolate_pos_encoding, training=training)
+        return self.visual_projection(image.pooler_output)
 
     def call(
         self,
@@ -548,16 +493,9 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
     ) -> Any:
         """Texts [B_t, S] and pixels [B_i, C, h, w] -> CLIPOutput; `return_loss` needs B_t = B_i pairs."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        options = {
-            "output_attentions": flags.attentions,
-            "output_hidden_states": flags.hidden_states,
-            "return_dict": True,
-            "training": training,
-        }
-        image = self.vision_model(
-            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **options
-        )
-        text = self.text_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options)
+        asked = flags.attentions, flags.hidden_states, True
+        image = self.vision_model(pixel_values, *asked, interpolate_pos_encoding, training=training)
+        text = self.text_model(input_ids, attention_mask, position_ids, *asked, training=training)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
         if return_loss and None not in (text_embeds.shape[0], image_embeds.shape[0]):
@@ -606,15 +544,8 @@ class TFCLIPTextModelWithProjection(TFCLIPPreTrainedModel):
     ) -> Any:
         """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        text = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            output_attentions=flags.attentions,
-            output_hidden_states=flags.hidden_states,
-            return_dict=True,
-            training=training,
-        )
+        asked = flags.attentions, flags.hidden_states, True
+        text = self.text_model(input_ids, attention_mask, position_ids, *asked, training=training)
         text_embeds = self.text_projection(text.pooler_output)
         out = CLIPTextModelOutput(text_embeds, text.last_hidden_state, text.hidden_states, text.attentions)
         return out if flags.return_dict else out.to_tuple()
@@ -646,14 +577,8 @@ class TFCLIPVisionModelWithProjection(TFCLIPPreTrainedModel):
     ) -> Any:
         """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        image = self.vision_model(
-            pixel_values=pixel_values,
-            output_attentions=flags.attentions,
-            output_hidden_states=flags.hidden_states,
-            return_dict=True,
-            training=training,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-        )
+        asked = flags.attentions, flags.hidden_states, True
+        image = self.vision_model(pixel_values, *asked, interpolate_pos_encoding, training=training)
         image_embeds = self.visual_projection(image.pooler_output)
         out = CLIPVisionModelOutput(image_embeds, image.last_hidden_state, image.hidden_states, image.attentions)
         return out if flags.return_dict else out.to_tuple()
