@@ -27,7 +27,7 @@ def test_a_kill_leaves_the_old_or_the_new_checkpoint(mode, count, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     kills = int(result.stdout.split()[1])
-    assert kills == count or kills > 20, result.stdout
+    assert kills == count if count else kills >= 15, result.stdout
 
 
 def model(value):

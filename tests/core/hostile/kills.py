@@ -75,6 +75,10 @@ def die_at(number):
     sys.addaudithook(hook)
 
 
+def hidden_in(folder, target):
+    return [p for p in [*folder.iterdir(), *(target.iterdir() if target.is_dir() else [])] if p.name[0] == "."]
+
+
 def main(mode, count, folder):
     made = versions()
     target = folder / ("x.safetensors" if mode == "file" else "x")
@@ -92,6 +96,11 @@ def main(mode, count, folder):
     last = "A"
     rng = random.Random(0)
     for number in itertools.count(1):
+        if not count:  # the same operations each time: from A to B, with nothing left of the last kill
+            write(mode, target, "A", made)
+            last = "A"
+            for path in hidden_in(folder, target):
+                shutil.rmtree(path)
         if mode == "new":
             shutil.rmtree(target, ignore_errors=True)
         following = "BA"[last == "B"]
@@ -115,7 +124,7 @@ def main(mode, count, folder):
             break
     if mode == "journal":
         assert (target / "logs" / "events").read_text() == "kept"
-    hidden = [p for p in [*folder.iterdir(), *(target.iterdir() if target.is_dir() else [])] if p.name[0] == "."]
+    hidden = hidden_in(folder, target)
     for path in hidden:  # an empty one is left alone for some seconds: it may belong to a save that is starting
         if path.is_dir() and not any(path.iterdir()):
             os.utime(path, (0, 0))
