@@ -91,7 +91,7 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """The numbers now; bfloat16 and float8 as raw bit patterns. `.astype("float32")` first for their values."""
-        array = self.load()
+        array = np.asarray(self.load())
         if array.shape != self.shape or array.dtype != STORAGE[self.dtype]:
             raise CheckpointError(f"a {self.dtype} {self.shape} tensor was read as {array.dtype} {array.shape}")
         return array
@@ -159,11 +159,12 @@ def concat(tensors: Sequence[Tensor]) -> Tensor:
 
 def cast(array: np.ndarray, source: str, target: str) -> np.ndarray:
     """Numbers of one dtype in another, rounded once, to nearest even; NaN stays NaN, too large becomes infinite."""
-    values = _widen(array, source)
+    values = np.asarray(_widen(array, source))
     if target.startswith("float8"):
         raise ValueError(f"dtype: converting to {target} is not supported")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return _to_bfloat16(values) if target == "bfloat16" else values.astype(STORAGE[target])
+        cast_values = _to_bfloat16(values) if target == "bfloat16" else values.astype(STORAGE[target])
+    return np.asarray(cast_values)  # NumPy turns arrays without axes into scalars on the way
 
 
 def _widen(array: np.ndarray, source: str) -> np.ndarray:

@@ -92,6 +92,15 @@ def test_casts_agree_with_numpy_and_ml_dtypes(origin, target):
     assert tensor.numpy().tobytes() == values.astype(kind(target)).tobytes()
 
 
+@pytest.mark.parametrize("origin", ["float16", "bfloat16", "float32", "float64"])
+def test_a_single_number_stays_an_array(origin):
+    tensor = Tensor.from_numpy(np.float32(1.5)).astype(origin)
+    for target in ("float16", "bfloat16", "float32"):
+        got = tensor.astype(target).numpy()
+        assert type(got) is np.ndarray and got.shape == ()
+        assert cast(got, target, "float32") == 1.5
+
+
 def test_from_numpy_knows_ml_dtypes():
     tensor = Tensor.from_numpy(np.ones(3, ml_dtypes.bfloat16))
     assert (tensor.dtype, tensor.numpy().dtype) == ("bfloat16", np.uint16)
