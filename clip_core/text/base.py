@@ -12,16 +12,12 @@ from clip_core.text.added_tokens import AddedTokens
 from clip_core.text.batch import TextBatch
 from clip_core.text.bpe import BytePairEncoder
 from clip_core.text.files import TokenizerData
-from clip_core.text.options import NO_LIMIT, Options, checked_side, logger, resolve
+from clip_core.text.options import NO_LIMIT, InputTypeError, Options, checked_side, logger, resolve
 from clip_core.text.padding import as_lists, collate, pad_batch, to_list
 from clip_core.text.persist import Persistent
 from clip_core.text.quick import EncodesTexts
 from clip_core.text.rows import PreparesRows
 from clip_core.text.special_tokens import SpecialTokens
-
-
-class InputTypeError(InputError, TypeError):
-    """An argument of the wrong type. Also a ValueError: that is what transformers raises for texts."""
 
 
 class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):

@@ -9,7 +9,7 @@ from typing import Any
 from clip_core.errors import InputError
 from clip_core.text.added_tokens import AddedToken, FastAddedTokens, as_added_token
 from clip_core.text.alignment import aligned_normalize, span
-from clip_core.text.base import InputTypeError, TokenizerBase
+from clip_core.text.base import TokenizerBase
 from clip_core.text.batch import TextBatch
 from clip_core.text.bpe import CHAR_TO_BYTE
 from clip_core.text.encoding import Encoding, padding_length, truncate_pair
@@ -23,7 +23,7 @@ from clip_core.text.normalize import (
     fast_pattern,
     replace_surrogates,
 )
-from clip_core.text.options import Options
+from clip_core.text.options import InputTypeError, Options
 from clip_core.text.padding import to_list
 from clip_core.text.persist import load_data
 from clip_core.text.quick import ascii_pieces

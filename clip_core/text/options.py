@@ -18,6 +18,10 @@ TRUNCATIONS = ("only_first", "only_second", "longest_first", "do_not_truncate")
 SIDES = ("right", "left")
 
 
+class InputTypeError(InputError, TypeError):
+    """An argument of the wrong type. Also a ValueError: that is what transformers raises for texts."""
+
+
 @dataclass(frozen=True)
 class Options:
     """See `TokenizerBase.__call__` for what each means."""
@@ -63,7 +67,7 @@ def _checked_number(name: str, value: Any) -> int | None:
     try:
         number = value.__index__()  # NumPy's integers are as good as Python's
     except AttributeError:
-        raise TypeError(f"{name}: wanted an integer, found {type(value).__name__} ({value!r})") from None
+        raise InputTypeError(f"{name}: wanted an integer, found {type(value).__name__} ({value!r})") from None
     if number < 0:
         raise InputError(f"{name}: wanted 0 or more, found {number}")
     return number

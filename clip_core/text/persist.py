@@ -269,7 +269,8 @@ def _apply_special_map(folder: Path, options: dict[str, Any], given: Mapping[str
 
 
 def _special(value: Any) -> Any:
-    return as_added_token({**value, "special": True}) if isinstance(value, dict) and "content" in value else value
+    is_token = isinstance(value, dict) and isinstance(value.get("content"), str)
+    return as_added_token({**value, "special": True}) if is_token else value
 
 
 def _legacy_added_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from clip_core.errors import InputError
 from clip_core.text.added_tokens import AddedToken, SlowAddedTokens, as_added_token
-from clip_core.text.base import InputTypeError, TokenizerBase
+from clip_core.text.base import TokenizerBase
 from clip_core.text.batch import TextBatch
 from clip_core.text.bpe import BYTE_TO_CHAR, CHAR_TO_BYTE
 from clip_core.text.files import BOS, EOS
 from clip_core.text.normalize import find_ftfy, ftfy_keeps, slow_clean, slow_pattern
-from clip_core.text.options import Options
+from clip_core.text.options import InputTypeError, Options
 from clip_core.text.padding import split_pairs, to_list
 from clip_core.text.persist import load_data
 from clip_core.text.quick import ascii_pieces
