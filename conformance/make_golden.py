@@ -3,8 +3,8 @@
     HF_HUB_OFFLINE=1 PYTHONPATH=. python conformance/make_golden.py
 
 Needs transformers==4.37.2, torch and numpy<2; the project itself is not imported. The weights and inputs come from
-`cases.py`. A second reference, transformers 4.57.6, gives `interpolate.npz` (`make_golden.py interpolate`), since 4.37.2
-can't resize positions.
+`cases.py`. A second reference, transformers 4.57.6, gives `interpolate.npz` (`make_golden.py interpolate`), since
+4.37.2 can't resize positions.
 """
 
 from __future__ import annotations

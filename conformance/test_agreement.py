@@ -255,7 +255,8 @@ def _spoilt(folder: Any) -> dict[str, tuple[str, dict[str, Any]]]:
     text = (folder / "nan" / "config.json").read_text()
     (folder / "nan" / "config.json").write_text(text.replace('"projection_dim": 16', '"projection_dim": NaN'))
     (folder / "empty").mkdir()
-    full = dict.fromkeys(("missing", "shapes", "cut", "not_json", "nan", "empty", "nowhere", "tower"), ("CLIPModel", {}))
+    names = ("missing", "shapes", "cut", "not_json", "nan", "empty", "nowhere", "tower")
+    full: dict[str, Any] = dict.fromkeys(names, ("CLIPModel", {}))
     return {
         **full,
         "full": ("CLIPModel", {"nonsense": 3}),

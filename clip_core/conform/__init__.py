@@ -46,6 +46,9 @@ ACROSS = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 # A reference orders its operations in ways of its own.
 REFERENCE = 2.0
 USUAL_LAYERS = 12
+# Softmax makes an absolute error of a score a relative one of a weight, and scores of trained towers reach 100.
+ATTENTIONS = 10.0
+SIDES = {"pixel_values": "vision", "input_ids": "text"}
 
 
 def conform(
@@ -80,22 +83,29 @@ def conform(
         raise InputError(f"tolerance: wanted a positive number, found {tolerance!r}")
     names = check_backends(backends)
     known = _given_reference(reference)
+    if reference is None and len(names) < 2:
+        raise InputError(f"nothing to compare {names[0]} with: install another backend, or give a reference")
     folder = resolve_folder(checkpoint, weights=True)
     scope = scope_of(folder)
     loaded = load_once(folder, scope)
     arrays, pictures, notes = _inputs(folder, scope, loaded, known, images, texts)
-    traces = {name: run_checkpoint(name, folder, scope, arrays, dtype) for name in names}
+    traces = {name: {**arrays, **run_checkpoint(name, folder, scope, arrays, dtype)} for name in names}
     if reference == "transformers":
         known = Reference("transformers", run_transformers(folder, scope, arrays))
-    if known is None and len(names) < 2:
-        raise InputError(f"nothing to compare {names[0]} with: install another backend, or give a reference")
+    base_name, base = (known.name, known.trace()) if known else (names[0], traces[names[0]])
     bound = tolerance or ACROSS[dtype] * max(1.0, _layers(loaded) / USUAL_LAYERS) * (REFERENCE if known else 1)
-    base_name = known.name if known else names[0]
-    base = _with_inputs(known, arrays) if known else traces[names[0]]
-    rows = _compare(base, {n: {**arrays, **t} for n, t in traces.items() if known or n != names[0]}, bound)
+    rows = _compare(base, {name: traces[name] for name in names if known or name != names[0]}, bound)
     if not rows:
         raise InputError(f"{base_name}: no field in common: it has {', '.join(base)}")
-    breaks = _breaks(rows, base_name, base, names[0], traces, scope, loaded, arrays, pictures, folder)
+    breaks = []
+    for row in _first_breaks(rows, scope):
+        # Hypotheses run in the first backend; whichever side it doesn't agree with is the one to be explained.
+        usual = traces[names[0]]
+        base_is_odd = relative_error(base[row.field], usual[row.field]) > row.tolerance
+        odd, culprit = (base, base_name) if base_is_odd else (traces[row.backend], row.backend)
+        scene = Scene(names[0], scope, loaded, arrays, usual, odd, culprit, row.field, row.tolerance, folder, pictures)
+        tower = tower_of(row.field) or scope.partition("_")[0]
+        breaks.append(Break(tower, row.field, row.layer, row.backend, row.error, row.tolerance, explain(scene)))
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     return Report(str(checkpoint), scope, base_name, names, dtype, rows, breaks, shapes, notes)
 
@@ -112,7 +122,8 @@ def save_reference(
     folder = resolve_folder(checkpoint, weights=True)
     scope = scope_of(folder)
     arrays, _, _ = made.make_inputs(folder, load_once(folder, scope).config, scope, images, texts)
-    np.savez_compressed(file, **arrays, **run_checkpoint(name, folder, scope, arrays, "float32"))
+    everything: dict[str, Any] = {**arrays, **run_checkpoint(name, folder, scope, arrays, "float32")}
+    np.savez_compressed(file, **everything)
 
 
 def _given_reference(reference: Any) -> Reference | None:
@@ -132,27 +143,20 @@ def _inputs(
     processor's own are run, and compared with the reference's as its first field."""
     if known is None or not known.inputs:
         return made.make_inputs(folder, loaded.config, scope, images, texts)
-    arrays, pictures, notes = dict(known.inputs), [], []
-    text = scope == "full" or scope.startswith("text")
-    vision = scope == "full" or scope.startswith("vision")
-    if images is not None or texts is not None or text and "input_ids" not in arrays or vision and "pixel_values" not in arrays:
+    sides = [side for side, tower in SIDES.items() if scope == "full" or scope.startswith(tower)]
+    own: Trace = {}
+    pictures: list[Any] = []
+    notes: list[str] = []
+    if images is not None or texts is not None or any(side not in known.inputs for side in sides):
         own, pictures, notes = made.make_inputs(folder, loaded.config, scope, images, texts)
-        for side, given in (("pixel_values", images), ("input_ids", texts)):
-            if side in own and (given is not None or side not in arrays):
-                arrays[side] = own[side]
-                if side == "input_ids":
-                    arrays["attention_mask"] = own["attention_mask"]
-    for name, kind in (("pixel_values", np.float32), ("input_ids", np.int64), ("attention_mask", np.int64)):
-        if name in arrays:
-            arrays[name] = np.ascontiguousarray(arrays[name], kind)
-    unwanted = {"pixel_values"} - ({"pixel_values"} if vision else set())
-    unwanted |= set() if text else {"input_ids", "attention_mask", "position_ids"}
-    return {name: array for name, array in arrays.items() if name not in unwanted}, pictures, notes
-
-
-def _with_inputs(known: Reference, arrays: Trace) -> Trace:
-    """A reference's fields, and before them those inputs of its own that it shares with the run."""
-    return in_order({**{name: a for name, a in known.inputs.items() if name in arrays}, **known.fields})
+    arrays: Trace = {}
+    for side, given in (("pixel_values", images), ("input_ids", texts)):
+        if side in sides:
+            source = own if given is not None or side not in known.inputs else known.inputs
+            names = [side] if side == "pixel_values" else ["input_ids", "attention_mask", "position_ids"]
+            arrays |= {name: source[name] for name in names if name in source}
+    kinds = {name: np.float32 if name == "pixel_values" else np.int64 for name in arrays}
+    return {name: np.ascontiguousarray(array, kinds[name]) for name, array in arrays.items()}, pictures, notes
 
 
 def _layers(loaded: Loaded) -> int:
@@ -166,39 +170,17 @@ def _compare(base: Trace, others: Mapping[str, Trace], bound: float) -> list[Row
     for name, trace in others.items():
         for field in base:
             if field in trace:
-                rows.append(Row(field, layer_of(field), name, relative_error(trace[field], base[field]), bound))
+                own = bound * (ATTENTIONS if "attentions" in field else 1)
+                rows.append(Row(field, layer_of(field), name, relative_error(trace[field], base[field]), own))
     return rows
 
 
-def _breaks(
-    rows: list[Row],
-    base_name: str,
-    base: Trace,
-    runner: str,
-    traces: Mapping[str, Trace],
-    scope: str,
-    loaded: Loaded,
-    arrays: Trace,
-    pictures: list[Any],
-    folder: Path,
-) -> list[Break]:
+def _first_breaks(rows: list[Row], scope: str) -> list[Row]:
     """The first row out of bounds of every tower of every backend. Logits only where no tower broke before."""
-    found: list[Break] = []
-    seen: set[tuple[str, str]] = set()
+    found: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: position(row.field)):
         tower = tower_of(row.field) or scope.partition("_")[0]
-        broken = {side for name, side in seen if name == row.backend}
-        if row.ok or tower in broken or tower == "both" and broken:
-            continue
-        seen.add((row.backend, tower))
-        usual = {**arrays, **traces[runner]}
-        compared = {**arrays, **traces[row.backend]}
-        # Hypotheses run in the first backend; whichever side it doesn't agree with is the one to be explained.
-        reference_is_odd = relative_error(base[row.field], usual[row.field]) > row.tolerance
-        odd, culprit = (base, base_name) if reference_is_odd else (compared, row.backend)
-        scene = Scene(
-            runner, scope, loaded, arrays, usual, odd, culprit, row.field, row.tolerance, folder, pictures
-        )
-        causes = explain(scene)
-        found.append(Break(tower, row.field, row.layer, row.backend, row.error, row.tolerance, causes))
-    return found
+        broken = {side for name, side in found if name == row.backend}
+        if not row.ok and tower not in broken and not (tower == "both" and broken):
+            found[row.backend, tower] = row
+    return list(found.values())

@@ -147,17 +147,14 @@ def _configs(scene: Scene) -> Iterator[Change]:
 def _masks(scene: Scene) -> Iterator[Change]:
     ids, mask = scene.arrays["input_ids"], scene.arrays.get("attention_mask")
     config = getattr(scene.loaded.config, "text_config", scene.loaded.config)
-    others = {"no attention_mask": None, "an attention_mask of 1 for hidden and 0 for kept": None}
-    if mask is not None:
-        others["an attention_mask of 1 for hidden and 0 for kept"] = 1 - mask
-        others["no attention_mask"] = np.ones_like(mask)
+    usual = np.ones_like(ids) if mask is None else mask
+    others = {"no attention_mask": np.ones_like(ids), "an attention_mask of 1 for hidden and 0 for kept": 1 - usual}
     for name, token in (("pad_token_id", config.pad_token_id), ("eos_token_id", config.eos_token_id), ("0", 0)):
         if token is not None:
             others[f"a mask that hides every {name}"] = (ids != token).astype(np.int64)
     others["a mask that hides what follows the first end token"] = _until_end(ids, config.eos_token_id)
-    usual = np.ones_like(ids) if mask is None else mask
     for words, other in others.items():
-        if other is not None and not np.array_equal(other, usual):
+        if not np.array_equal(other, usual):
             yield Change("mask", words, scene.loaded, {**scene.arrays, "attention_mask": other})
 
 
@@ -302,5 +299,3 @@ def _shifted(odd: np.ndarray, usual: np.ndarray, rows: int, columns: int) -> flo
     here = usual[:, :, max(rows, 0) : height + min(rows, 0), max(columns, 0) : width + min(columns, 0)]
     there = odd[:, :, max(-rows, 0) : height + min(-rows, 0), max(-columns, 0) : width + min(-columns, 0)]
     return relative_error(there, here)
-
-

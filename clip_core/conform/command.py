@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="print every field, not the worst of each kind")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON ('-': print it)")
     parser.add_argument("--html", metavar="FILE", help="write the report as a page")
-    parser.add_argument("--save", metavar="FILE.npz", help="only write inputs and fields of one backend, as a reference")
+    parser.add_argument("--save", metavar="FILE.npz", help="only write one backend's inputs and fields there")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,18 +29,12 @@ def run(args: argparse.Namespace) -> int:
     from . import conform, save_reference
 
     backends = None if args.backends is None else [name for name in args.backends.split(",") if name]
-    images = None
-    if args.images:
-        from ..pipeline import expand_images
-
-        images = expand_images(args.images)
     if args.save:
-        save_reference(args.save, args.checkpoint, backends[0] if backends else None, images, args.texts)
+        save_reference(args.save, args.checkpoint, backends[0] if backends else None, args.images, args.texts)
         print(f"{args.checkpoint} -> {args.save}")
         return 0
-    report = conform(
-        args.checkpoint, backends, args.reference, images, args.texts, dtype=args.dtype, tolerance=args.tolerance
-    )
+    options = {"dtype": args.dtype, "tolerance": args.tolerance}
+    report = conform(args.checkpoint, backends, args.reference, args.images, args.texts, **options)
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
     if args.json == "-":
         print(text, end="")

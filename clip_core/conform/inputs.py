@@ -32,9 +32,7 @@ def make_inputs(folder: Path, config: Any, scope: str, images: Any, texts: Any) 
     if text is not None:
         arrays |= _texts(folder, text, texts, notes)
     if vision is not None:
-        pictures = list(images) if images is not None else made_up_pictures(vision.image_size)
-        if not pictures:
-            raise InputError("images: wanted at least one picture, found none")
+        pictures = made_up_pictures(vision.image_size) if images is None else load_pictures(images)
         arrays["pixel_values"] = image_processor(folder, vision)(pictures, return_tensors="np")["pixel_values"]
         arrays["pixel_values"] = np.asarray(arrays["pixel_values"], np.float32)
     return arrays, pictures, notes
@@ -82,6 +80,14 @@ def image_processor(folder: Path, config: Any) -> Any:
     if config.num_channels != 3:
         raise InputError(f"{folder}: images: no preprocessor_config.json, and {config.num_channels} channels")
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def load_pictures(images: Any) -> list[Any]:
+    """Pictures, arrays and paths as pictures and arrays; folders and patterns as the files they hold."""
+    from ..image_input import load_image
+    from ..pipeline import expand_images
+
+    return [load_image(image) for image in expand_images(images)]
 
 
 def made_up_pictures(side: int) -> list[Any]:

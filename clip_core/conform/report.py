@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -32,7 +33,7 @@ class Break:
     backend: str
     error: float
     tolerance: float
-    causes: list[str] = field(default_factory=list)
+    causes: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         where = f"{self.tower} tower: " if self.tower in ("text", "vision") else ""
@@ -98,9 +99,10 @@ class Report:
             mark = "ok" if row.ok else "BREAK"
             lines.append((name, row.backend, row.layer, f"{row.error:.1e}", f"{row.tolerance:.0e}", mark))
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         title = f"{self.checkpoint}: {', '.join(self.backends)} against {self.against} ({self.dtype})"
-        return "\n".join([title, *(f"note: {note}" for note in self.notes), *text, *map(str, self.breaks), self.verdict()])
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([title, *notes, *text, *map(str, self.breaks), self.verdict()])
 
     def verdict(self) -> str:
         if self.ok:

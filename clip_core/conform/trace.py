@@ -167,15 +167,15 @@ def tower_of(name: str) -> str:
 
 def position(name: str) -> tuple[int, int, int]:
     """Where in the computation a field comes."""
-    rank = {"vision": 0, "text": 1, "": 1, "both": 2}[tower_of(name)]
+    rank = {"vision": 0, "text": 1, "": 0, "both": 2}[tower_of(name)]
     parts = name.split(".")
     kind = parts[-2] if parts[-1].isdigit() else parts[-1]
+    if kind in INPUTS:
+        return 0, -1, INPUTS.index(kind)
     if kind == "hidden_states":
         return rank, int(parts[-1]), 0
     if kind == "attentions":
         return rank, int(parts[-1]), 1
-    if kind in INPUTS:
-        return rank, -1, INPUTS.index(kind)
     return rank, _LAST, _STAGES.get(kind, 3)
 
 
@@ -206,6 +206,9 @@ class Reference:
     name: str
     fields: Trace
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def trace(self) -> Trace:
+        return in_order({**self.inputs, **self.fields})
 
 
 def read_reference(path: str | os.PathLike) -> Reference:

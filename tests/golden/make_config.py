@@ -16,7 +16,7 @@ from typing import Any
 
 TEXT = {"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 4, "projection_dim": 24}
 VISION = {"hidden_size": 48, "num_attention_heads": 6, "image_size": 30, "patch_size": 2}
-# The shape of OpenAI's first published config.json: generation fields, *_config_dict, torch_dtype, everything spelt out.
+# The shape of OpenAI's first published config.json: generation fields, *_config_dict, torch_dtype, all spelt out.
 GENERATION = {
     "max_length": 20,
     "min_length": 0,
@@ -39,7 +39,13 @@ OLD_OPENAI = {
     "logit_scale_init_value": 2.6592,
     "model_type": "clip",
     "projection_dim": 512,
-    "text_config": {**GENERATION, "model_type": "clip_text_model", "bos_token_id": 0, "eos_token_id": 2, "dropout": 0.0},
+    "text_config": {
+        **GENERATION,
+        "model_type": "clip_text_model",
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "dropout": 0.0,
+    },
     "text_config_dict": None,
     "torch_dtype": "float32",
     "transformers_version": None,
@@ -51,7 +57,12 @@ LARGE = {
     "model_type": "clip",
     "projection_dim": 768,
     "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768},
-    "text_config_dict": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768},
+    "text_config_dict": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+    },
     "torch_dtype": "float16",
     "transformers_version": "4.16.0.dev0",
     "vision_config": {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14},
@@ -78,7 +89,9 @@ def cases() -> list[dict[str, Any]]:
     for cls, small in towers.items():
         for values in ({}, small, {**small, **FLAGS}, {**small, **LABELS}, {**small, "num_labels": 7}):
             add("init", cls, values)
-        add("init", cls, {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "my_own": {"a": [1, None]}, "torchscript": True})
+        add(
+            "init", cls, {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "my_own": {"a": [1, None]}, "torchscript": True}
+        )
         add("init", cls, {"torch_dtype": "float16", "architectures": ["X"], "bos_token_id": 3, "eos_token_id": 2})
         add("init", cls, {"torch_dtype": "bfloat16", "initializer_factor": 0.5, "dropout": 0.1, "pad_token_id": None})
         add("init", cls, {**small, "name_or_path": "somewhere", "prefix": "x", "problem_type": "regression"})
@@ -91,7 +104,11 @@ def cases() -> list[dict[str, Any]]:
             add("from_pretrained", cls, whole, layer_norm_eps=1e-4, stray=1)
     full = "CLIPConfig"
     add("init", full, {})
-    add("init", full, {"text_config": TEXT, "vision_config": VISION, "projection_dim": 20, "logit_scale_init_value": 1.5})
+    add(
+        "init",
+        full,
+        {"text_config": TEXT, "vision_config": VISION, "projection_dim": 20, "logit_scale_init_value": 1.5},
+    )
     add("init", full, {"text_config": TEXT, "vision_config": None, **FLAGS, **LABELS, "note": "kept"})
     add("init", full, {"text_config_dict": TEXT, "vision_config_dict": VISION})
     add("init", full, {"text_config": {"hidden_size": 512}, "text_config_dict": {"hidden_size": 512}})
