@@ -12,7 +12,16 @@ from clip_core.text.added_tokens import AddedTokens
 from clip_core.text.batch import TextBatch
 from clip_core.text.bpe import BytePairEncoder
 from clip_core.text.files import TokenizerData
-from clip_core.text.options import NO_LIMIT, InputTypeError, Options, checked_side, logger, resolve
+from clip_core.text.options import (
+    InputTypeError,
+    Options,
+    checked_limit,
+    checked_names,
+    checked_side,
+    checked_text,
+    logger,
+    resolve,
+)
 from clip_core.text.padding import as_lists, collate, pad_batch, to_list
 from clip_core.text.persist import Persistent
 from clip_core.text.quick import EncodesTexts
@@ -32,13 +41,14 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
         self.data = data
         self.name_or_path = str(options.pop("name_or_path", ""))
         limit = options.pop("model_max_length", options.pop("max_len", None))
-        self.model_max_length = NO_LIMIT if limit is None else limit
+        self.model_max_length = checked_limit("model_max_length", limit)
         self.padding_side = checked_side("padding_side", options.pop("padding_side", "right"))
         self.truncation_side = checked_side("truncation_side", options.pop("truncation_side", "right"))
-        self.model_input_names = list(options.pop("model_input_names", ("input_ids", "attention_mask")))
+        names = options.pop("model_input_names", ("input_ids", "attention_mask"))
+        self.model_input_names = checked_names("model_input_names", names)
         self.clean_up_tokenization_spaces = options.pop("clean_up_tokenization_spaces", True)
         self.split_special_tokens = options.pop("split_special_tokens", False)
-        self.errors = options.pop("errors", "replace")
+        self.errors = checked_text("errors", options.pop("errors", "replace"))
         self._init_special_tokens({**options, **special_tokens})
         self.engine = BytePairEncoder(
             data.vocab, data.merges, data.end_of_word, data.unk_token, data.fuse_unk, data.whole_words

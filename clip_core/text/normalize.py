@@ -39,18 +39,12 @@ def slow_pattern(specials: tuple[str, ...] = ("<|startoftext|>", "<|endoftext|>"
 
 @functools.lru_cache(maxsize=16)
 def fast_pattern(source: str = PIECES) -> Any:
-    r"""A pattern as the fast tokenizer's engine reads it: `\p{L}`, `\p{N}` mean the letters and numbers of Unicode 14.
-
-    Raises ValueError when it is no valid pattern.
-    """
+    r"""A pattern as the fast tokenizer's engine reads it: `\p{L}` and `\p{N}` mean those of Unicode 14."""
     import regex
 
     letters, numbers = (f"[\\p{{{kind}}}--[{char_ranges(gaps)}]]" for kind, gaps in (("L", LETTERS), ("N", NUMBERS)))
     adapted = source.replace(r"\p{L}", letters).replace(r"\p{N}", numbers)
-    try:
-        return regex.compile(adapted, regex.V1)
-    except regex.error as error:
-        raise ValueError(str(error)) from error
+    return regex.compile(adapted, regex.V1)
 
 
 # ---- the fast profile -----------------------------------------------------------------------------------------------

@@ -61,6 +61,31 @@ def checked_side(name: str, side: Any) -> str:
     return side
 
 
+def checked_limit(name: str, value: Any) -> int:
+    """A `model_max_length` as an integer of 1 or more; None and infinity are "no limit"."""
+    if value is None or value == float("inf"):
+        return NO_LIMIT
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputTypeError(f"{name}: wanted a number, found {type(value).__name__} ({value!r})")
+    if not value >= 1:
+        raise InputError(f"{name}: wanted 1 or more, found {value}")
+    return int(value)
+
+
+def checked_names(name: str, value: Any) -> list[str]:
+    """A list of strings."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise InputTypeError(f"{name}: wanted a list of strings, found {value!r}")
+    return list(value)
+
+
+def checked_text(name: str, value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise InputTypeError(f"{name}: wanted a string, found {type(value).__name__} ({value!r})")
+    return value
+
+
 def _checked_number(name: str, value: Any) -> int | None:
     if value is None:
         return None

@@ -91,7 +91,11 @@ class Persistent:
         given = {name: value for name, value in kwargs.items() if name not in ignored}
         options = read_options(folder, given)
         options["name_or_path"] = str(pretrained_model_name_or_path)
-        return cls(*init_inputs, **vocabulary_files(folder, cls.is_fast), **options)
+        files = vocabulary_files(folder, cls.is_fast)
+        try:
+            return cls(*init_inputs, **files, **options)
+        except InputError as error:
+            raise CheckpointError(f"{folder}: {CONFIG} or an argument: {error}") from error
 
     def save_vocabulary(
         self: Any, save_directory: str | os.PathLike, filename_prefix: str | None = None

@@ -179,6 +179,12 @@ def test_half_of_the_two_files(kind, bare):
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "a"}}}'),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"5": {"content": 5}}}'),
         ("tokenizer_config.json", b'{"pad_token": 5}'),
+        ("tokenizer_config.json", b'{"model_max_length": "long"}'),
+        ("tokenizer_config.json", b'{"model_max_length": NaN}'),
+        ("tokenizer_config.json", b'{"model_max_length": 0}'),
+        ("tokenizer_config.json", b'{"padding_side": "up"}'),
+        ("tokenizer_config.json", b'{"model_input_names": 5}'),
+        ("tokenizer_config.json", b'{"errors": 5}'),
         ("tokenizer_config.json", b'{"additional_special_tokens": [5]}'),
         ("special_tokens_map.json", b"5"),
         ("special_tokens_map.json", b'{"pad_token": {"content": 5}}'),
@@ -230,20 +236,32 @@ def test_other_or_damaged_tokenizer_json(five, changes, message):
             kind.from_pretrained(five)
 
 
-@pytest.mark.parametrize(
-    "pattern", ["(", "[", r"(?<=a", 5, None, "a" * 10], ids=["open", "class", "behind", "number", "none", "another"]
-)
-def test_patterns(five, pattern):
-    """Another pattern is used as it is; one that is none is refused."""
-    found = json.loads((five / "tokenizer.json").read_text(encoding="utf-8"))
+CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def set_pattern(folder, pattern):
+    found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     found["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pattern}
-    (five / "tokenizer.json").write_text(json.dumps(found), encoding="utf-8")
-    if pattern == "a" * 10:
-        tokenizer = CLIPTokenizerFast.from_pretrained(five)
-        assert tokenizer("b " + "A" * 10 + " c")["input_ids"] == [41, *[0] * 9, 22, 47]
-        return
+    (folder / "tokenizer.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+@pytest.mark.parametrize("pattern", ["(", r"(a+)+$|", "(?<=a", ".|" + CLIP_PATTERN, r"\w+|" + CLIP_PATTERN, 5, None])
+def test_patterns_of_others_are_not_run(five, pattern):
+    set_pattern(five, pattern)
     with pytest.raises(CheckpointError, match="pre_tokenizer"):
         CLIPTokenizerFast.from_pretrained(five)
+
+
+def test_patterns_with_texts_before_clips_own(five):
+    set_pattern(five, CLIP_PATTERN)
+    wanted = CLIPTokenizerFast.from_pretrained(five)(["the cat! dog"])["input_ids"]
+    set_pattern(five, r"<x>|\[y\]|" + CLIP_PATTERN)
+    tokenizer = CLIPTokenizerFast.from_pretrained(five)
+    assert tokenizer(["the cat! dog"])["input_ids"] == wanted
+    # Found whole, then cut by the byte-level step's own pattern: "<x>!" is not one run of "x", ">!".
+    assert tokenizer("cat<x>!", add_special_tokens=False).word_ids() == [0, 1, 2, 3, 4]
+    bare = CLIPTokenizerFast.from_pretrained(FOLDERS / "bare")
+    assert bare("cat<x>!", add_special_tokens=False).word_ids() == [0, 1, 2, 3, 3]
 
 
 def test_merges_that_the_vocabulary_lacks(bare):
