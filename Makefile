@@ -11,7 +11,7 @@ demo: $(DEMO)/.ready
 	$(DEMO)/bin/python -m clip_core demo --output demo-output
 
 test: $(TEST)/.ready
-	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 conformance: $(TEST)/.ready
 	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest conformance
