@@ -274,6 +274,11 @@ def test_logits(change: Any, words: str, folder: Path) -> None:
     assert words in causes(report)["both"]
 
 
+def test_another_shape(folder: Path) -> None:
+    report = conform(folder, [BACKEND], {"text_embeds": np.zeros((4, 3), np.float32)})
+    assert causes(report) == {"text": f"shape: the reference has (4, 3), where the model gives (4, {WIDTH})"}
+
+
 def test_an_unknown_cause_is_called_unknown(folder: Path) -> None:
     reference = trace_of(folder)
     noise = np.random.RandomState(0).standard_normal(reference["text_model_output.hidden_states.2"].shape)

@@ -70,6 +70,9 @@ class Scene:
 def explain(scene: Scene) -> list[str]:
     """Likely causes, in words; empty when no hypothesis fits."""
     kind = scene.field.rpartition(".")[2]
+    shapes = [np.shape(trace[scene.field]) for trace in (scene.odd, scene.usual)]
+    if shapes[0] != shapes[1] and not (kind == "pixel_values" or kind.startswith("logits")):
+        return [f"shape: {scene.culprit} has {shapes[0]}, where the model gives {shapes[1]}"]
     if kind in ("image_embeds", "text_embeds"):
         found = list(_of_embeddings(scene))
     elif kind.startswith("logits"):

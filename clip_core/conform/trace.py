@@ -247,4 +247,7 @@ def run_transformers(folder: Path, scope: str, arrays: Mapping[str, np.ndarray])
         model = cls.from_pretrained(folder, attn_implementation="eager").float().eval()
         with_attentions = flatten(_call_torch(model, arrays, {"output_attentions": True}))
     fields |= {name: value for name, value in with_attentions.items() if "attentions" in name}
+    if int(transformers.__version__.partition(".")[0]) >= 5 and scope == "full":
+        # Since version 5 a full model's towers carry their projected embedding in the place of what they pooled.
+        fields = {name: value for name, value in fields.items() if not name.endswith("pooler_output")}
     return in_order(fields)
