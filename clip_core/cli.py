@@ -249,12 +249,15 @@ def _add_convert(commands: Any) -> None:
 def _convert(args: argparse.Namespace) -> int:
     from . import checkpoint
     from .hub import resolve_folder
+    from .progress import Progress
 
-    options = {"to": args.to, "dtype": args.dtype, "component": args.component, "config": args.config}
+    options: dict[str, Any] = {"to": args.to, "dtype": args.dtype, "component": args.component, "config": args.config}
     if args.shard_size:
         options["shard_size"] = args.shard_size
-    report = checkpoint.convert(resolve_folder(args.source, weights=True), args.target, **options)
-    for note in getattr(report, "notes", None) or ():
+    source = resolve_folder(args.source, weights=True)
+    with Progress("bytes", 0) as bar:
+        saved = checkpoint.convert(source, args.target, progress=bar.reach, **options)
+    for note in saved.notes:
         print(f"note: {note}")
     print(f"{args.source} -> {args.target} ({args.to})")
     return 0

@@ -8,6 +8,7 @@ config and its overrides, the strict two-sided check, dtypes, and writing.
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ class Pretrained:
             config: a config object, or the folder, file or name of one; default: the checkpoint's own.
             subfolder, revision, cache_dir, local_files_only, token: where to look (see `clip_core.hub`).
             variant: e.g. "fp16" for `model.fp16.safetensors`.
+            component: which part of a file with several, e.g. "text_encoder_2" of an SDXL checkpoint.
             dtype, torch_dtype: "auto" (as saved), a name or a framework's dtype object; default float32, also for
                 checkpoints saved in float16.
             ignore_mismatched_sizes: initialise weights of another shape freshly, with a warning. Default False.
@@ -152,7 +154,7 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
     prefer = None if kwargs.get("from_pt") else cls._native_file
     kwargs = {key: value for key, value in kwargs.items() if key not in ACCEPTED_ARGUMENTS}
     where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
-    variant = kwargs.pop("variant", None)
+    variant, component = kwargs.pop("variant", None), kwargs.pop("component", None)
     given_config = kwargs.pop("config", None)
     torch_dtype = kwargs.pop("torch_dtype", None)
     dtype = kwargs.pop("dtype", torch_dtype)
@@ -161,7 +163,11 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
 
     path = resolve_folder(name_or_path, weights=True, variant=variant, **where)
     given = _as_dict(given_config, where)
-    read = checkpoint.load(path, variant=variant, scope=cls.weight_scope, config=given, prefer=prefer)
+    read = checkpoint.load(
+        path, variant=variant, component=component, scope=cls.weight_scope, config=given, prefer=prefer
+    )
+    for note in read.notes:  # what had to be assumed, e.g. an activation that no file states
+        logging.getLogger("triclip").warning("%s: %s", path, note)
     config = _resolve_config(cls, given_config, read, kwargs, str(path))
     if name_or_path is not None:
         config.name_or_path = str(name_or_path)

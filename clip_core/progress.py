@@ -31,6 +31,11 @@ class Progress:
         if self.enabled and self.drawn > self.started:
             self.stream.write("\n")
 
+    def reach(self, done: int, total: int) -> None:
+        """`done` of `total` units are done, for work that learns its size on the way."""
+        self.total = total
+        self.advance(done - self.done)
+
     def advance(self, count: int = 1) -> None:
         """`count` more units are done."""
         self.done += count

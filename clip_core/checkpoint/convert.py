@@ -56,7 +56,7 @@ def convert(
     read = load(src, subfolder=subfolder, variant=variant, component=component, config=given)
     notes = list(read.notes)
     made = checked_config(read, notes)
-    total = sum(prepare(read.tensors, dtype)[name].nbytes for name in read.tensors) if progress else 0
+    total = sum(tensor.nbytes for tensor in prepare(read.tensors, dtype).values()) if progress else 0
     options: dict[str, Any] = {"to": to, "dtype": dtype, "advance": _advance(progress, total)}
     if Path(dst).suffix in ENDINGS and not Path(dst).is_dir():
         saved = _into_file(Path(dst), read, made, **options)
