@@ -316,7 +316,8 @@ class TFPreTrainedModel(keras.Model, Pretrained):
         if isinstance(self.loss, str | None) and self.loss in OWN_LOSS:
             loss = self.own_loss(y_pred)
             if loss is not None:
-                return loss + sum(tf.cast(tf.reduce_sum(extra), loss.dtype) for extra in self.losses)
+                total = loss + sum(tf.cast(tf.reduce_sum(extra), loss.dtype) for extra in self.losses)
+                return total / tf.distribute.get_strategy().num_replicas_in_sync  # replicas' gradients are added
         y, y_pred = match_labels(y, y_pred)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 

@@ -135,13 +135,13 @@ class TFCLIPAttention(Layer):
         self.out_proj = Linear(inner, width)
 
     def call(
-        self, x: tf.Tensor, bias: tf.Tensor | None = None, seed: tf.Tensor | None = None
+        self, x: tf.Tensor, penalty: tf.Tensor | None = None, seed: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """x [B, S, D]; bias [B, 1, S, S], [1, 1, S, S] or None; seed [2] of the dropout, or None for none."""
+        """x [B, S, D]; penalty [B, 1, S, S], [1, 1, S, S] or None; seed [2] of the dropout, or None for none."""
         q, k, v = (self.heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, H, S, d]
-        # Softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the bias.
+        # Softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the penalty.
         scores = at_least_float32(tf.matmul(q * self.head_dim**-0.5, k, transpose_b=True))  # [B, H, S, S]
-        weights = tf.cast(tf.nn.softmax(scores if bias is None else scores + bias), v.dtype)
+        weights = tf.cast(tf.nn.softmax(scores if penalty is None else scores - penalty), v.dtype)
         visible = weights if seed is None else tf.nn.experimental.stateless_dropout(weights, self.dropout, seed)
         context = tf.transpose(tf.matmul(visible, v), (0, 2, 1, 3))  # [B, S, H, d]
         return self.out_proj(tf.reshape(context, (-1, sizes(x)[1], self.num_heads * self.head_dim))), weights
@@ -171,9 +171,9 @@ class TFCLIPEncoderLayer(Layer):
         self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def call(
-        self, x: tf.Tensor, bias: tf.Tensor | None = None, seed: tf.Tensor | None = None
+        self, x: tf.Tensor, penalty: tf.Tensor | None = None, seed: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        attended, weights = self.self_attn(self.layer_norm1(x), bias, seed)
+        attended, weights = self.self_attn(self.layer_norm1(x), penalty, seed)
         x = x + attended
         x = x + self.mlp(self.layer_norm2(x))
         return x, weights
@@ -198,12 +198,12 @@ class TFCLIPEncoder(Layer):
         output_hidden_states: bool = False,
         training: bool = False,
     ) -> BaseModelOutput:
-        bias = attention_bias(x, attention_mask, causal) if attention_mask is not None or causal else None
+        penalty = attention_penalty(x, attention_mask, causal) if attention_mask is not None or causal else None
         hidden_states, attentions = [x], []
         for layer in self.layers:
             # Drawn out here, so that a layer that is computed again drops the same weights.
             seed = self.seeds.next() if training and self.config.attention_dropout else None
-            run = partial(layer, bias=bias, seed=seed)
+            run = partial(layer, penalty=penalty, seed=seed)
             x, weights = (tf.recompute_grad(run) if self.gradient_checkpointing and training else run)(x)
             hidden_states.append(x)
             attentions.append(weights)
@@ -214,23 +214,26 @@ class TFCLIPEncoder(Layer):
         )
 
 
-def attention_bias(x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool) -> tf.Tensor:
-    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]).
+def attention_penalty(x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool) -> tf.Tensor:
+    """Who sees whom, as one penalty on the scores [B, 1, S, S] (or [1, 1, S, S]).
 
-    A hidden token and the future are float32's lowest finite value, what is both is -inf: v4.37's sum of two such
-    biases, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two, where -inf
-    alone would give NaN.
+    A hidden token and the future cost float32's greatest finite value, what is both costs inf: v4.37's sum of two
+    biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
+    where inf alone would give NaN.
+
+    It is subtracted because TensorFlow 2.21 fuses a product of matrices and an *added* broadcast bias, on CPUs and in
+    graphs, into a oneDNN kernel that takes 200 times as long.
     """
     dtype, length = at_least_float32(x[:0]).dtype, sizes(x)[1]
-    bias = tf.zeros((1, 1, length, length), dtype)
+    penalty = tf.zeros((1, 1, length, length), dtype)
     if causal:
         position = tf.range(length)
-        bias = tf.where(position[None, :] > position[:, None], dtype.min, bias)
+        penalty = tf.where(position[None, :] > position[:, None], dtype.max, penalty)
     if attention_mask is not None:
         hidden = (tf.cast(attention_mask, tf.float32) != 1)[:, None, None, :]  # [B, 1, 1, S]
-        both = tf.where(bias < 0, tf.constant(float("-inf"), dtype), dtype.min)
-        bias = tf.where(hidden, both, bias)
-    return bias
+        both = tf.where(penalty > 0, tf.constant(float("inf"), dtype), dtype.max)
+        penalty = tf.where(hidden, both, penalty)
+    return penalty
 
 
 def sizes(x: tf.Tensor) -> list[Any]:
