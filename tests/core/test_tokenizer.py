@@ -303,6 +303,18 @@ def test_ignored_max_length_warns(tokenizer):
         tokenizer(["a"], padding=True, max_length=5)
 
 
+def test_strides_that_never_end(shared):
+    """A window has to be longer than what it shares with the next."""
+    options = {"truncation": True, "max_length": 5, "stride": 3, "return_overflowing_tokens": True}
+    if not shared.is_fast:  # it has no windows: what was cut off, and 3 tokens before it
+        assert shared("a b c d e", **options)["overflowing_tokens"] == shared("a b c d e")["input_ids"][1:-1]
+        return
+    with pytest.raises(InputError, match="stride: wanted less than the 3 tokens"):
+        shared("a b c d e", **options)
+    with pytest.raises(InputError, match="stride: wanted at most the 3 tokens"):
+        shared("a b c d e", **{**options, "stride": 4})
+
+
 def test_no_limit_means_no_padding_or_truncation(tokenizer, caplog):
     tokenizer.model_max_length = int(1e30)
     with caplog.at_level(logging.WARNING):
@@ -390,6 +402,16 @@ def test_lone_surrogates(monkeypatch):
     slow.fix_text = str  # a mender that leaves it in
     with pytest.raises(InputError, match="lone surrogate"):
         slow("a\ud800")
+
+
+def test_a_single_id_is_skipped_by_the_fast_tokenizer_only():
+    assert CLIPTokenizerFast().decode(49407, skip_special_tokens=True) == ""
+    assert CLIPTokenizer().decode(49407, skip_special_tokens=True) == "<|endoftext|>"
+
+
+def test_pad_keeps_a_mask_that_is_there(shared):
+    batch = shared.pad([{"input_ids": [1, 2], "attention_mask": [0, 1]}, {"input_ids": [3], "attention_mask": [1]}])
+    assert batch["attention_mask"] == [[0, 1], [1, 0]]
 
 
 def test_offsets_need_the_fast_tokenizer():

@@ -68,6 +68,9 @@ def test_tokenizer_json_alone(five):
     tokenizer = CLIPTokenizerFast.from_pretrained(five)
     assert tokenizer("the cat")["input_ids"] == [41, 54, 48, 47] and tokenizer.model_max_length > 10**9
     assert CLIPTokenizer.from_pretrained(five)("the cat")["input_ids"] == [41, 54, 48, 47]
+    for kind in KINDS:
+        given = kind(tokenizer_file=five / "tokenizer.json", model_max_length=5)
+        assert given(["the cat", "a a a a a"], truncation=True)["input_ids"][0] == [41, 54, 48, 47]
 
 
 def test_a_template_as_post_processor(five):

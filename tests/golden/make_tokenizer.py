@@ -297,6 +297,7 @@ ADDED_TEXTS = [
     "a <cat-toy>, ZZ  top; zz top!",
     "x lo y  lo  z low",
     "cat CAT cat's xcat CAT",
+    "lo\tCAT x\tCAT",
     "The the <s> <sp>dog doge \u00e9 E\u0301 e\u0301",
     "<n1> <n2><n3> [PAD] <|endoftext|>",
     "<cat-to <cat-toyz> <|endof<s>text|>",
