@@ -106,8 +106,8 @@ class PretrainedConfig:
             del kwargs["dtype"]
         for key, default in COMMON_DEFAULTS.items():
             setattr(self, key, kwargs.pop(key, copy.deepcopy(default)))
-        self.torch_dtype = _dtype_name(self.torch_dtype)
-        self.pruned_heads = self._integer_keys("pruned_heads", self.pruned_heads or {})
+        self.torch_dtype: Any = _dtype_name(self.torch_dtype)
+        self.pruned_heads: Any = self._integer_keys("pruned_heads", self.pruned_heads or {})
         num_labels = kwargs.pop("num_labels", None)
         id2label = kwargs.pop("id2label", None)
         self.label2id = kwargs.pop("label2id", None)

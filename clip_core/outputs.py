@@ -1,8 +1,8 @@
 """What the models return: every field declared once, in v4.37's order.
 
 An output is a dict without its absent (None) fields, with attribute access (`out.text_embeds`; an absent field is
-None), index access over the present fields (`out[0]`), and `to_tuple()`. The backends register the classes as pytrees with
-their framework through `OUTPUT_CLASSES`, `flatten` and `unflatten`; nothing here imports one.
+None), index access over the present fields (`out[0]`), and `to_tuple()`. The backends register the classes as pytrees
+with their framework through `OUTPUT_CLASSES`, `flatten` and `unflatten`; nothing here imports one.
 """
 
 from __future__ import annotations
