@@ -20,7 +20,8 @@ def _torch(array: np.ndarray) -> Any:
 def _tensorflow(array: np.ndarray) -> Any:
     import tensorflow as tf
 
-    return tf.constant(array)
+    # Ids and masks are int32 in TensorFlow, as they are from transformers.
+    return tf.constant(array.astype(np.int32) if array.dtype == np.int64 else array)
 
 
 def _jax(array: np.ndarray) -> Any:

@@ -3,6 +3,17 @@
 Both are one byte-level BPE (`clip_core.text.bpe`); they differ in how text is cleaned before it is cut into pieces
 (`clip_core.text.normalize`) and in how added tokens are found in it (`clip_core.text.added_tokens`). `openai_tokenize`
 gives the ids of OpenAI's and open_clip's own tokenizers.
+
+What differs from transformers 4.37.2, on purpose:
+- An empty list of texts is an InputError that says so (there: ValueError or IndexError), and so is an id outside the
+  vocabulary given to the slow `decode` (there: TypeError). Arguments are never changed.
+- The slow tokenizer also loads from tokenizer.json alone. The fast one has no `backend_tokenizer`, trains nothing, and
+  refuses a tokenizer.json whose steps are not CLIP's, instead of running another's patterns.
+- Merges are taken to be in training order (a part is made before it is used), as every trained vocabulary has them.
+- Characters: the fast ids are those of tokenizers 0.15.2 whatever Python runs, up to Unicode 18; an added token's
+  `single_word` uses the word characters of the installed `regex`. The slow ids follow the installed Python, `regex` and
+  ftfy, as they do there.
+- `tokens()`, `word_ids()` and the like don't survive pickling a batch.
 """
 
 from __future__ import annotations
@@ -15,11 +26,11 @@ import numpy as np
 
 from clip_core.errors import InputError
 from clip_core.text.added_tokens import AddedToken
-from clip_core.text.base import InputTypeError
 from clip_core.text.bpe import BytePairEncoder
 from clip_core.text.fast import CLIPTokenizerFast
 from clip_core.text.files import BOS, EOS, bundled_data
 from clip_core.text.normalize import find_ftfy, openai_clean, slow_pattern
+from clip_core.text.options import InputTypeError
 from clip_core.text.quick import pack, pad_packed
 from clip_core.text.slow import BUNDLED_LENGTH, CLIPTokenizer
 

@@ -202,7 +202,7 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
         if options.is_split_into_words:
             batched = batched and bool(text) and isinstance(text[0], (list, tuple))
         if not batched:
-            return self._encode_one(text, pair, options)
+            return self._single(text, pair, options)
         if pair is None:
             return self._batch(text, options)
         if isinstance(pair, str):
@@ -213,7 +213,7 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
 
     def encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> TextBatch:
         """One text or pair; arguments as in `__call__`."""
-        return self._encode_one(text, text_pair, resolve(self, **_known(kwargs)))
+        return self._single(text, text_pair, resolve(self, **_known(kwargs)))
 
     def batch_encode_plus(self, batch_text_or_text_pairs: Any, **kwargs: Any) -> TextBatch:
         """A list of texts or pairs; arguments as in `__call__`."""
@@ -229,12 +229,30 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
     def _batch(self, items: Sequence[Any], options: Options) -> TextBatch:
         if not items:
             raise InputError("text: wanted at least one text, found an empty list")
-        plain = options.return_overflowing_tokens or options.return_special_tokens_mask or options.return_length
-        plain = plain or options.return_offsets_mapping or options.is_split_into_words or self.split_special_tokens
-        plain = plain or (options.truncates and (options.stride > 0 or options.truncation == "only_second"))
-        if plain or self._wants(options, "token_type_ids") or not all(map(str.__instancecheck__, items)):
+        if self._asks_for_more(options) or not all(map(str.__instancecheck__, items)):
             return self._encode_many(items, options)
         return self._encode_texts(items, options)
+
+    def _single(self, text: Any, pair: Any, options: Options) -> TextBatch:
+        if pair is not None or not isinstance(text, str) or self._asks_for_more(options):
+            return self._encode_one(text, pair, options)
+        if not options.add_special_tokens:
+            return self._encode_one(text, pair, options)  # may be empty, which the slow kind doesn't pad
+        batch = self._encode_texts([text], options)
+        return batch if options.return_tensors is not None else batch.first_row()
+
+    def _asks_for_more(self, options: Options) -> bool:
+        """Whether a call needs more than `_encode_texts` gives."""
+        return (
+            options.return_overflowing_tokens
+            or options.return_special_tokens_mask
+            or options.return_length
+            or options.return_offsets_mapping
+            or options.is_split_into_words
+            or self.split_special_tokens
+            or (options.truncates and (options.stride > 0 or options.truncation == "only_second"))
+            or self._wants(options, "token_type_ids")
+        )
 
     def _wants(self, options: Options, name: str) -> bool:
         wanted = getattr(options, f"return_{name}")

@@ -69,6 +69,10 @@ class TextBatch(BatchEncoding):
             return {name: value[key] for name, value in self.data.items()}
         raise KeyError(f"{key!r}: wanted a name, or a slice of rows (row numbers work with a fast tokenizer only)")
 
+    def first_row(self) -> TextBatch:
+        """The first row's values without the leading axis."""
+        return TextBatch({name: rows[0] for name, rows in self.data.items()}, self._make_encodings)
+
     @property
     def is_fast(self) -> bool:
         """Whether a fast tokenizer made it, so that questions by token can be answered."""

@@ -69,6 +69,9 @@ def test_short_way_equals_long_way(shared, texts, padding, truncation, max_lengt
     long = shared(texts, return_special_tokens_mask=True, **given_options)
     del long["special_tokens_mask"]
     assert short.data == long.data
+    single = shared(texts[0], return_special_tokens_mask=True, **given_options)
+    del single["special_tokens_mask"]
+    assert shared(texts[0], **given_options).data == single.data
     equally_long = len({len(row) for row in short["input_ids"]}) == 1
     if equally_long and short["input_ids"][0]:
         arrays = shared(texts, return_tensors="np", **given_options)
@@ -201,6 +204,8 @@ def test_frameworks(tokenizer, name):
     pytest.importorskip(module, reason=f"return_tensors={name!r} needs {module}")
     batch = tokenizer(["a photo", "cats"], padding=True, return_tensors=name)
     assert type(batch["input_ids"]).__module__.split(".")[0].startswith(module[:3])
+    wanted = "int64" if name == "pt" else "int32"
+    assert wanted in str(batch["input_ids"].dtype)
     assert np.asarray(batch["input_ids"]).tolist() == tokenizer(["a photo", "cats"], padding=True)["input_ids"]
     assert tokenizer.batch_decode(batch["input_ids"])[1].startswith("<|startoftext|>cats")
     padded = tokenizer.pad([{"input_ids": batch["input_ids"][0]}, {"input_ids": batch["input_ids"][1]}])
