@@ -94,6 +94,8 @@ def _in_order(values: list | tuple, names: list[str]) -> dict[str, Any]:
 
 
 def _tensor(name: str, value: Any) -> Any:
+    if isinstance(value, tf.RaggedTensor | tf.SparseTensor):
+        raise InputError(f"{name}: wanted a dense tensor, found a {type(value).__name__}")
     if value is None or tf.is_tensor(value) or isinstance(value, keras.KerasTensor):
         return value
     array = np.asarray(stack(name, value))

@@ -328,6 +328,8 @@ def test_ragged_and_wordy_inputs_are_named(model: Any, inputs: dict) -> None:
         model.get_text_features([[1, 2], [3]])
     with pytest.raises(InputError, match="input_ids: wanted numbers"):
         model.get_text_features(np.array([["a"]]))
+    with pytest.raises(InputError, match="input_ids: wanted a dense tensor, found a RaggedTensor"):
+        model.get_text_features(tf.ragged.constant([[1, 2], [3]]))
     with pytest.raises(TypeError, match="TFCLIPModel: config: wanted a CLIPConfig"):
         clip_tf.TFCLIPModel(model.config.text_config)
     symbolic = tf.function(lambda flag: model(**inputs, output_attentions=flag))
