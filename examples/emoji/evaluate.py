@@ -4,7 +4,8 @@
 
 Prints a Markdown table. Pictures are flattened on white; every emoji's prompt is its bare name unless --templates asks
 for the model's own prompts. The splits:
-- vendor: the held-out vendor's pictures of names seen in training, among all those names;
+- vendor: the held-out vendor's pictures of names seen in training, among all those names (also without
+  flags, and without the emoji that near_duplicates.py found drawn alike elsewhere);
 - names: the training vendors' pictures of the 200 held-out names, among those 200;
 - both: the held-out vendor's pictures of the 200 held-out names, among those 200.
 Pixel 1-NN answers with the name of the nearest training picture. It can't know a held-out name, so on the last two
@@ -38,15 +39,23 @@ def pixel_scores(data: EmojiData, split: Pictures, gallery: Pictures, candidates
     return out
 
 
-def evaluate(clip: Clip, data: EmojiData, templates: list[str]) -> dict[str, dict]:
+def all_splits(data: EmojiData, alike: list[str]) -> dict[str, tuple[Pictures, Pictures]]:
+    """Name of a split -> its pictures, and the gallery of pixel 1-NN. `alike`: names of near duplicates."""
+    own = np.isin(np.arange(len(data.emoji)), data.vendor_split.rows)
+    copied = np.isin(data.labels, alike)
+    splits = {"vendor": (data.vendor_split, data.train)}
+    splits["vendor, no flags"] = (data.select(own & ~data.is_flag[data.emoji]), data.train)
+    if alike:
+        splits["vendor, no near duplicates"] = (data.select(own & ~copied[data.emoji]), data.train)
+    splits["names"] = (data.names_split, data.names_split)
+    splits["both"] = (data.both_split, data.names_split)
+    return splits
+
+
+def evaluate(clip: Clip, data: EmojiData, templates: list[str], alike: list[str]) -> dict[str, dict]:
     """Split -> what is asked -> R@1, R@5, R@10 (and the counts)."""
     figures: dict[str, dict] = {}
-    no_flags = data.select(np.isin(np.arange(len(data.emoji)), data.vendor_split.rows) & ~data.is_flag[data.emoji])
-    splits = {
-        "vendor": (data.vendor_split, data.train), "vendor, no flags": (no_flags, data.train),
-        "names": (data.names_split, data.names_split), "both": (data.both_split, data.names_split),
-    }  # fmt: skip
-    for key, (split, gallery) in splits.items():
+    for key, (split, gallery) in all_splits(data, alike).items():
         candidates = np.unique(split.names)
         wanted = np.searchsorted(candidates, split.names)
         prompts = [[template.format(data.labels[name]) for name in candidates] for template in templates]
@@ -82,9 +91,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     clip = Clip.from_pretrained(args.model)
-    figures = evaluate(
-        clip, EmojiData(args.scratch, args.held_out_vendor), list(clip.templates) if args.templates else ["{}"]
-    )
+    data = EmojiData(args.scratch, args.held_out_vendor)
+    listed = args.scratch / "near_duplicates.json"
+    alike = json.loads(listed.read_text()) if listed.exists() else []
+    figures = evaluate(clip, data, list(clip.templates) if args.templates else ["{}"], alike)
     print(table(figures))
     if args.output:
         args.output.write_text(json.dumps(figures, indent=1) + "\n")

@@ -5,13 +5,15 @@
 Every picture is cut to its ink, brought to 32 x 32 grey pixels and standardised; two pictures of one emoji are called
 near duplicates when their correlation is at least 0.95. (Grey, because a recoloured copy is still a copy.) The rate
 is printed for each pair of sets, flags apart, beside the same rate between pictures of *different* emoji (chance).
-Near duplicates of the held-out set that remain in training are listed, and shown in SCRATCH/near_duplicates.png.
+Near duplicates of the held-out set that remain in training are listed in SCRATCH/near_duplicates.json and shown in
+SCRATCH/near_duplicates.png; evaluate.py gives a figure without them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,27 @@ def fingerprint(white: np.ndarray) -> np.ndarray:
     return vector / max(float(np.linalg.norm(vector)), 1e-6)
 
 
+def compare(prints: np.ndarray, left: dict[int, int], right: dict[int, int], emoji: list[int]) -> tuple[list[int], str]:
+    """The emoji that two sets draw alike, and their rate beside that of unrelated pairs, as text."""
+    if not emoji:
+        return [], f"{0:6d}"
+    one, other = (prints[[rows[number] for number in emoji]] for rows in (left, right))
+    alike = (one * other).sum(1) >= ALIKE
+    chance = (one * np.roll(other, 7, 0)).sum(1) >= ALIKE
+    found = [number for number, yes in zip(emoji, alike, strict=True) if yes]
+    return found, f"{len(emoji):6d} {alike.mean():6.1%} {chance.mean():6.1%}"
+
+
+def draw_pairs(pairs: list[tuple[int, int]], white: np.ndarray) -> Image.Image:
+    """Pairs of pictures side by side, sixteen pairs to a row."""
+    columns = 16
+    sheet = Image.new("RGB", (columns * 104, max(1, -(-len(pairs) // columns)) * 52), "white")
+    for number, pair in enumerate(pairs):
+        for side, row in enumerate(pair):
+            sheet.paste(Image.fromarray(white[row]), (number % columns * 104 + side * 50, number // columns * 52))
+    return sheet
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("scratch", type=Path)
@@ -39,37 +62,26 @@ def main() -> None:
     args = parser.parse_args()
     entries = json.loads((args.scratch / "emoji.json").read_text())
     data = np.load(args.scratch / "pictures.npz")
-    prints = np.stack([fingerprint(white) for white in data["white"]])
-    table: list[dict[int, int]] = [{} for _ in VENDORS]
+    white = data["white"]
+    prints = np.stack([fingerprint(picture) for picture in white])
+    rows: list[dict[int, int]] = [{} for _ in VENDORS]
     for row, (emoji, vendor) in enumerate(zip(data["emoji"].tolist(), data["vendor"].tolist(), strict=True)):
-        table[vendor].setdefault(emoji, row)
-    flags = {number for number, entry in enumerate(entries) if entry["group"] == FLAG_GROUP}
+        rows[vendor].setdefault(emoji, row)
     held_out = next(number for number, vendor in enumerate(VENDORS) if vendor.name == args.held_out)
-    listed = []
-    print(f"{'pair':56s} emoji  alike  chance   flags  alike")
-    for a in range(len(VENDORS)):
-        for b in range(a + 1, len(VENDORS)):
-            common = sorted(table[a].keys() & table[b].keys())
-            rates = []
-            for group in ([c for c in common if c not in flags], [c for c in common if c in flags]):
-                left, right = (prints[[t[c] for c in group]] for t in (table[a], table[b]))
-                alike = (left * right).sum(1) >= ALIKE if group else np.zeros(0, bool)
-                chance = (left * np.roll(right, 7, 0)).sum(1) >= ALIKE if group else alike
-                rates += [len(group), float(alike.mean()) if group else 0.0, float(chance.mean()) if group else 0.0]
-                if held_out in (a, b) and VENDORS[a].family != VENDORS[b].family:
-                    group = [emoji for emoji, yes in zip(group, alike, strict=True) if yes]
-                    listed += [(table[held_out][emoji], table[a + b - held_out][emoji]) for emoji in group]
-            pair = f"{VENDORS[a].name} / {VENDORS[b].name}"
-            print(f"{pair:56s} {rates[0]:5d} {rates[1]:6.1%} {rates[2]:7.1%} {rates[3]:7d} {rates[4]:6.1%}")
-    labels = [entries[data["emoji"][own]]["label"] for own, _ in listed]
-    print(f"alike {args.held_out} outside its family: {len(set(labels))} emoji: {', '.join(dict.fromkeys(labels))}")
-    columns = 16
-    sheet = Image.new("RGB", (columns * 104, max(1, -(-len(listed) // columns)) * 52), "white")
-    for number, pair in enumerate(listed):
-        for side, row in enumerate(pair):
-            place = (number % columns * 104 + side * 50, number // columns * 52)
-            sheet.paste(Image.fromarray(data["white"][row]), place)
-    sheet.save(args.scratch / "near_duplicates.png")
+    pairs = []
+    print(f"{'pair':56s}  emoji  alike chance | flags  alike chance")
+    for a, b in combinations(range(len(VENDORS)), 2):
+        common = sorted(rows[a].keys() & rows[b].keys())
+        flags = [number for number in common if entries[number]["group"] == FLAG_GROUP]
+        alike, others = compare(prints, rows[a], rows[b], sorted(set(common) - set(flags)))
+        alike_flags, text = compare(prints, rows[a], rows[b], flags)
+        print(f"{VENDORS[a].name + ' / ' + VENDORS[b].name:56s} {others} |{text}")
+        if held_out in (a, b) and VENDORS[a].family != VENDORS[b].family:
+            pairs += [(rows[held_out][number], rows[a + b - held_out][number]) for number in alike + alike_flags]
+    names = sorted({entries[data["emoji"][own]]["label"] for own, _ in pairs})
+    print(f"{args.held_out} drawn alike outside its family: {len(names)} emoji: {', '.join(names)}")
+    (args.scratch / "near_duplicates.json").write_text(json.dumps(names))
+    draw_pairs(pairs, white).save(args.scratch / "near_duplicates.png")
 
 
 if __name__ == "__main__":
