@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import pytest
 
 from . import cases as data
 from .adaptors import ADAPTORS
+from .check_saved import FORMS
+from .compare import GOLDEN
 from .signatures import BACKENDS, REQUIRED
 
 METHODS = [
@@ -55,3 +58,12 @@ def test_reexports(backend: str) -> None:
     assert all(hasattr(module, adaptor.prefix + cls) for cls in (*data.CLASSES, "CLIPPreTrainedModel"))
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         module.Nonsense  # noqa: B018
+
+
+def test_what_we_save_loads_elsewhere() -> None:
+    """As recorded by `check_saved.py` with three versions of transformers: every class, every form of file."""
+    record = json.loads((GOLDEN / "saved.json").read_text())
+    assert set(record) == {f"transformers {version}" for version in ("4.37.2", "4.57.6", "5.23.0")}
+    clean = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "agrees": True}
+    for found in record.values():
+        assert found == {f"{cls} {form}": clean for cls in data.CLASSES for form in FORMS}
