@@ -418,8 +418,16 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """bos A eos, or bos A eos eos B eos for a pair."""
-        first = [self.bos_token_id, *token_ids_0, self.eos_token_id]
-        return first if token_ids_1 is None else [*first, self.eos_token_id, *token_ids_1, self.eos_token_id]
+        bos, eos = self._ends()
+        first = [bos, *token_ids_0, eos]
+        return first if token_ids_1 is None else [*first, eos, *token_ids_1, eos]
+
+    def _ends(self) -> tuple[int, int]:
+        """The ids of bos and eos; InputError when there is none."""
+        for name in ("bos_token", "eos_token"):
+            if getattr(self, f"{name}_id") is None:
+                raise InputError(f"{name}: not set, or not in the vocabulary: {getattr(self, name)!r}")
+        return self.bos_token_id, self.eos_token_id
 
     def create_token_type_ids_from_sequences(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None

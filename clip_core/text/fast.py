@@ -74,8 +74,8 @@ class CLIPTokenizerFast(TokenizerBase):
         super().__init__(data, special, kwargs)
         self._add_missing(given)
         if data.added_tokens is None:
-            ends = [(str(t), self.convert_tokens_to_ids(str(t))) for t in (self.bos_token, self.eos_token)]
-            data.post_processor = roberta_processing(*ends)
+            bos_id, eos_id = self._ends()
+            data.post_processor = roberta_processing((self.bos_token, bos_id), (self.eos_token, eos_id))
         self._templates = templates(data.post_processor)
 
     def _add_missing(self, given: dict[int, AddedToken]) -> None:

@@ -295,6 +295,11 @@ def _legacy_added_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, 
 def _check_special_tokens(options: Mapping[str, Any], where: str) -> None:
     for name in SPECIAL_TOKENS:
         value = options.get(name)
-        items = value if name == "additional_special_tokens" and isinstance(value, (list, tuple)) else [value]
-        if not all(item is None or isinstance(item, (str, AddedToken)) or hasattr(item, "content") for item in items):
-            raise CheckpointError(f"{where}: {name}: wanted a token, found {value!r}")
+        if value is None:
+            continue
+        is_list = name == "additional_special_tokens"
+        if is_list and not isinstance(value, (list, tuple)):
+            raise CheckpointError(f"{where}: {name}: wanted a list of tokens, found {value!r}")
+        for item in value if is_list else [value]:
+            if not isinstance(item, (str, AddedToken)) and not hasattr(item, "content"):
+                raise CheckpointError(f"{where}: {name}: wanted a token, found {item!r}")

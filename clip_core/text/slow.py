@@ -166,7 +166,8 @@ class CLIPTokenizer(TokenizerBase):
         return keep if keep > 0 else None  # nothing would be left: the text stays whole
 
     def _around(self) -> tuple[list[int], list[int]]:
-        return [self.bos_token_id], [self.eos_token_id]
+        bos, eos = self._ends()
+        return [bos], [eos]
 
     # ---- tokens ----
 

@@ -293,6 +293,14 @@ def test_another_librarys_added_token(tokenizer):
 # ---- warnings -------------------------------------------------------------------------------------------------------
 
 
+def test_no_start_token():
+    with pytest.raises(InputError, match="bos_token: not set"):
+        CLIPTokenizer(bos_token=None)(["a"])
+    with pytest.raises(InputError, match="bos_token: not set"):
+        CLIPTokenizerFast(bos_token=None)
+    assert CLIPTokenizer(bos_token=None)(["a"], add_special_tokens=False)["input_ids"] == [[320]]
+
+
 def test_too_long_warns_once(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         tokenizer("a " * 100)
