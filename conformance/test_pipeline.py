@@ -7,6 +7,8 @@ from PIL import Image
 from clip_core import Clip
 from clip_core.pipeline import pad_columns, pad_rows
 
+from .adaptors import installed
+
 TEXTS = ["cat", "a red heart", "the flag of a country", "x", "two dogs and one very long list of words " * 20]
 SAME = 1e-5  # unit vectors in float32, computed by three frameworks
 
@@ -17,8 +19,9 @@ def pictures():
     return [Image.fromarray(rng.integers(0, 256, (40 + i, 50, 3), np.uint8)) for i in range(5)]
 
 
+@pytest.mark.skipif(len(installed()) < 2, reason="fewer than two backends are installed")
 def test_vectors_are_alike_in_every_backend(pictures):
-    clips = [Clip.from_pretrained("emoji", backend=backend) for backend in ("torch", "tf", "flax")]
+    clips = [Clip.from_pretrained("emoji", backend=backend) for backend in installed()]
     images = [clip.encode_image(pictures, batch_size=3) for clip in clips]
     texts = [clip.encode_text(TEXTS, batch_size=3) for clip in clips]
     for others in (images, texts):
