@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_core import CLIPConfig, CheckpointError
+from clip_core import CheckpointError, CLIPConfig
 from clip_core.checkpoint import load, safetensors_file
 from clip_core.checkpoint.dialects import OPENAI, translate
 from clip_core.checkpoint.tensor import Tensor
