@@ -236,13 +236,14 @@ def read_options(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(extra, list) and extra:
         options.setdefault("additional_special_tokens", extra)
     options.update(given)
+    _check_special_tokens(options, str(folder / CONFIG))
     try:
         if "added_tokens_decoder" in config:
             added = parse_added_tokens(config["added_tokens_decoder"], f"{folder / CONFIG}: added_tokens_decoder")
         else:
             _apply_special_map(folder, options, given)
+            _check_special_tokens(options, str(folder / SPECIAL_MAP))
             added = _legacy_added_tokens(folder, options)
-        _check_special_tokens(options, str(folder))
     except InputError as error:
         raise CheckpointError(str(error)) from error
     by_content = {token.content: token for token in added.values()}

@@ -191,6 +191,7 @@ def test_half_of_the_two_files(kind, bare):
         ("tokenizer_config.json", b'{"additional_special_tokens": [5]}'),
         ("tokenizer_config.json", b'{"additional_special_tokens": "a"}'),
         ("special_tokens_map.json", b'{"additional_special_tokens": [null]}'),
+        ("special_tokens_map.json", b'{"additional_special_tokens": 5}'),
         ("special_tokens_map.json", b"5"),
         ("special_tokens_map.json", b'{"pad_token": {"content": 5}}'),
         ("special_tokens_map.json", b'{"pad_token": [5]}'),
