@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it
 _HOME = {
+    "AddedToken": "tokenizer",
     "BatchEncoding": "batch",
     "BatchFeature": "batch",
     "BaseModelOutput": "outputs",
@@ -36,6 +37,7 @@ _HOME = {
     "MissingDependencyError": "errors",
     "ModelOutput": "outputs",
     "PretrainedConfig": "config",
+    "openai_tokenize": "tokenizer",
 }
 __all__ = sorted(_HOME)
 
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     )
     from .pipeline import Clip
     from .processor import CLIPProcessor
-    from .tokenizer import CLIPTokenizer, CLIPTokenizerFast
+    from .tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
 
 
 def __getattr__(name: str) -> Any:
