@@ -22,8 +22,7 @@ for backend in $backends; do
         rm -rf "$env"
         "$python" -m venv "$env"
         if [ "$backend" = torch ]; then install "$env" torch; fi # first, so that a CPU build at hand is kept
-        # scipy: Keras' numpy backend, which a test configures to see it refused, imports it
-        install "$env" ".[$backend,formats,hub]" pytest pytest-xdist hypothesis scipy
+        install "$env" ".[$backend,formats,hub]" pytest pytest-xdist hypothesis
         touch "$env/.ready"
     fi
     if ! ls "$work"/*.whl > /dev/null 2>&1; then
