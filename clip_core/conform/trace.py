@@ -192,7 +192,8 @@ def layer_of(name: str) -> str:
     if "attentions" in parts:
         return f"layer {parts[-1]}, attention"
     names = {"last_hidden_state": "after the layers", "pooler_output": "pooling", "pixel_values": "preprocessing"}
-    names |= {"image_embeds": "projection", "text_embeds": "projection", "input_ids": "tokenizer"}
+    names |= dict.fromkeys(("image_embeds", "text_embeds"), "projection")
+    names |= dict.fromkeys(("input_ids", "attention_mask", "position_ids"), "tokenizer")
     return names.get(parts[-1], "logits")
 
 
