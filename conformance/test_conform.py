@@ -32,6 +32,20 @@ CONFIG: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def interpreted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flax's calls are compiled in the test of agreement alone: the others make many models and run each once."""
+    usual = trace.run_model
+
+    def run(backend: str, model: Any, arrays: Any) -> Any:
+        if backend == "flax":
+            model.jit = False
+        return usual(backend, model, arrays)
+
+    if "all_installed" not in request.node.name:
+        monkeypatch.setattr(trace, "run_model", run)
+
+
 def weights_of(config: CLIPConfig) -> dict[str, np.ndarray]:
     return {name: data.draw_weight(name, row.shape) for name, row in weight_table(config).items()}
 

@@ -102,7 +102,10 @@ def run_checkpoint(backend: str, folder: Path, scope: str, arrays: Mapping[str, 
 def run_changed(backend: str, scope: str, loaded: Loaded, arrays: Mapping[str, np.ndarray]) -> Trace:
     """A model of other weights or another config than the checkpoint's."""
     changed = loaded._replace(config=copy.deepcopy(loaded.config))
-    return run_model(backend, model_class(backend, scope)._from_weights(changed), arrays)
+    model = model_class(backend, scope)._from_weights(changed)
+    if backend == "flax":
+        model.jit = False  # many models, each run once: they share operations, but no compiled program
+    return run_model(backend, model, arrays)
 
 
 def run_model(backend: str, model: Any, arrays: Mapping[str, np.ndarray]) -> Trace:
