@@ -1,0 +1,1 @@
+"""Training and evaluation, over any backend. Nothing here imports a framework."""

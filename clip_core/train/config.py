@@ -1,0 +1,211 @@
+"""The one schema of a training run, for every backend: dataclasses, so that a script and a file say the same.
+
+`load_config` reads YAML or TOML. Every key is checked: its name, its type, its range; errors name the file and the
+dotted key. Defaults are those of open_clip's published recipes (AdamW 0.9/0.98, eps 1e-6, lr 5e-4, decay 0.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelSection:
+    """What is trained.
+
+    init: a checkpoint to go on from: "emoji", a folder, a file or a hub name. Exactly one of `init` and `config`.
+    config: a CLIPConfig as a mapping, or the path of its JSON file: fresh weights, drawn from `seed` alike everywhere.
+    tokenizer: folder of the tokenizer; default the checkpoint's own, or OpenAI's vocabulary.
+    image_size: pixels; another one than the checkpoint's resamples the position embedding (bicubic).
+    lock: towers that stay as they are: "vision", "text" (LiT). Projections are always trained.
+    gradient_checkpointing: "none", "full", or "dots" (Flax: keep the matrix products' results; elsewhere as "full").
+    patch_dropout: share of the patches left out in training, [0, 1) (FLIP).
+    """
+
+    init: str | None = None
+    config: Any = None
+    tokenizer: str | None = None
+    image_size: int | None = None
+    lock: list[str] = field(default_factory=list)
+    gradient_checkpointing: str = "none"
+    patch_dropout: float = 0.0
+
+
+@dataclass
+class AugmentSection:
+    """What is done to a training picture, besides resizing to the model's size. All draws depend on the seed alone.
+
+    crop_scale: area of the random crop, as shares of the picture; [1, 1] is the plain centre crop.
+    crop_ratio: its width over height.
+    flip, grayscale: probabilities.
+    color_jitter: [brightness, contrast, saturation, hue], each the largest change; hue in turns, at most 0.5.
+    rotate: degrees, at most, either way.
+    background: what shows through transparent pixels: "white", "black", or "random" (a colour per picture).
+    """
+
+    crop_scale: list[float] = field(default_factory=lambda: [0.9, 1.0])
+    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333333333333])
+    flip: float = 0.0
+    grayscale: float = 0.0
+    color_jitter: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    rotate: float = 0.0
+    background: str = "white"
+
+
+@dataclass
+class DataSection:
+    """Where image-text pairs come from.
+
+    train: paths or patterns; one format for all. Relative to the config file.
+    format: "webdataset" (.tar), "table" (CSV, TSV, JSONL, parquet beside the pictures), "datasets" (a folder written
+        by Hugging Face `save_to_disk`), "arrayrecord" (tf.train.Example records), or "auto" (by suffix and contents).
+    image_key, caption_key: column, suffix or feature; None: the usual ones. Either may hold several per sample, of
+        which each epoch draws one.
+    batch_size: pairs per step over all processes and devices; also the size of the contrastive loss.
+    workers: processes that decode, tokenise and augment; 0 for threads of this one.
+    shuffle: a fresh order per epoch.
+    """
+
+    train: list[str] = field(default_factory=list)
+    format: str = "auto"
+    image_key: str | None = None
+    caption_key: str | None = None
+    batch_size: int = 256
+    workers: int = 0
+    shuffle: bool = True
+    augment: AugmentSection = field(default_factory=AugmentSection)
+
+
+@dataclass
+class AnchorSection:
+    """One learnt vector per sample of the training set, against which its pictures and texts are classified.
+
+    For small sets whose samples hold many pictures and captions each: every step sees all negatives. Not exported.
+    """
+
+    image_weight: float = 1.0
+    text_weight: float = 0.5
+    scale: float = 16.0
+
+
+@dataclass
+class LossSection:
+    """The contrastive loss.
+
+    kind: "softmax" (CLIP's InfoNCE, both ways) or "sigmoid" (SigLIP, with a learnt bias).
+    mode: "dense" (the matrix of all pairs), "chunked" (streamed in blocks of `chunk` rows), "ring" (chunked, and the
+        texts travel round the devices, so that no device holds all). All equal to rounding.
+    label_smoothing: softmax only, dense only.
+    """
+
+    kind: str = "softmax"
+    mode: str = "dense"
+    chunk: int = 1024
+    label_smoothing: float = 0.0
+    anchors: AnchorSection | None = None
+
+
+@dataclass
+class OptimizerSection:
+    """AdamW and its schedule.
+
+    lr: the highest rate, after `warmup` steps of linear rise. schedule: "cosine" to `min_lr`; "constant"; "wsd" (flat,
+        then linear to `min_lr` over the last `decay_fraction` of the steps).
+    weight_decay: none on norms, biases, class embedding, logit scale and bias, whatever their rank; `no_decay` adds
+        regular expressions on canonical names.
+    layer_decay: a layer's rate is lr * layer_decay ** (layers above it in its tower); 1 for none.
+    clip_norm: largest global gradient norm; None for no clipping.
+    max_logit_scale: the parameter (a logarithm) is clamped to [0, this] after every step.
+    """
+
+    lr: float = 5e-4
+    warmup: int = 0
+    schedule: str = "cosine"
+    min_lr: float = 0.0
+    decay_fraction: float = 0.3
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    no_decay: list[str] = field(default_factory=list)
+    layer_decay: float = 1.0
+    clip_norm: float | None = None
+    max_logit_scale: float = 4.605170185988092
+
+
+@dataclass
+class MeshSection:
+    """Devices: data x fsdp x tensor; -1 once for "the rest". torch knows data and fsdp, tf data alone."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass
+class CheckpointSection:
+    """every: steps between saves, asynchronous; keep: how many stay; resume: go on from the newest in `output`."""
+
+    every: int = 1000
+    keep: int = 2
+    resume: bool = True
+
+
+@dataclass
+class EvaluateSection:
+    """In-training evaluation, on the averaged weights where there are any.
+
+    every: steps; 0 for the end alone. retrieval: image-text data as in `data.train`. zero_shot: image-label data;
+    labels: file of one label per line, in the order of the numbers in the data, or None when the data hold names;
+    templates: sentences with {} for the label.
+    """
+
+    every: int = 0
+    batch_size: int = 256
+    format: str = "auto"
+    image_key: str | None = None
+    retrieval: list[str] = field(default_factory=list)
+    caption_key: str | None = None
+    zero_shot: list[str] = field(default_factory=list)
+    label_key: str | None = None
+    labels: str | None = None
+    templates: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LogSection:
+    """every: steps between lines; peak_flops: per device and second, for MFU; None leaves MFU out."""
+
+    every: int = 10
+    tensorboard: bool = True
+    peak_flops: float | None = None
+
+
+@dataclass
+class TrainConfig:
+    """A training run. See the sections.
+
+    output: folder of checkpoints/, metrics.jsonl, tensorboard/, loss.png and model/ (the exported result).
+    steps: optimiser steps of the whole run.
+    precision: "fp32", "bf16" (computation; parameters stay fp32), or "auto": bf16 on accelerators, fp32 on CPUs.
+    accumulate: parts a batch is computed in. Exact: embeddings first, the loss over all, then each part's gradients.
+    ema: decay of averaged weights, min(ema, (1 + step) / (10 + step)) at a step; None for none.
+    compile_cache: folder where compiled programs are kept between runs (Flax).
+    """
+
+    output: str = ""
+    steps: int = 0
+    backend: str = "flax"
+    seed: int = 0
+    precision: str = "auto"
+    accumulate: int = 1
+    ema: float | None = None
+    compile_cache: str | None = None
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    loss: LossSection = field(default_factory=LossSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    mesh: MeshSection = field(default_factory=MeshSection)
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+    log: LogSection = field(default_factory=LogSection)
