@@ -1,0 +1,1 @@
+"""Speed, measured beside the peers: `make bench`, or `make bench ROW=name` for one row."""

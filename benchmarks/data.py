@@ -1,0 +1,146 @@
+"""What the rows work on, made once into `.bench-data/`: nothing but a package with captions is downloaded.
+
+`python -m benchmarks.data NAME...` makes parts; a part that is there is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import DATA, ROOT
+
+CAPTIONS = 20_000
+CLIP_BENCHMARK = "clip-benchmark==1.6.2"
+
+
+def _texts(folder: Path) -> None:
+    """captions.txt, names.txt (1,000), templates.txt (80): from the package clip-benchmark (MIT licence).
+
+    The captions are its CuPL sentences, which describe what a thing looks like in a picture; the template sentences
+    among them are left out.
+    """
+    wheels = folder / "wheels"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels, CLIP_BENCHMARK]
+    subprocess.run(pip, check=True, stdout=sys.stderr)
+    with zipfile.ZipFile(next(wheels.glob("clip_benchmark-*.whl"))) as package:
+
+        def read(name: str) -> Any:
+            return json.loads(package.read(f"clip_benchmark/datasets/{name}.json"))["imagenet1k"]
+
+        prompts, names = read("cupl_prompts"), read("en_classnames")
+        templates = read("en_zeroshot_classification_templates")
+    templates = [template.replace("{c}", "{}") for template in templates]
+    starts = {template.split("{}")[0] for template in templates if not template.startswith("{}")}
+    sentences = sorted({sentence for group in prompts.values() for sentence in group})
+    sentences = [s for s in sentences if not s.startswith(tuple(starts)) and "\n" not in s and len(s) > 20]
+    chosen = random.Random(0).sample(sentences, CAPTIONS)
+    for name, lines in (("names", names), ("templates", templates), ("captions", chosen)):
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _photo(rng: Any, width: int, height: int) -> Any:
+    """A picture with a photograph's statistics: noise whose spectrum falls as 1/f, over shapes with edges."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFilter
+
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)) + 1 / max(width, height)
+    layers = []
+    for strength in (22, 6, 6):  # brightness varies far more than the two colour differences
+        wave = np.exp(2j * np.pi * rng.random(frequency.shape)) / frequency**1.15
+        layer = np.fft.irfft2(wave, (height, width))
+        layers.append(layer / layer.std() * strength)
+    canvas = Image.new("YCbCr", (width, height), tuple(int(v) for v in rng.integers((60, 105, 105), (190, 150, 150))))
+    draw = ImageDraw.Draw(canvas)
+    for _ in range(rng.integers(12, 40)):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        w, h = rng.integers(width // 40, width // 3, 2)
+        colour = tuple(int(v) for v in rng.integers((20, 95, 95), (235, 160, 160)))
+        getattr(draw, ("ellipse", "rectangle")[rng.integers(2)])((x - w, y - h, x + w, y + h), fill=colour)
+    canvas = canvas.filter(ImageFilter.GaussianBlur(max(width, height) / 800))
+    grain = rng.normal(0, 2.5, (height, width, 1))
+    pixels = np.asarray(canvas, np.float64) + np.stack(layers, -1) + grain * (1, 0.3, 0.3)
+    return Image.frombytes("YCbCr", (width, height), pixels.clip(0, 255).astype(np.uint8).tobytes()).convert("RGB")
+
+
+def _photos(folder: Path, side: int, count: int, distinct: int) -> None:
+    """`count` JPEGs, quality 90, 4:2:0, longest edge `side`, of three shapes; `distinct` of them differ."""
+    import numpy as np
+
+    target = folder / f"photos_{side}"
+    draft = folder / f"photos_{side}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    for number in range(count):
+        path = draft / f"{number:04d}.jpg"
+        if number >= distinct:
+            shutil.copyfile(draft / f"{number % distinct:04d}.jpg", path)
+            continue
+        other = side * (3, 3, 2)[number % 3] // (4, 4, 3)[number % 3]
+        size = (other, side) if number % 3 == 1 else (side, other)
+        _photo(np.random.default_rng(number), *size).save(path, quality=90, subsampling="4:2:0")
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+
+
+def _vit_b32(folder: Path) -> None:
+    """A ViT-B/32 of random weights as transformers saves it: weights, config, tokenizer, image processor."""
+    import numpy as np
+
+    from clip_core.checkpoint import Tensor, save
+    from clip_core.config import CLIPConfig
+    from clip_core.image_processor import CLIPImageProcessor
+    from clip_core.init import initial_values
+    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.weights import weight_table
+
+    config = CLIPConfig()
+    rng = np.random.default_rng(0)
+    shapes = {name: weight.shape for name, weight in weight_table(config).items()}
+    tensors = {}
+    for name, (kind, value) in initial_values(config).items():
+        shape = shapes[name]
+        drawn = rng.standard_normal(shape, np.float32) * np.float32(value) if kind == "normal" else None
+        values = np.full(shape, value, np.float32) if drawn is None else drawn
+        tensors[name] = Tensor("float32", shape, lambda values=values: values)
+    draft = folder / "vit_b32.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    save(draft, tensors, config.to_dict())
+    for part in (CLIPTokenizerFast(), CLIPImageProcessor()):
+        part.save_pretrained(draft)
+    draft.rename(folder / "vit_b32")
+
+
+PARTS: dict[str, tuple[str, Any]] = {  # part -> (what is there afterwards, how it is made)
+    "captions": ("captions.txt", _texts),
+    "photos_640": ("photos_640", lambda folder: _photos(folder, 640, 1000, 200)),
+    "photos_2000": ("photos_2000", lambda folder: _photos(folder, 2000, 48, 24)),
+    "vit_b32": ("vit_b32", _vit_b32),
+}
+
+
+def make(part: str) -> None:
+    """Make a part in a process of its own, unless it is there."""
+    name, _ = PARTS[part]
+    if not (DATA / name).exists():
+        print(f"making {part}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "benchmarks.data", part], check=True, cwd=ROOT)
+
+
+def captions(data: Path, count: int = CAPTIONS) -> list[str]:
+    """The first `count` captions."""
+    return re.split("\n", (data / "captions.txt").read_text(encoding="utf-8").rstrip("\n"))[:count]
+
+
+if __name__ == "__main__":
+    DATA.mkdir(exist_ok=True)
+    for wanted in sys.argv[1:] or PARTS:
+        if not (DATA / PARTS[wanted][0]).exists():
+            PARTS[wanted][1](DATA)
