@@ -22,7 +22,7 @@ for backend in $backends; do
         rm -rf "$env"
         "$python" -m venv "$env"
         if [ "$backend" = torch ]; then install "$env" torch; fi # first, so that a CPU build at hand is kept
-        install "$env" ".[$backend,formats,hub]" pytest pytest-xdist hypothesis
+        install "$env" ".[$backend,formats,hub,train]" pytest pytest-xdist hypothesis
         touch "$env/.ready"
     fi
     if ! ls "$work"/*.whl > /dev/null 2>&1; then
