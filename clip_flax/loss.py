@@ -85,12 +85,18 @@ def contrastive(
 
 
 def cross_entropy(
-    x: jax.Array, table: jax.Array, target: jax.Array, scale: float, precision: Any = lax.Precision.HIGHEST
+    x: jax.Array,
+    table: jax.Array,
+    target: jax.Array,
+    scale: float,
+    label_smoothing: float = 0.0,
+    precision: Any = lax.Precision.HIGHEST,
 ) -> jax.Array:
-    """Mean cross-entropy of unit rows x [N, d] against the rows of a table [M, d]; target int [N] < M."""
+    """Mean cross-entropy of unit rows x [N, d] against unit rows of a table [M, d]; target int [N] < M."""
     logits = scale * _dot(x, table, (1, 1), precision)  # [N, M]
-    own = target[:, None] == jnp.arange(table.shape[0])
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - _pick(own, logits))
+    own = _pick(target[:, None] == jnp.arange(table.shape[0]), logits)
+    wanted = (1 - label_smoothing) * own + label_smoothing * logits.mean(axis=1)
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - wanted)
 
 
 # -- dense ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""Checkpoints of a training run, by Orbax: asynchronous, atomic, restorable on any number of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from clip_core.errors import CheckpointError
+from clip_core.weights import compare
+
+
+class Checkpoints:
+    """Numbered by step under a folder. A save appears whole, by a rename, or not at all."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        with self._naming():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(), options=options, item_names=("state", "data")
+            )
+
+    def save(self, step: int, state: Any, data: Mapping[str, Any]) -> None:
+        """Copies the state off the devices and returns; the writing goes on in the background."""
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(dict(data)))
+        with self._naming():
+            self._manager.save(step, args=args, force=True)
+
+    def wait(self) -> None:
+        with self._naming():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def restore(self, like: Any) -> tuple[int, Any, Mapping[str, Any]] | None:
+        """(step, state, data) of the newest checkpoint, laid out as `like`: jax.ShapeDtypeStructs with shardings."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        path = self.folder / str(step)
+        try:
+            self._check(path, step, like)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=args)
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{path}: can't be restored: {error}") from error
+        return step, restored["state"], restored["data"]
+
+    def _check(self, path: Path, step: int, like: Any) -> None:
+        """Raise CheckpointError naming what the checkpoint has otherwise."""
+        found, wanted = _named(self._manager.item_metadata(step)["state"]), _named(like)
+        for part in ("params", ""):  # another model's moments and average differ too, and say nothing new
+            difference = compare(
+                {name: leaf for name, leaf in found.items() if name.startswith(part)},
+                {name: leaf for name, leaf in wanted.items() if name.startswith(part)},
+            )
+            if any(difference):
+                raise CheckpointError(
+                    f"{path}: not a checkpoint of this run's model and optimiser (- missing, + unexpected):\n"
+                    f"{difference.report()}"
+                )
+
+    def close(self) -> None:
+        with self._naming():
+            self._manager.close()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Failed writes as OSErrors that name the folder: TensorStore's come as ValueError or RuntimeError."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise OSError(f"{self.folder}: the checkpoint could not be written: {error}") from error
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Path -> leaf."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(_key(part) for part in path): leaf for path, leaf in flat}
+
+
+def _key(part: Any) -> str:
+    return str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part))))
