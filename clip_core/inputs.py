@@ -104,3 +104,16 @@ def check_pixels(config: Any, shape: Sequence[int] | None, interpolate: bool = F
         other_size = not interpolate and len(shape) == 4 and shape[1] == config.num_channels
         hint = ": for other sizes pass interpolate_pos_encoding=True" if other_size else ""
         raise InputError(f"pixel_values: wanted {wanted}, found {tuple(shape)}{hint}")
+
+
+def check_patches(shape: Sequence[int], batch: int) -> None:
+    """`patches`: a row of patch numbers for every picture."""
+    if len(shape) != 2 or shape[0] != batch:
+        raise InputError(f"patches: wanted [batch, chosen] for {batch} pictures, found {tuple(shape)}")
+
+
+def check_patch_range(count: int, lowest: int, highest: int) -> None:
+    """`patches`: numbers of patches that the pictures have."""
+    if lowest < 0 or highest >= count:
+        found = lowest if lowest < 0 else highest
+        raise InputError(f"patches: wanted patches from 0 to {count - 1}, found {found}")

@@ -18,6 +18,7 @@ import numpy as np
 from flax import linen as nn
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from clip_core.errors import InputError
 from clip_core.init import deviation
 from clip_core.inputs import check_pixels, resolve_flags
 from clip_core.interpolate import bicubic_matrix
@@ -33,6 +34,7 @@ from .wrappers import (
     FlaxCLIPPreTrainedModel,
     FlaxCLIPTextPreTrainedModel,
     FlaxCLIPVisionPreTrainedModel,
+    check_chosen,
     check_text,
 )
 
@@ -55,6 +57,15 @@ ACTIVATIONS = {
     "relu": nn.relu,
     "selu": nn.selu,
 }
+
+CHECKPOINT_POLICIES = (
+    "nothing_saveable",
+    "everything_saveable",
+    "dots_saveable",
+    "checkpoint_dots",
+    "dots_with_no_batch_dims_saveable",
+    "checkpoint_dots_with_no_batch_dims",
+)
 
 
 def normal(config: Any, name: str) -> nn.initializers.Initializer:
@@ -84,14 +95,21 @@ class FlaxCLIPVisionEmbeddings(nn.Module):
         init = normal(config, "position_embedding.weight")
         self.position_embedding = nn.Embed(self.grid**2 + 1, width, embedding_init=init)
 
-    def __call__(self, pixel_values: jax.Array, interpolate_pos_encoding: bool = False) -> jax.Array:
+    def __call__(
+        self, pixel_values: jax.Array, interpolate_pos_encoding: bool = False, patches: jax.Array | None = None
+    ) -> jax.Array:
         check_nhwc(self.config, pixel_values, interpolate_pos_encoding)
         x = self.patch_embedding(pixel_values)  # [B, h, w, D]
         batch, height, width, features = x.shape
         positions = self.positions(height, width) if interpolate_pos_encoding else self.position_embedding.embedding
         x = x.reshape(batch, height * width, features)  # [B, N - 1, D]
         class_token = jnp.broadcast_to(self.class_embedding.astype(x.dtype), (batch, 1, features))
-        return jnp.concatenate([class_token, x], axis=1) + positions.astype(x.dtype)  # [B, N, D]
+        x = jnp.concatenate([class_token, x], axis=1) + positions.astype(x.dtype)  # [B, N, D]
+        if patches is None:
+            return x
+        check_chosen(patches, batch, height * width)
+        chosen = jnp.pad(patches.astype(np.int32) + 1, ((0, 0), (1, 0)))  # [B, K + 1], the class token first
+        return jnp.take_along_axis(x, chosen[..., None], axis=1)
 
     def positions(self, height: int, width: int) -> jax.Array:
         """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
@@ -144,17 +162,25 @@ class FlaxCLIPAttention(nn.Module):
         self.dropout = nn.Dropout(self.config.attention_dropout)
 
     def __call__(
-        self, x: jax.Array, bias: jax.Array | None = None, deterministic: bool = True
+        self,
+        x: jax.Array,
+        bias: jax.Array | None = None,
+        deterministic: bool = True,
+        rows: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """x [B, S, D]; bias [B, 1, S, S], [1, 1, S, S] or None."""
-        q, k, v = (self.heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, S, H, d]
+        """x [B, S, D]; bias [B, 1, S, S], [1, 1, S, S] or None.
+
+        rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by a bias [B, 1, 1, S] or None (all seen).
+        """
+        q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, S, H, d]
+        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         # Scores and softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the bias.
         scores = jnp.einsum(
             "bqhd,bkhd->bhqk", q * self.head_dim**-0.5, k, preferred_element_type=score_dtype(self.dtype)
         )
         weights = nn.softmax(scores if bias is None else scores + bias).astype(v.dtype)  # [B, H, S, S]
         context = jnp.einsum("bhqk,bkhd->bqhd", self.dropout(weights, deterministic=deterministic), v)
-        return self.out_proj(context.reshape(*x.shape[:2], -1)), weights
+        return self.out_proj(context.reshape(*context.shape[:2], -1)), weights
 
     def linear(self, name: str, features: int) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=normal(self.config, f"self_attn.{name}.weight"))
@@ -189,10 +215,15 @@ class FlaxCLIPEncoderLayer(nn.Module):
         self.layer_norm2 = layer_norm(self.config, self.dtype)
 
     def __call__(
-        self, x: jax.Array, bias: jax.Array | None = None, deterministic: bool = True
+        self,
+        x: jax.Array,
+        bias: jax.Array | None = None,
+        deterministic: bool = True,
+        rows: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        attended, weights = self.self_attn(self.layer_norm1(x), bias, deterministic)
-        x = x + attended
+        """x [B, S, D]. rows [B]: only this token of each sequence is computed, from all of them: [B, 1, D]."""
+        attended, weights = self.self_attn(self.layer_norm1(x), bias, deterministic, rows)
+        x = (x if rows is None else one_token(x, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
         return x, weights
 
@@ -202,12 +233,13 @@ class FlaxCLIPLayerCollection(nn.Module):
 
     config: Any
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         layer = FlaxCLIPEncoderLayer
         if self.gradient_checkpointing:
-            layer = nn.remat(layer, static_argnums=(3,))  # counted with self: `deterministic`
+            policy = checkpoint_policy(self.gradient_checkpointing)
+            layer = nn.remat(layer, static_argnums=(3,), policy=policy)  # counted with self: `deterministic`
         self.layers = [layer(self.config, self.dtype, i, name=str(i)) for i in range(self.config.num_hidden_layers)]
 
     def __call__(
@@ -217,10 +249,18 @@ class FlaxCLIPLayerCollection(nn.Module):
         deterministic: bool = True,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        rows: jax.Array | None = None,
+        rows_bias: jax.Array | None = None,
     ) -> BaseModelOutput:
+        """x [B, S, D]. rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D]."""
+        plans: list[tuple] = [(bias, deterministic)] * len(self.layers)
+        if rows is not None and plans:
+            plans[-1] = rows_bias, deterministic, rows
+        elif rows is not None:
+            x = one_token(x, rows)
         hidden_states, attentions = [x], []
-        for layer in self.layers:
-            x, weights = layer(x, bias, deterministic)
+        for layer, plan in zip(self.layers, plans, strict=True):
+            x, weights = layer(x, *plan)
             if output_hidden_states:
                 hidden_states.append(x)
             if output_attentions:
@@ -237,7 +277,7 @@ class FlaxCLIPEncoder(nn.Module):
 
     config: Any
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.layers = FlaxCLIPLayerCollection(self.config, self.dtype, self.gradient_checkpointing)
@@ -250,26 +290,37 @@ class FlaxCLIPEncoder(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        rows: jax.Array | None = None,
     ) -> Any:
         causal = isinstance(self.config, CLIPTextConfig)
         masked = attention_mask is not None or causal
         bias = attention_bias(inputs_embeds, attention_mask, causal) if masked else None
-        encoded = self.layers(inputs_embeds, bias, deterministic, output_attentions, output_hidden_states)
+        last = attention_bias(inputs_embeds, attention_mask, causal, rows) if masked and rows is not None else None
+        collect = output_attentions, output_hidden_states
+        encoded = self.layers(inputs_embeds, bias, deterministic, *collect, rows, last)
         return encoded if return_dict else encoded.to_tuple()
 
 
-def attention_bias(x: jax.Array, attention_mask: jax.Array | None, causal: bool) -> jax.Array:
-    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]).
+def one_token(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
+    return x[jnp.arange(x.shape[0]), rows][:, None]
+
+
+def attention_bias(
+    x: jax.Array, attention_mask: jax.Array | None, causal: bool, rows: jax.Array | None = None
+) -> jax.Array:
+    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]); what the tokens `rows` see: [B, 1, 1, S].
 
     A hidden token and the future are the dtype's lowest finite value, what is both is -inf: v4.37's sum of two such
     biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
     where -inf alone would give NaN.
     """
-    dtype, length = score_dtype(x.dtype), x.shape[1]
+    dtype, positions = score_dtype(x.dtype), np.arange(x.shape[1])
     lowest = jnp.finfo(dtype).min
-    bias = jnp.zeros((1, 1, length, length), dtype)
+    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
+    bias = jnp.zeros((1, 1, asking.shape[1], len(positions)), dtype)
     if causal:
-        bias = jnp.where(np.triu(np.ones((length, length), bool), 1), lowest, bias)
+        bias = jnp.where(positions > asking[:, None, :, None], lowest, bias)
     if attention_mask is not None:
         hidden = (attention_mask != 1)[:, None, None, :]  # [B, 1, 1, S]
         bias = jnp.where(hidden, jnp.where(bias < 0, -jnp.inf, lowest), bias)
@@ -279,6 +330,16 @@ def attention_bias(x: jax.Array, attention_mask: jax.Array | None, causal: bool)
 def score_dtype(dtype: Any) -> Any:
     """What attention scores are computed in: float32, or wider when the computation is."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def checkpoint_policy(name: bool | str) -> Any:
+    """What a recomputed layer keeps: True keeps its input only, a string is a name in jax.checkpoint_policies."""
+    if isinstance(name, bool):
+        return None
+    if name not in CHECKPOINT_POLICIES:
+        wanted = ", ".join(CHECKPOINT_POLICIES)
+        raise InputError(f"gradient_checkpointing: wanted True, False or one of {wanted}, found {name!r}")
+    return getattr(jax.checkpoint_policies, name)
 
 
 def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
@@ -292,7 +353,7 @@ def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
 class FlaxCLIPTextTransformer(nn.Module):
     config: CLIPTextConfig
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPTextEmbeddings(self.config, self.dtype)
@@ -317,19 +378,36 @@ class FlaxCLIPTextTransformer(nn.Module):
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
         return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
 
+    def pooled(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
+        check_text(self.config, input_ids, attention_mask, position_ids)
+        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
+        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
+        encoded = self.encoder(x, attention_mask, deterministic, rows=self.end_of_text(input_ids))
+        return self.final_layer_norm(encoded.last_hidden_state[:, 0])
+
     def pool(self, x: jax.Array, input_ids: jax.Array) -> jax.Array:
         """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
+        return one_token(x, self.end_of_text(input_ids))[:, 0]
+
+    def end_of_text(self, input_ids: jax.Array) -> jax.Array:
+        """Where the end-of-text token stands: [B, S] -> [B]."""
         if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
-            index = input_ids.argmax(axis=-1)
-        else:  # the first one, because padding may be the same token; position 0 when there is none
-            index = (input_ids == self.config.eos_token_id).argmax(axis=-1)
-        return x[jnp.arange(x.shape[0]), index]
+            return input_ids.argmax(axis=-1)
+        # The first one, because padding may be the same token; position 0 when there is none.
+        return (input_ids == self.config.eos_token_id).argmax(axis=-1)
 
 
 class FlaxCLIPVisionTransformer(nn.Module):
     config: CLIPVisionConfig
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPVisionEmbeddings(self.config, self.dtype)
@@ -353,6 +431,22 @@ class FlaxCLIPVisionTransformer(nn.Module):
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
+    def pooled(
+        self,
+        pixel_values: jax.Array,
+        interpolate_pos_encoding: bool = False,
+        patches: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """`pooler_output` [B, D] alone: the last layer is computed for the class token only.
+
+        patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
+        """
+        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, patches))  # [B, N, D]
+        first = jnp.zeros(x.shape[0], jnp.int32)
+        encoded = self.encoder(x, None, deterministic, rows=first)
+        return self.post_layernorm(encoded.last_hidden_state[:, 0])
+
 
 def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled: jax.Array, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
@@ -374,7 +468,7 @@ def check_nhwc(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -
 class FlaxCLIPTextModule(nn.Module):
     config: CLIPTextConfig
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
@@ -409,7 +503,7 @@ class FlaxCLIPTextModel(FlaxCLIPTextPreTrainedModel):
 class FlaxCLIPVisionModule(nn.Module):
     config: CLIPVisionConfig
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
@@ -443,7 +537,7 @@ class FlaxCLIPVisionModel(FlaxCLIPVisionPreTrainedModel):
 class FlaxCLIPModule(nn.Module):
     config: CLIPConfig
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         config = self.config
@@ -462,8 +556,7 @@ class FlaxCLIPModule(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """Text embeddings [B, P], not normalised."""
-        pooled = self.text_model(input_ids, attention_mask, position_ids, deterministic).pooler_output
-        return self.text_projection(pooled)
+        return self.text_projection(self.text_model.pooled(input_ids, attention_mask, position_ids, deterministic))
 
     def get_image_features(
         self,
@@ -472,8 +565,8 @@ class FlaxCLIPModule(nn.Module):
         interpolate_pos_encoding: bool = False,
     ) -> jax.Array:
         """Image embeddings [B, P], not normalised. pixel_values: [B, h, w, C]."""
-        pooled = self.vision_model(pixel_values, deterministic, False, False, True, interpolate_pos_encoding)
-        return self.visual_projection(pooled.pooler_output)
+        pooled = self.vision_model.pooled(pixel_values, interpolate_pos_encoding, deterministic=deterministic)
+        return self.visual_projection(pooled)
 
     def __call__(
         self,
@@ -516,7 +609,7 @@ class FlaxCLIPModel(FlaxCLIPPreTrainedModel):
 class FlaxCLIPTextModelWithProjectionModule(nn.Module):
     config: CLIPTextConfig
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
@@ -551,7 +644,7 @@ class FlaxCLIPTextModelWithProjection(FlaxCLIPTextPreTrainedModel):
 class FlaxCLIPVisionModelWithProjectionModule(nn.Module):
     config: CLIPVisionConfig
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)

@@ -18,6 +18,8 @@ from clip_core.inputs import (
     check_ids,
     check_integers,
     check_mask,
+    check_patch_range,
+    check_patches,
     check_pixels,
     check_position_range,
     check_positions,
@@ -233,6 +235,14 @@ def check_text(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, posi
         check_positions(position_ids.shape, rows)
         if can_look(position_ids):
             check_position_range(config, *extremes(position_ids))
+
+
+def check_chosen(patches: Any, batch: int, count: int) -> None:
+    """As `check_text`, of the patches that are looked at."""
+    check_integers("patches", patches.dtype.name)
+    check_patches(patches.shape, batch)
+    if can_look(patches):
+        check_patch_range(count, *extremes(patches))
 
 
 def extremes(x: Any) -> tuple[int, int]:

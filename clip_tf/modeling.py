@@ -20,6 +20,8 @@ from clip_core.inputs import (
     check_integers,
     check_mask,
     check_pairs,
+    check_patch_range,
+    check_patches,
     check_pixels,
     check_position_range,
     check_positions,
@@ -76,7 +78,9 @@ class TFCLIPVisionEmbeddings(Layer):
         self.class_embedding = self.add_weight((self.config.hidden_size,), "zeros", name="class_embedding")
         super().build()
 
-    def call(self, pixel_values: tf.Tensor, interpolate_pos_encoding: bool = False) -> tf.Tensor:
+    def call(
+        self, pixel_values: tf.Tensor, interpolate_pos_encoding: bool = False, patches: tf.Tensor | None = None
+    ) -> tf.Tensor:
         pixel_values = check_image(self.config, pixel_values, interpolate_pos_encoding)
         x = tf.transpose(tf.cast(pixel_values, self.compute_dtype), (0, 2, 3, 1))  # [B, H, W, C]
         x = self.patch_embedding(x)  # [B, h, w, D]
@@ -84,7 +88,12 @@ class TFCLIPVisionEmbeddings(Layer):
         x = tf.reshape(x, (-1, height * width, self.config.hidden_size))  # [B, N - 1, D]
         class_token = tf.cast(self.class_embedding, x.dtype)[None, None]
         x = tf.concat([tf.repeat(class_token, tf.shape(x)[0], axis=0), x], axis=1)  # [B, N, D]
-        return x + tf.cast(self.positions(height, width), x.dtype)
+        x = x + tf.cast(self.positions(height, width), x.dtype)
+        if patches is None:
+            return x
+        check_chosen(patches, x.shape[0], height * width)
+        chosen = tf.pad(tf.cast(patches, tf.int32) + 1, ((0, 0), (1, 0)))  # [B, K + 1], the class token first
+        return tf.gather(x, chosen, batch_dims=1)
 
     def positions(self, height: int, width: int) -> tf.Tensor:
         """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
@@ -135,16 +144,25 @@ class TFCLIPAttention(Layer):
         self.out_proj = Linear(inner, width)
 
     def call(
-        self, x: tf.Tensor, penalty: tf.Tensor | None = None, seed: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        penalty: tf.Tensor | None = None,
+        seed: tf.Tensor | None = None,
+        rows: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """x [B, S, D]; penalty [B, 1, S, S], [1, 1, S, S] or None; seed [2] of the dropout, or None for none."""
-        q, k, v = (self.heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, H, S, d]
+        """x [B, S, D]; penalty [B, 1, S, S], [1, 1, S, S] or None; seed [2] of the dropout, or None for none.
+
+        rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by a penalty [B, 1, 1, S] or None (all seen).
+        """
+        queries = x if rows is None else one_token(x, rows)
+        q = self.heads(self.q_proj(queries))  # [B, H, S, d]
+        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         # Softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the penalty.
         scores = at_least_float32(tf.matmul(q * self.head_dim**-0.5, k, transpose_b=True))  # [B, H, S, S]
         weights = tf.cast(tf.nn.softmax(scores if penalty is None else scores - penalty), v.dtype)
         visible = weights if seed is None else tf.nn.experimental.stateless_dropout(weights, self.dropout, seed)
         context = tf.transpose(tf.matmul(visible, v), (0, 2, 1, 3))  # [B, S, H, d]
-        return self.out_proj(tf.reshape(context, (-1, sizes(x)[1], self.num_heads * self.head_dim))), weights
+        return self.out_proj(tf.reshape(context, (-1, sizes(queries)[1], self.num_heads * self.head_dim))), weights
 
     def heads(self, x: tf.Tensor) -> tf.Tensor:
         return tf.transpose(tf.reshape(x, (-1, sizes(x)[1], self.num_heads, self.head_dim)), (0, 2, 1, 3))
@@ -171,10 +189,15 @@ class TFCLIPEncoderLayer(Layer):
         self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def call(
-        self, x: tf.Tensor, penalty: tf.Tensor | None = None, seed: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        penalty: tf.Tensor | None = None,
+        seed: tf.Tensor | None = None,
+        rows: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        attended, weights = self.self_attn(self.layer_norm1(x), penalty, seed)
-        x = x + attended
+        """x [B, S, D]. rows [B]: only this token of each sequence is computed, from all of them: [B, 1, D]."""
+        attended, weights = self.self_attn(self.layer_norm1(x), penalty, seed, rows)
+        x = (x if rows is None else one_token(x, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
         return x, weights
 
@@ -197,13 +220,22 @@ class TFCLIPEncoder(Layer):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         training: bool = False,
+        rows: tf.Tensor | None = None,
     ) -> BaseModelOutput:
-        penalty = attention_penalty(x, attention_mask, causal) if attention_mask is not None or causal else None
+        """x [B, S, D]. rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D]."""
+        masked = attention_mask is not None or causal
+        plans: list[dict] = [{"penalty": attention_penalty(x, attention_mask, causal) if masked else None}]
+        plans *= len(self.layers)
+        if rows is not None and plans:
+            last = attention_penalty(x, attention_mask, causal, rows) if masked else None
+            plans[-1] = {"penalty": last, "rows": rows}
+        elif rows is not None:
+            x = one_token(x, rows)
         hidden_states, attentions = [x], []
-        for layer in self.layers:
+        for layer, plan in zip(self.layers, plans, strict=True):
             # Drawn out here, so that a layer that is computed again drops the same weights.
             seed = self.seeds.next() if training and self.config.attention_dropout else None
-            run = partial(layer, penalty=penalty, seed=seed)
+            run = partial(layer, seed=seed, **plan)
             x, weights = (tf.recompute_grad(run) if self.gradient_checkpointing and training else run)(x)
             hidden_states.append(x)
             attentions.append(weights)
@@ -214,8 +246,15 @@ class TFCLIPEncoder(Layer):
         )
 
 
-def attention_penalty(x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool) -> tf.Tensor:
-    """Who sees whom, as one penalty on the scores [B, 1, S, S] (or [1, 1, S, S]).
+def one_token(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
+    return tf.gather(x, rows[:, None], batch_dims=1)
+
+
+def attention_penalty(
+    x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool, rows: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Who sees whom, as one penalty on the scores [B, 1, S, S] (or [1, 1, S, S]); for the tokens `rows` [B, 1, 1, S].
 
     A hidden token and the future cost float32's greatest finite value, what is both costs inf: v4.37's sum of two
     biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
@@ -224,11 +263,11 @@ def attention_penalty(x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bo
     It is subtracted because TensorFlow 2.21 fuses a product of matrices and an *added* broadcast bias, on CPUs and in
     graphs, into a oneDNN kernel that takes 200 times as long.
     """
-    dtype, length = at_least_float32(x[:0]).dtype, sizes(x)[1]
-    penalty = tf.zeros((1, 1, length, length), dtype)
+    dtype, positions = at_least_float32(x[:0]).dtype, tf.range(sizes(x)[1])
+    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
+    penalty = tf.zeros((1, 1, sizes(asking)[1], sizes(x)[1]), dtype)
     if causal:
-        position = tf.range(length)
-        penalty = tf.where(position[None, :] > position[:, None], dtype.max, penalty)
+        penalty = tf.where(positions > asking[:, None, :, None], dtype.max, penalty)
     if attention_mask is not None:
         hidden = (tf.cast(attention_mask, tf.float32) != 1)[:, None, None, :]  # [B, 1, 1, S]
         both = tf.where(penalty > 0, tf.constant(float("inf"), dtype), dtype.max)
@@ -273,14 +312,33 @@ class TFCLIPTextTransformer(Tower):
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
         return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
 
+    def pooled(
+        self,
+        input_ids: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
+        if isinstance(input_ids, keras.KerasTensor):  # a Functional model is made of calls
+            return self(input_ids, attention_mask, position_ids, False, False, True, training=training).pooler_output
+        check_text(self.config, input_ids, attention_mask, position_ids)
+        input_ids = tf.reshape(tf.cast(input_ids, tf.int32), (-1, sizes(input_ids)[-1]))
+        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
+        encoded = self.encoder(x, attention_mask, True, training=training, rows=self.end_of_text(input_ids))
+        return self.final_layer_norm(encoded.last_hidden_state[:, 0])
+
     def pool(self, x: tf.Tensor, input_ids: tf.Tensor) -> tf.Tensor:
         """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
+        return one_token(x, self.end_of_text(input_ids))[:, 0]
+
+    def end_of_text(self, input_ids: tf.Tensor) -> tf.Tensor:
+        """Where the end-of-text token stands: [B, S] -> [B]."""
         if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
-            index = tf.argmax(input_ids, axis=-1, output_type=tf.int32)
-        else:  # the first one, because padding may be the same token; position 0 when there is none
-            ends = tf.cast(input_ids == self.config.eos_token_id, tf.int32)
-            index = tf.argmax(ends, axis=-1, output_type=tf.int32)
-        return tf.gather(x, index, batch_dims=1)
+            return tf.argmax(input_ids, axis=-1, output_type=tf.int32)
+        # The first one, because padding may be the same token; position 0 when there is none.
+        ends = tf.cast(input_ids == self.config.eos_token_id, tf.int32)
+        return tf.argmax(ends, axis=-1, output_type=tf.int32)
 
 
 @keras.saving.register_keras_serializable("clip_tf")
@@ -311,6 +369,24 @@ class TFCLIPVisionTransformer(Tower):
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
+    def pooled(
+        self,
+        pixel_values: tf.Tensor,
+        interpolate_pos_encoding: bool = False,
+        patches: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """`pooler_output` [B, D] alone: the last layer is computed for the class token only.
+
+        patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
+        """
+        if isinstance(pixel_values, keras.KerasTensor):  # a Functional model is made of calls
+            return self(pixel_values, False, False, True, interpolate_pos_encoding, training=training).pooler_output
+        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, patches))  # [B, N, D]
+        first = tf.zeros(tf.shape(x)[:1], tf.int32)
+        encoded = self.encoder(x, training=training, rows=first)
+        return self.post_layernorm(encoded.last_hidden_state[:, 0])
+
 
 def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
@@ -340,6 +416,15 @@ def check_text(
             check_positions(assume(position_ids.shape, rows), assume(rows, position_ids.shape))
         if can_look(position_ids):
             check_position_range(config, *extremes(position_ids))
+
+
+def check_chosen(patches: tf.Tensor, batch: int | None, count: int) -> None:
+    """As `check_text`, of the patches that are looked at."""
+    check_integers("patches", patches.dtype.name)
+    if patches.shape.rank is not None:
+        check_patches(assume(patches.shape, (batch, None)), assume((batch,), patches.shape[:1])[0])
+    if can_look(patches):
+        check_patch_range(count, *extremes(patches))
 
 
 def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
@@ -464,8 +549,7 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         training: bool = False,
     ) -> tf.Tensor:
         """Text embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        text = self.text_model(input_ids, attention_mask, position_ids, False, False, True, training=training)
-        return self.text_projection(text.pooler_output)
+        return self.text_projection(self.text_model.pooled(input_ids, attention_mask, position_ids, training))
 
     @unpacked
     def get_image_features(
@@ -478,8 +562,8 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> tf.Tensor:
         """Image embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        image = self.vision_model(pixel_values, False, False, True, interpolate_pos_encoding, training=training)
-        return self.visual_projection(image.pooler_output)
+        pooled = self.vision_model.pooled(pixel_values, interpolate_pos_encoding, training=training)
+        return self.visual_projection(pooled)
 
     def call(
         self,

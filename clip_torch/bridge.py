@@ -284,3 +284,16 @@ def _single_device(device_map: Any) -> Any:
     if device_map in ("auto", "balanced", "sequential"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device_map
+
+
+def is_customised(tower: nn.Module, norm: str) -> bool:
+    """Whether someone wants a tower called as a whole: it is another one or compiled, or what the short way to its
+    pooled state leaves out (the encoder, its last layer, the norm behind it) has hooks or a forward of its own."""
+    if not hasattr(type(tower), "pooled"):
+        return True
+    last = [part for layer in list(tower.encoder.layers)[-1:] for part in layer.modules()]
+    return any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        or part._compiled_call_impl is not None or "forward" in part.__dict__
+        for part in (tower, tower.encoder, getattr(tower, norm), *last)
+    )  # fmt: skip

@@ -20,6 +20,8 @@ from clip_core.inputs import (
     check_integers,
     check_mask,
     check_pairs,
+    check_patch_range,
+    check_patches,
     check_pixels,
     check_position_range,
     check_positions,
@@ -33,7 +35,7 @@ from clip_core.outputs import (
     CLIPVisionModelOutput,
 )
 
-from .bridge import PreTrainedModel
+from .bridge import PreTrainedModel, is_customised
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -73,14 +75,21 @@ class CLIPVisionEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(grid**2 + 1, config.hidden_size)
         self.register_buffer("position_ids", torch.arange(grid**2 + 1)[None], persistent=False)
 
-    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        check_tensors(pixel_values=pixel_values)
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, patches: Tensor | None = None
+    ) -> Tensor:
+        check_tensors(pixel_values=pixel_values, patches=patches)
         check_pixels(self.config, None if pixel_values is None else pixel_values.shape, interpolate_pos_encoding)
         x = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # [B, D, h, w]
         positions = self.positions(*x.shape[2:]) if interpolate_pos_encoding else self.position_embedding.weight
         x = x.flatten(2).transpose(1, 2)  # [B, N - 1, D]
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # [B, N, D]
-        return x + positions
+        x = x + positions
+        if patches is None:
+            return x
+        check_chosen(patches, x.shape[0], x.shape[1] - 1)
+        chosen = F.pad(patches.long() + 1, (1, 0))  # [B, K + 1], the class token first
+        return x.take_along_dim(chosen[..., None], dim=1)
 
     def positions(self, height: int, width: int) -> Tensor:
         """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
@@ -129,9 +138,15 @@ class CLIPAttention(nn.Module):
         self.q_proj = nn.Linear(width, inner)
         self.out_proj = nn.Linear(inner, width)
 
-    def forward(self, x: Tensor, bias: Tensor | None, causal: bool, eager: bool) -> tuple[Tensor, Tensor | None]:
-        """x [B, S, D]; bias [B, 1, S, S] or None, in which case `causal` says who sees whom."""
-        q, k, v = (self.heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, H, S, d]
+    def forward(
+        self, x: Tensor, bias: Tensor | None, causal: bool, eager: bool, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [B, S, D]; bias [B, 1, S, S] or None, in which case `causal` says who sees whom.
+
+        rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by a bias [B, 1, 1, S] or None (all seen).
+        """
+        q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, H, S, d]
+        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         dropout = self.dropout if self.training else 0.0
         if eager:
             scores = (q * self.head_dim**-0.5) @ k.transpose(-1, -2)  # [B, H, S, S]
@@ -140,7 +155,7 @@ class CLIPAttention(nn.Module):
         else:
             weights = None
             context = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal and bias is None
+                q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal and rows is None and bias is None
             )
         return self.out_proj(context.transpose(1, 2).flatten(2)), weights
 
@@ -168,9 +183,12 @@ class CLIPEncoderLayer(nn.Module):
         self.mlp = CLIPMLP(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor, bias: Tensor | None, causal: bool, eager: bool) -> tuple[Tensor, Tensor | None]:
-        attended, weights = self.self_attn(self.layer_norm1(x), bias, causal, eager)
-        x = x + attended
+    def forward(
+        self, x: Tensor, bias: Tensor | None, causal: bool, eager: bool, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [B, S, D]. rows [B]: only this token of each sequence is computed, from all of them: [B, 1, D]."""
+        attended, weights = self.self_attn(self.layer_norm1(x), bias, causal, eager, rows)
+        x = (x if rows is None else one_token(x, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
         return x, weights
 
@@ -192,17 +210,25 @@ class CLIPEncoder(nn.Module):
         causal: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        rows: Tensor | None = None,
     ) -> BaseModelOutput:
+        """x [B, S, D]. rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D]."""
         masked = attention_mask is not None
         # SDPA gives no attention weights.
         eager = output_attentions or self.config._attn_implementation == "eager" or beyond_sdpa(x, attention_mask)
         bias = attention_bias(x, attention_mask, causal, eager) if masked or eager and causal else None
+        plans: list[tuple] = [(bias, causal, eager)] * len(self.layers)
+        if rows is not None and plans:
+            last = attention_bias(x, attention_mask, causal, eager, rows) if masked or causal else None
+            plans[-1] = last, causal, eager, rows
+        elif rows is not None:
+            x = one_token(x, rows)
         hidden_states, attentions = [x], []
-        for layer in self.layers:
+        for layer, plan in zip(self.layers, plans, strict=True):
             if self.gradient_checkpointing and self.training:
-                x, weights = checkpoint(layer, x, bias, causal, eager, **self.checkpoint_kwargs)
+                x, weights = checkpoint(layer, x, *plan, **self.checkpoint_kwargs)
             else:
-                x, weights = layer(x, bias, causal, eager)
+                x, weights = layer(x, *plan)
             hidden_states.append(x)
             attentions.append(weights)
         return BaseModelOutput(
@@ -210,6 +236,11 @@ class CLIPEncoder(nn.Module):
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+
+def one_token(x: Tensor, rows: Tensor) -> Tensor:
+    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
+    return x[torch.arange(x.shape[0], device=x.device), rows][:, None]
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -236,18 +267,24 @@ def can_look(x: Tensor) -> bool:
     return x.device.type == "cpu" and not tracing and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def attention_bias(x: Tensor, attention_mask: Tensor | None, causal: bool, eager: bool) -> Tensor:
-    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]).
+def attention_bias(
+    x: Tensor, attention_mask: Tensor | None, causal: bool, eager: bool, rows: Tensor | None = None
+) -> Tensor:
+    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]); what the tokens `rows` see: [B, 1, 1, S].
 
     A hidden token and the future are the dtype's lowest finite value, what is both is -inf: v4.37's sum of two such
     biases, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two, where -inf
     alone would give NaN. Eager attention adds in float32 at least, so that the lowest value drowns every score.
+    Without a mask every token sees itself, and the future is -inf, as the fused kernels have it.
     """
     dtype = torch.promote_types(x.dtype, torch.float32) if eager else compute_dtype(x)
-    lowest, length = torch.finfo(dtype).min, x.shape[1]
-    bias = torch.zeros(1, 1, length, length, dtype=dtype, device=x.device)
+    lowest = torch.finfo(dtype).min
+    positions = torch.arange(x.shape[1], device=x.device)
+    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
+    bias = torch.zeros(1, 1, asking.shape[1], len(positions), dtype=dtype, device=x.device)
     if causal:
-        bias = bias.masked_fill(torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1), lowest)
+        future = positions > asking[:, None, :, None]  # [1, 1, S, S] or [B, 1, 1, S]
+        bias = bias.masked_fill(future, float("-inf") if attention_mask is None else lowest)
     if attention_mask is not None:
         hidden = (attention_mask != 1)[:, None, None, :]  # [B, 1, 1, S]
         bias = torch.where(hidden, torch.where(bias < 0, float("-inf"), lowest), bias)
@@ -282,13 +319,26 @@ class CLIPTextTransformer(nn.Module):
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
         return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
 
+    def pooled(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> Tensor:
+        """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
+        check_text(self.config, input_ids, attention_mask, position_ids)
+        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
+        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
+        encoded = self.encoder(x, attention_mask, True, rows=self.end_of_text(input_ids))
+        return self.final_layer_norm(encoded.last_hidden_state[:, 0])
+
     def pool(self, x: Tensor, input_ids: Tensor) -> Tensor:
         """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
+        return one_token(x, self.end_of_text(input_ids))[:, 0]
+
+    def end_of_text(self, input_ids: Tensor) -> Tensor:
+        """Where the end-of-text token stands: [B, S] -> [B]."""
         if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
-            index = input_ids.to(torch.int).argmax(dim=-1)
-        else:  # the first one, because padding may be the same token; position 0 when there is none
-            index = (input_ids == self.config.eos_token_id).to(torch.int).argmax(dim=-1)
-        return x[torch.arange(x.shape[0], device=x.device), index]
+            return input_ids.to(torch.int).argmax(dim=-1)
+        # The first one, because padding may be the same token; position 0 when there is none.
+        return (input_ids == self.config.eos_token_id).to(torch.int).argmax(dim=-1)
 
 
 class CLIPVisionTransformer(nn.Module):
@@ -315,6 +365,17 @@ class CLIPVisionTransformer(nn.Module):
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
+    def pooled(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, patches: Tensor | None = None
+    ) -> Tensor:
+        """`pooler_output` [B, D] alone: the last layer is computed for the class token only.
+
+        patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
+        """
+        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, patches))  # [B, N, D]
+        first = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        return self.post_layernorm(self.encoder(x, rows=first).last_hidden_state[:, 0])
+
 
 def tower_output(encoded: BaseModelOutput, last_hidden_state: Tensor, pooled: Tensor, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
@@ -338,6 +399,14 @@ def check_text(
         check_positions(position_ids.shape, rows)
         if can_look(position_ids) and position_ids.numel():
             check_position_range(config, *(int(v) for v in position_ids.aminmax()))
+
+
+def check_chosen(patches: Tensor, batch: int, count: int) -> None:
+    """As `check_text`, of the patches that are looked at."""
+    check_integers("patches", str(patches.dtype).removeprefix("torch."))
+    check_patches(patches.shape, batch)
+    if can_look(patches) and patches.numel():
+        check_patch_range(count, *(int(v) for v in patches.aminmax()))
 
 
 def check_tensors(**inputs: Any) -> None:
@@ -448,8 +517,10 @@ class CLIPModel(CLIPPreTrainedModel):
         return_dict: bool | None = None,
     ) -> Tensor:
         """Text embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        pooled = self.text_model(input_ids, attention_mask, position_ids, False, False, True).pooler_output
-        return self.text_projection(pooled)
+        if is_customised(self.text_model, "final_layer_norm"):
+            text = self.text_model(input_ids, attention_mask, position_ids, False, False, True)
+            return self.text_projection(text.pooler_output)
+        return self.text_projection(self.text_model.pooled(input_ids, attention_mask, position_ids))
 
     def get_image_features(
         self,
@@ -460,8 +531,10 @@ class CLIPModel(CLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> Tensor:
         """Image embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        pooled = self.vision_model(pixel_values, False, False, True, interpolate_pos_encoding).pooler_output
-        return self.visual_projection(pooled)
+        if is_customised(self.vision_model, "post_layernorm"):
+            image = self.vision_model(pixel_values, False, False, True, interpolate_pos_encoding)
+            return self.visual_projection(image.pooler_output)
+        return self.visual_projection(self.vision_model.pooled(pixel_values, interpolate_pos_encoding))
 
     def forward(
         self,
