@@ -57,14 +57,15 @@ def _photo(rng: Any, width: int, height: int) -> Any:
         wave = np.exp(2j * np.pi * rng.random(frequency.shape)) / frequency**1.15
         layer = np.fft.irfft2(wave, (height, width))
         layers.append(layer / layer.std() * strength)
-    canvas = Image.new("YCbCr", (width, height), tuple(int(v) for v in rng.integers((60, 105, 105), (190, 150, 150))))
+    canvas = Image.new("RGB", (width, height), tuple(int(v) for v in rng.integers(60, 190, 3)))
     draw = ImageDraw.Draw(canvas)
     for _ in range(rng.integers(12, 40)):
         x, y = rng.integers(0, width), rng.integers(0, height)
         w, h = rng.integers(width // 40, width // 3, 2)
-        colour = tuple(int(v) for v in rng.integers((20, 95, 95), (235, 160, 160)))
+        grey, tint = rng.integers(20, 235), rng.integers(-40, 40, 3)
+        colour = tuple(int(v) for v in (grey + tint).clip(0, 255))
         getattr(draw, ("ellipse", "rectangle")[rng.integers(2)])((x - w, y - h, x + w, y + h), fill=colour)
-    canvas = canvas.filter(ImageFilter.GaussianBlur(max(width, height) / 800))
+    canvas = canvas.filter(ImageFilter.GaussianBlur(max(width, height) / 800)).convert("YCbCr")
     grain = rng.normal(0, 2.5, (height, width, 1))
     pixels = np.asarray(canvas, np.float64) + np.stack(layers, -1) + grain * (1, 0.3, 0.3)
     return Image.frombytes("YCbCr", (width, height), pixels.clip(0, 255).astype(np.uint8).tobytes()).convert("RGB")
