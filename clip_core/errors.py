@@ -13,6 +13,10 @@ class InputError(ValueError):
     """Text, ids or pictures that a model can't take. The message names the argument, what was wanted and found."""
 
 
+class DataError(ValueError):
+    """Training or evaluation data that can't be used. The message names the file, what was wanted and what was found."""
+
+
 class ImageError(InputError):
     """A file or array that is no usable picture. The message names it."""
 
