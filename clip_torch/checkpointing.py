@@ -1,0 +1,202 @@
+"""Checkpoints of a training run: written in the background by torch.distributed.checkpoint, whole or not at all.
+
+output/checkpoints/step-00001000/ holds one safetensors file per process (no pickles anywhere) and state.json, in which
+the sizes of those files and the position of the data stand. A checkpoint is written beside its place, under a hidden
+name, and renamed when every process's file is on the disk; it can be read by any number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from clip_core.errors import CheckpointError
+from clip_core.weights import Difference
+
+from .parallel import Topology, index, world
+
+STATE = "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
+# Said of every checkpoint of a run of one process, in a thread that no narrower filter reaches.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+
+
+class Found(NamedTuple):
+    """A whole checkpoint: where it is, and what its state.json says."""
+
+    folder: Path
+    step: int
+    processes: int
+    data: Mapping[str, Any]
+
+
+class Writer(dcp.HuggingFaceStorageWriter):
+    """Calls `commit` in the first process when all have written."""
+
+    def __init__(self, stage: Path, commit: Callable[[], None]) -> None:
+        super().__init__(str(stage), save_distributed=True)
+        self._commit = commit
+
+    def finish(self, metadata: Any, results: Any) -> None:
+        self._commit()
+
+
+class Checkpoints:
+    """The checkpoints in a folder, of which the newest `keep` stay."""
+
+    def __init__(self, folder: Path, keep: int, topology: Topology) -> None:
+        self.folder, self.keep, self.topology = folder, keep, topology
+        self._pending: tuple[Future, Path] | None = None
+        # One name in all processes, that no earlier run's leftovers have.
+        self._token = f"{topology.most(secrets.randbits(32) if index() == 0 else 0):08x}"
+
+    def save(self, step: int, tensors: Mapping[str, torch.Tensor], data: Mapping[str, Any]) -> None:
+        """Copy the tensors, and begin to write them. The save before is finished first, with its errors."""
+        self.wait()
+        target = self.folder / f"step-{step:08d}"
+        stage = self.folder / f".{target.name}.{self._token}.partial"
+        state = {"format": 1, "step": step, "processes": world(), "data": dict(data)}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            pending = dcp.async_save(
+                dict(tensors),
+                storage_writer=Writer(stage, lambda: self._commit(stage, target, state)),
+                process_group=self.topology.saving,
+                no_dist=self.topology.saving is None,
+            )
+        except OSError as error:
+            raise OSError(error.errno, f"the checkpoint could not be written: {error.strerror}", str(target)) from error
+        self._pending = pending, target
+
+    def wait(self) -> None:
+        """Until the last save is on the disk. Raises OSError naming the path when it could not be written."""
+        if self._pending is None:
+            return
+        (pending, target), self._pending = self._pending, None
+        try:
+            pending.result()
+        except (CheckpointException, OSError) as error:
+            causes = [cause for cause, _ in getattr(error, "failures", {0: (error, None)}).values()]
+            cause = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
+            if index() == 0:
+                self._sweep(own=True)
+            number, why = getattr(cause, "errno", None), getattr(cause, "strerror", None) or str(cause)
+            raise OSError(number, f"the checkpoint could not be written: {why}", str(target)) from error
+
+    def _commit(self, stage: Path, target: Path, state: dict[str, Any]) -> None:
+        files = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
+        with open(stage / STATE, "w", encoding="utf-8") as file:
+            json.dump({**state, "files": files}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(stage)
+        if target.exists():  # of a run that was told not to resume
+            shutil.rmtree(target)
+        os.rename(stage, target)
+        _sync(self.folder)
+        for _, old in sorted(self._numbered())[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        self._sweep(own=False)
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return [(int(match[1]), path) for path in found if (match := _NAME.fullmatch(path.name)) and path.is_dir()]
+
+    def _sweep(self, own: bool) -> None:
+        """Remove what killed processes, or this one's failed save, left unfinished."""
+        for path in self.folder.glob(".step-*.partial"):
+            if own or self._token not in path.name:
+                shutil.rmtree(path, ignore_errors=True)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def newest(self) -> Found | None:
+        """The newest whole checkpoint, the same one in every process; None when there is none."""
+        self.wait()
+        found = next((f for _, path in sorted(self._numbered(), reverse=True) if (f := self._whole(path))), None)
+        first = self.topology.most((-1 if found is None else found.step) if index() == 0 else -1)
+        if first < 0:
+            return None
+        folder = self.folder / f"step-{first:08d}"
+        found = self._whole(folder)
+        if found is None:
+            raise CheckpointError(f"{folder}: the first process can read this checkpoint, process {index()} can't")
+        return found
+
+    def _whole(self, folder: Path) -> Found | None:
+        try:
+            state = json.loads((folder / STATE).read_text("utf-8"))
+            sizes = {name: (folder / name).stat().st_size for name in state["files"]}
+            found = Found(folder, int(state["step"]), int(state["processes"]), state["data"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            logging.getLogger("triclip").warning("%s: passed over, this checkpoint is damaged: %s", folder, error)
+            return None
+        if wrong := [name for name, size in sizes.items() if size != state["files"][name]]:
+            logging.getLogger("triclip").warning("%s: passed over, its size has changed: %s", folder, wrong[0])
+            return None
+        return found
+
+    def load(self, found: Found, tensors: Mapping[str, torch.Tensor], optional: Mapping[str, torch.Tensor]) -> set[str]:
+        """Read into `tensors`, and into those of `optional` that are there, in place. Returns the latter's names.
+
+        Raises CheckpointError when the checkpoint holds other tensors than these, naming what differs.
+        """
+        reader = dcp.HuggingFaceStorageReader(str(found.folder))
+        try:
+            saved = reader.read_metadata().state_dict_metadata
+        except Exception as error:  # noqa: BLE001 - safetensors, json and DCP raise of every kind on a damaged file
+            raise CheckpointError(f"{found.folder}: a damaged checkpoint: {error}") from error
+        _check(saved, tensors, found.folder)
+        wanted = {**tensors, **{name: tensor for name, tensor in optional.items() if name in saved}}
+        try:
+            group = self.topology.saving
+            dcp.load(wanted, storage_reader=reader, process_group=group, no_dist=group is None)
+        except (CheckpointException, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{found.folder}: a damaged checkpoint: {error}") from error
+        return set(wanted) - set(tensors)
+
+
+def _check(saved: Mapping[str, TensorStorageMetadata], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Both sides of names and shapes; parameters first, since what belongs to them follows."""
+    for prefix in ("parameters/", ""):
+        there = {name: tuple(entry.size) for name, entry in saved.items() if name.startswith(prefix)}
+        here = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith(prefix)}
+        difference = Difference(
+            [name for name in here if name not in there],
+            [name for name in there if name not in here and not name.startswith("random/")],
+            [(name, there[name], shape) for name, shape in here.items() if there.get(name, shape) != shape],
+        )
+        if any(difference):
+            report = difference.report().replace("parameters/", "")
+            raise CheckpointError(
+                f"{folder}: this checkpoint is of another run (- missing, + unexpected; change `output`, or the "
+                f"configuration back):\n{report}"
+            )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def barrier(topology: Topology) -> None:
+    if topology.control is not None:
+        dist.barrier(group=topology.control)
