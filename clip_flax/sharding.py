@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -82,3 +83,21 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
+
+
+def place_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
+    """This process's rows [b, …] as its share of a global array [B, …], one piece per device.
+
+    Explicit transfers and no word between processes: jax.make_array_from_process_local_data transfers implicitly
+    when there are several processes, which `jax.transfer_guard("disallow")` refuses.
+    """
+    devices = mesh.local_devices
+    shape = (len(rows) // len(devices) * mesh.size, *rows.shape[1:])
+    pieces = jax.device_put(np.split(rows, len(devices)), list(devices))
+    return jax.make_array_from_single_device_arrays(shape, batch_sharding(mesh), pieces)
+
+
+def place_same(mesh: Mesh, value: np.ndarray) -> jax.Array:
+    """A value that every process has, on every device. jax.device_put would compare the processes' values each time."""
+    pieces = jax.device_put([value] * len(mesh.local_devices), list(mesh.local_devices))
+    return jax.make_array_from_single_device_arrays(value.shape, replicated(mesh), pieces)

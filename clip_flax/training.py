@@ -104,6 +104,11 @@ class Network:
         images = self.images(params, part["pixel_values"], part.get("patches"))
         return images, self.texts(params, part["input_ids"])
 
+    def features(self, params: Params, kind: str, rows: jax.Array) -> jax.Array:
+        """Unit rows [B, P] of "pixel_values" or "input_ids"."""
+        params, rows = self._use(params), self._constrain(rows, P(("data", "fsdp")))
+        return self.images(params, rows) if kind == "pixel_values" else self.texts(params, rows)
+
     def pair_loss(self, x: jax.Array, y: jax.Array, params: Params, sample: jax.Array | None) -> jax.Array:
         """The loss of unit rows x, y [B, P]."""
         section = self.config.loss
@@ -238,10 +243,8 @@ class Engine:
             out_shardings=(self._shardings, self._same),
             donate_argnums=0,
         )
-        self._features = {
-            name: jax.jit(function, out_shardings=self._rows)
-            for name, function in (("pixel_values", self.network.images), ("input_ids", self.network.texts))
-        }
+        self._features = jax.jit(self.network.features, static_argnums=1, out_shardings=self._rows)
+        self._whole = jax.jit(lambda params: params, out_shardings=self._same)
         self._sizes: dict[str, int] = {}
         self._checkpoints = Checkpoints(Path(job.config.output) / "checkpoints", job.config.checkpoint.keep)
         self._stop = processes.StopRequest()
@@ -275,8 +278,8 @@ class Engine:
     def train_step(self, batch: Batch, lr: float) -> Mapping[str, Any]:
         decay = 0.0 if self.config.ema is None else ema_decay(self.config.ema, self.step)
         with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
-            rows = {name: jax.make_array_from_process_local_data(self._rows, value) for name, value in batch.items()}
-            rates = jax.device_put(np.array([lr, decay], np.float32), self._same)
+            rows = {name: sharding.place_rows(self.mesh, value) for name, value in batch.items()}
+            rates = sharding.place_same(self.mesh, np.array([lr, decay], np.float32))
             self.state, metrics = self._train(self.state, rows, rates)
         self.step += 1
         return metrics
@@ -321,8 +324,7 @@ class Engine:
             return np.zeros((0, self.job.model_config.projection_dim), np.float32)
         padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows
-        placed = jax.make_array_from_process_local_data(self._rows, padded)
-        features = self._features[kind](self._current(average=True), placed)
+        features = self._features(self._current(average=True), kind, sharding.place_rows(self.mesh, padded))
         shards = sorted(features.addressable_shards, key=lambda shard: shard.index[0].start or 0)
         return np.concatenate([np.asarray(shard.data) for shard in shards])[: len(rows)]
 
@@ -330,7 +332,7 @@ class Engine:
         return processes.gather_rows(rows)
 
     def weights(self, average: bool) -> Mapping[str, np.ndarray]:
-        params = jax.jit(lambda params: params, out_shardings=self._same)(self._current(average))
+        params = self._whole(self._current(average))
         return {name: self._canonical(name, np.asarray(value)) for name, value in params.items()}
 
     def _canonical(self, name: str, value: np.ndarray) -> np.ndarray:
@@ -342,7 +344,7 @@ class Engine:
         return self.state["params"] | (self.state["average"] if average else {})
 
     def export(self, folder: Path, average: bool) -> None:
-        params = jax.jit(lambda params: params, out_shardings=self._same)(self._current(average))
+        params = self._whole(self._current(average))
         problem = None
         if jax.process_index() == 0:
             tree = unflatten_dict({path: params[name] for name, (path, _) in self.network.layouts.items()})
