@@ -42,9 +42,7 @@ class Files:
         while size > 0:
             part = os.pread(handle.fileno(), size, offset)
             if not part:
-                raise DataError(
-                    f"{self.paths[number]}: wanted {size} more bytes at {offset}, found the end of the file"
-                )
+                raise DataError(f"{self.paths[number]}: wanted {size} more bytes at {offset}, found its end")
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
