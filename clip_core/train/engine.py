@@ -67,6 +67,7 @@ class Engine(Protocol):
     """
 
     step: int  # optimiser steps done
+    devices: int  # of the whole run, over all processes: what MFU is a share of
 
     def __init__(self, job: Job) -> None: ...
 
@@ -86,7 +87,8 @@ class Engine(Protocol):
         """Until everything saved is on the disk. Raises OSError, naming the path, when it could not be written."""
 
     def stopping(self) -> bool:
-        """Whether the run was asked to stop (SIGTERM): the same answer in every process at the same step."""
+        """Whether the run was asked to stop (SIGTERM): the same answer in every process at the same step. Asked after
+        every step, and during an evaluation after every batch, equally often in every process."""
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """This process's rows [b, C, h, w] -> unit rows [b, P] float32, of the averaged weights where there are any.
