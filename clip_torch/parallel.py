@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -135,15 +136,13 @@ def distributed(network: nn.Module, layers: list[nn.Module], topology: Topology,
 
 
 def replicated(network: nn.Module, topology: Topology) -> nn.Module:
-    """DistributedDataParallel.
-
-    `find_unused_parameters`, though none is unused, keeps its buckets as they are: it would else rearrange them after
-    the first step, sum in another order, and a resumed run would differ from the uninterrupted one in the last bit.
-    """
+    """DistributedDataParallel. The caller must run one empty step before anything counts, see `Engine._settle`."""
     devices = [topology.device] if topology.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        network, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=True, broadcast_buffers=False
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`broadcast_buffers`")  # renamed in torch 2.13
+        return nn.parallel.DistributedDataParallel(
+            network, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
 
 
 @torch.no_grad()

@@ -18,10 +18,18 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+# Renamed in torch 2.13.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How the pairs are visited. `ring`: texts travel; otherwise every process holds all of them (`group` None: alone)."""
+    """How the pairs are visited.
+
+    chunk: rows and columns of a tile; ring: texts travel, otherwise every process holds all of them; group: of `world`
+    processes, this one being number `rank`; None for this one alone.
+    """
 
     kind: str
     chunk: int
@@ -243,7 +251,7 @@ def gathered(rows: Tensor, plan: Plan) -> Tensor:
     if plan.world == 1:
         return rows
     out = rows.new_empty(len(rows) * plan.world, *rows.shape[1:])
-    dist.all_gather_into_tensor(out, rows.contiguous(), group=plan.group)
+    _all_gather(out, rows.contiguous(), group=plan.group)
     return out
 
 
@@ -252,5 +260,5 @@ def home(dy: Tensor, plan: Plan) -> Tensor:
     if plan.ring or plan.world == 1:
         return dy
     out = dy.new_empty(len(dy) // plan.world, *dy.shape[1:])
-    dist.reduce_scatter_tensor(out, dy, group=plan.group)
+    _reduce_scatter(out, dy, group=plan.group)
     return out

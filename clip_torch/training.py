@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from clip_core.train.config import TrainConfig
 from clip_core.train.engine import Batch, Job
 from clip_core.train.schedule import ema_decay
 from clip_core.train.start import extra_parameters, is_model_parameter
@@ -80,6 +79,8 @@ class Engine:
         self.average: dict[str, Tensor] = {}
         if job.config.ema is not None:
             self.average = {name: p.detach().clone() for name, p in self.trained.items()}
+        if multiple:
+            self._settle()
         self._averaged = False  # whether the network holds the average, and `average` the parameters
         self._seed()
         self.checkpoints = Checkpoints(
@@ -107,6 +108,19 @@ class Engine:
         for buffer in network.buffers():  # position_ids are the only ones
             buffer.copy_(torch.arange(buffer.shape[-1], device=self.device)[None])
         return network.train()
+
+    def _settle(self) -> None:
+        """An empty step, after which DDP has its final buckets.
+
+        It rearranges them once, after the first backward pass, and then sums in another order: a resumed run would
+        differ from the uninterrupted one in the last bit.
+        """
+        vision, text = self.job.model_config.vision_config, self.job.model_config.text_config
+        pixels = torch.zeros(1, vision.num_channels, vision.image_size, vision.image_size, device=self.device)
+        ids = torch.zeros(1, text.max_position_embeddings, dtype=torch.long, device=self.device)
+        outputs = self.called(input_ids=ids, pixel_values=pixels)
+        sum(output.sum() for output in outputs if output is not None).backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _seed(self) -> None:
         """Dropout's randomness: of its own in each process."""
@@ -192,8 +206,8 @@ class Engine:
                 images, texts, *rest = self.called(**part)
                 rows = slice(first, first + len(images))
                 terms = [(images, d_images[rows]), (texts, d_texts[rows])]
-                if last:
-                    terms += [(v, d) for v, d in zip(rest, d_rest, strict=True) if v is not None]
+                # Of the rest once; zeros before, because FSDP2 adds up only equal sets of gradients.
+                terms += [(v, d if last else torch.zeros_like(d)) for v, d in zip(rest, d_rest, strict=True) if v is not None]
                 sum((value * grad).sum() for value, grad in terms).backward()
             first = rows.stop
         return loss
