@@ -2,10 +2,11 @@
 PYTHON ?= python3
 DEMO = .venv
 TEST = .venv-test
+DOCS = .venv-docs
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests conformance
 
-.PHONY: demo test lint conformance clean
+.PHONY: demo test lint conformance clean docs
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python -m clip_core demo --output demo-output
@@ -28,11 +29,19 @@ $(DEMO)/.ready: pyproject.toml constraints.txt
 	$(DEMO)/bin/python $(PIP) --editable '.[torch]'
 	touch $@
 
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(PIP) '.[docs]'
+	touch $@
+
 $(TEST)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TEST)
 	$(TEST)/bin/python $(PIP) torch
 	$(TEST)/bin/python $(PIP) --editable '.[dev]'
 	touch $@
 
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(DEMO) $(TEST) build dist *.egg-info demo-output
+	rm -rf $(DEMO) $(TEST) $(DOCS) site build dist *.egg-info demo-output
