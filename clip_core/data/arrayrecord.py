@@ -90,4 +90,4 @@ class ArrayRecords(Rows):
         file, row = self._place(number)
         name = self.name(number)
         features = parse_example(self._record(file, row), name)
-        return self.sample(features, Path(self.paths[file]).parent, name)
+        return self.sample(features, str(Path(self.paths[file]).parent), name)

@@ -91,7 +91,7 @@ class ArrowRows(Rows):
             values = {key: table[key][row].as_py() for key in self._columns}
         except (UnicodeDecodeError, _pyarrow().ArrowException) as error:
             raise DataError(f"{name}: wanted readable columns, found damaged ones ({error})") from error
-        return self.sample(values, self._file(part)[0].parent, name)
+        return self.sample(values, str(self._file(part)[0].parent), name)
 
     def _take_features(self, features: Any) -> None:
         """The names of label numbers, where Hugging Face's features tell them."""

@@ -39,8 +39,11 @@ class Augmenter:
         self.is_plain = not (self.crops or changes)
 
     def background(self, random: np.random.Generator) -> Colour:
-        """The colour behind transparent pixels, and in the corners that turning lays bare."""
-        if self.section.background == "random":
+        """The colour behind transparent pixels, and in the corners that turning lays bare.
+
+        "random" is white for half of the pictures, as most pages are, and any colour for the others.
+        """
+        if self.section.background == "random" and random.random() < 0.5:
             red, green, blue = random.integers(0, 256, 3).tolist()
             return red, green, blue
         return BLACK if self.section.background == "black" else WHITE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
@@ -51,6 +50,9 @@ def as_captions(values: Sequence[Any], name: str) -> list[str]:
     for value in values:
         if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
             value = _json_list(value)
+        if isinstance(value, list) and all(type(caption) is str for caption in value):  # the usual, quickly
+            captions += filter(None, map(str.strip, value))
+            continue
         for caption in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(caption, dict):  # COCO's sentences: {"raw": "…", "tokens": […]}
                 caption = next((caption[key] for key in ("raw", "caption", "text") if key in caption), caption)
@@ -92,9 +94,9 @@ def as_label(value: Any, name: str) -> int | str:
     raise DataError(f"{name}: wanted a class number or name, found {value!r}")
 
 
-def as_images(values: Sequence[Any], folder: Path | None, name: str) -> list[bytes | Path]:
+def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str]:
     """Bytes, paths relative to `folder`, Hugging Face's {bytes, path}, or lists of these, as pictures."""
-    images: list[bytes | Path] = []
+    images: list[bytes | str] = []
     for value in values:
         if isinstance(value, str) and value.startswith("["):
             value = _json_list(value)
@@ -112,11 +114,11 @@ def as_images(values: Sequence[Any], folder: Path | None, name: str) -> list[byt
     return images
 
 
-def local_path(text: str, folder: Path | None, name: str) -> Path:
+def local_path(text: str, folder: str, name: str) -> str:
     """A path of this machine, relative ones under `folder`. Raises DataError for URLs."""
     if "://" in text or "\0" in text:
         raise DataError(f"{name}: wanted the path of a file, found {text[:200]!r}; download pictures first")
-    return Path(os.path.join(folder, text)) if folder else Path(text)
+    return text if os.path.isabs(text) else f"{folder}{os.sep}{text}"
 
 
 def decode_text(data: bytes, name: str) -> str:

@@ -63,7 +63,7 @@ class CaptionedFolder(Source):
         path = self._paths[number]
         beside = Path(os.path.splitext(path)[0] + self.text)
         captions = as_captions([decode_text(beside.read_bytes(), str(beside))], str(beside))
-        return Sample(path, [Path(path)], captions)
+        return Sample(path, [path], captions)
 
 
 class ClassFolders(Source):
@@ -93,4 +93,4 @@ class ClassFolders(Source):
 
     def __getitem__(self, number: int) -> Sample:
         path = self._paths[number]
-        return Sample(path, [Path(path)], [], int(self._labels[number]))
+        return Sample(path, [path], [], int(self._labels[number]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from ..train.config import AugmentSection
 from .augment import Augmenter, Colour, flatten
 
 
-def open_picture(picture: bytes | Path, name: str) -> Image.Image:
+def open_picture(picture: bytes | str, name: str) -> Image.Image:
     """A decoded picture. Raises ImageError for what is none, is damaged, or is too large (see `image_input`)."""
-    if isinstance(picture, Path):
+    if isinstance(picture, str):
         try:
             opened = load_image(picture)
         except FileNotFoundError as error:
@@ -68,7 +67,7 @@ class PictureReader:
         """[C, H, W]."""
         return 3, self.height, self.width
 
-    def read(self, picture: bytes | Path, name: str, out: np.ndarray, random: np.random.Generator | None) -> None:
+    def read(self, picture: bytes | str, name: str, out: np.ndarray, random: np.random.Generator | None) -> None:
         """Put a picture's values into `out` [C, H, W]. Raises ImageError."""
         image = open_picture(picture, name)
         if self.augmenter is None or random is None:

@@ -24,13 +24,13 @@ class Sample:
     """One record.
 
     name: for logs: its file, and where in it.
-    images: encoded pictures, as bytes or as the paths of files (read when they are needed); one is drawn per epoch.
+    images: encoded pictures, as bytes or as the path of a file (read when it is needed); one is drawn per epoch.
     captions: texts, none of them empty; one is drawn per epoch. May be missing where a label was asked for.
     label: class number or class name; None where none was asked for.
     """
 
     name: str
-    images: Sequence[bytes | Path]
+    images: Sequence[bytes | str]
     captions: Sequence[str] = field(default_factory=list)
     label: int | str | None = None
 

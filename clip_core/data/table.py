@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from abc import abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ class Rows(Source):
             others = [column for column in found if column not in self.images] or list(found)
             self.captions = choose("caption", self.caption_key, CAPTIONS, others, where)
 
-    def sample(self, row: dict[str, Any], folder: Path | None, name: str) -> Sample:
+    def sample(self, row: dict[str, Any], folder: str, name: str) -> Sample:
         """A row's values as a sample. Raises DataError when they can't be."""
         label = None
         if self.label is not None:
@@ -124,7 +125,7 @@ class TextRows(Rows):
     def __getitem__(self, number: int) -> Sample:
         file, name = self._file(number), self.name(number)
         text = decode_text(self.files.read(file, int(self._starts[number]), int(self._sizes[number])), name)
-        return self.sample(self.parse(text, name, file), Path(self.files.paths[file]).parent, name)
+        return self.sample(self.parse(text, name, file), os.path.dirname(self.files.paths[file]) or ".", name)
 
 
 class JsonLines(TextRows):

@@ -41,7 +41,8 @@ class AugmentSection:
     flip, grayscale: probabilities.
     color_jitter: [brightness, contrast, saturation, hue], each the largest change; hue in turns, at most 0.5.
     rotate: degrees, at most, either way.
-    background: what shows through transparent pixels: "white", "black", or "random" (a colour per picture).
+    background: what shows through transparent pixels: "white", "black", or "random" (white for half of the
+        pictures, any colour for the others).
     """
 
     crop_scale: list[float] = field(default_factory=lambda: [0.9, 1.0])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from build_data import FLAG_GROUP
 from vendors import VENDORS
 
@@ -49,7 +48,7 @@ class EmojiData:
     def __init__(self, scratch: Path, held_out_vendor: str = HELD_OUT_VENDOR, also_out: tuple[str, ...] = ()) -> None:
         self.entries = json.loads((scratch / "emoji.json").read_text())
         arrays = np.load(scratch / "pictures.npz")
-        self.rgba, self.white = torch.from_numpy(arrays["rgba"]).permute(0, 3, 1, 2), arrays["white"]
+        self.rgba, self.white = arrays["rgba"], arrays["white"]
         self.emoji, self.vendor = arrays["emoji"], arrays["vendor"]
         self.labels = [entry["label"] for entry in self.entries]
         self.is_flag = np.array([entry["group"] == FLAG_GROUP for entry in self.entries])
@@ -100,33 +99,3 @@ class EmojiData:
         if kind < 0.75:
             return f"{label}, {text}" if rng.random() < 0.5 else f"{text} {label}"
         return rng.choice(TEMPLATES).format(text) if kind > 0.95 else text
-
-
-class Batches:
-    """Names without repetition within an epoch, and for each name two pictures, from two vendors where there are two.
-
-    The order depends on `rng` alone, whose state goes into the checkpoint; so does `queue`.
-    """
-
-    def __init__(self, data: EmojiData, size: int, rng: random.Random) -> None:
-        self.data, self.size, self.rng = data, size, rng
-        self.queue: list[int] = []
-        self.rows: dict[int, list[int]] = {}
-        for row, name in zip(data.train.rows.tolist(), data.train.names.tolist(), strict=True):
-            # A colour picture counts double: a monochrome set teaches the outline only.
-            self.rows.setdefault(name, []).extend([row] * (1 if data.monochrome[row] else 2))
-
-    def next(self) -> tuple[list[int], list[int]]:
-        """(names, rows): `size` distinct names, then 2 x size rows, the first pictures before the second ones."""
-        if len(self.queue) < self.size:
-            names = self.data.train_names.tolist()
-            self.rng.shuffle(names)
-            fresh = [name for name in names if name not in set(self.queue)]
-            self.queue += fresh
-        names, self.queue = self.queue[: self.size], self.queue[self.size :]
-        first = [self.rng.choice(self.rows[name]) for name in names]
-        second = [
-            self.rng.choice([other for other in self.rows[name] if other != row] or [row])
-            for name, row in zip(names, first, strict=True)
-        ]
-        return names, first + second
