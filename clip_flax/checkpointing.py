@@ -22,9 +22,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         with self._naming():
             folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(
-                folder.absolute(), options=options, item_names=("state", "data")
-            )
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "data"))
 
     def save(self, step: int, state: Any, data: Mapping[str, Any]) -> None:
         """Copies the state off the devices and returns; the writing goes on in the background."""

@@ -8,8 +8,9 @@ N pairs, n of them on one device, m columns in sight, d width; L [N, N] = scale 
              G    = -(1/N) z sigmoid(-z (L + bias))
     both     dx = scale G y, dy = scale G^T x, dscale = sum_i x_i (G y)_i, dbias = sum_ij G_ij
 
-The streamed modes keep r and c alone and compute each tile of L again in the backward pass; -2 delta belongs inside the
-tile, where e^0 + e^0 - 2 cancels exactly: subtracted from dx afterwards it costs a digit. Sums are float32 at least.
+The streamed modes keep r and c alone (in two parts, see `LogSum`) and compute each tile of L again in the backward
+pass; -2 delta belongs inside the tile, where e^0 + e^0 - 2 cancels exactly: subtracted from dx afterwards it costs a
+digit. Sums are float32 at least.
 """
 
 from __future__ import annotations
@@ -222,7 +223,8 @@ def _on_devices(stream: Stream, function: Callable[..., Any], inputs: tuple[Any,
 
 # -- softmax ----------------------------------------------------------------------------------------------------------
 
-LogSum = tuple[jax.Array, jax.Array]  # greatest value so far, sum of e^(value - greatest)
+# A log-sum-exp in two parts, [n] each: the greatest value, and the sum of e^(value - greatest).
+LogSum = tuple[jax.Array, jax.Array]
 
 
 def _add(logsum: LogSum, logits: jax.Array, axis: int) -> LogSum:
@@ -235,10 +237,8 @@ def _empty(stream: Stream, count: int, dtype: Any) -> LogSum:
     return _fresh(stream, (count,), dtype, -jnp.inf), _fresh(stream, (count,), dtype)
 
 
-def _softmax_values(
-    stream: Stream, x: jax.Array, y: jax.Array, scale: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The loss, and the log-sum-exp of this device's rows and of its columns (all columns, without a ring)."""
+def _softmax_values(stream: Stream, x: jax.Array, y: jax.Array, scale: jax.Array) -> tuple[jax.Array, LogSum, LogSum]:
+    """The loss, r of this device's rows, and c of its columns (of all columns, without a ring)."""
     n, dtype = x.shape[0], scale.dtype
 
     def tile(x: jax.Array, y: jax.Array, delta: jax.Array, rows: Tree, columns: LogSum) -> tuple[Tree, LogSum]:
@@ -247,37 +247,44 @@ def _softmax_values(
         return (_add(logsum, logits, 1), diagonal + _pick(delta, logits)), _add(columns, logits, 0)
 
     rows = _empty(stream, n, dtype), _fresh(stream, (n,), dtype)
-    ((top, total), diagonal), columns = _sweep(tile, stream, x, y, rows, _empty(stream, _columns(stream, y), dtype))
-    c = _all_columns(stream, columns)
-    own = c if stream.ring or not stream.axes else lax.dynamic_slice_in_dim(c, lax.axis_index(stream.axes) * n, n)
-    r = top + jnp.log(total)
-    loss = _total(stream, (r - diagonal) + (own - diagonal)) / (2 * n * stream.size)
-    return loss, (r, c)
-
-
-def _all_columns(stream: Stream, columns: LogSum) -> jax.Array:
-    top, total = columns
+    (r, diagonal), c = _sweep(tile, stream, x, y, rows, _empty(stream, _columns(stream, y), dtype))
+    c = own = _all_columns(stream, c)
     if stream.axes and not stream.ring:
-        most = lax.pmax(top, stream.axes)
-        top, total = most, lax.psum(total * jnp.exp(top - most), stream.axes)
-    return top + jnp.log(total)
+        first = lax.axis_index(stream.axes) * n
+        own = tuple(lax.dynamic_slice_in_dim(part, first, n) for part in c)
+    losses = sum((top - diagonal) + jnp.log(total) for top, total in (r, own))
+    return _total(stream, losses) / (2 * n * stream.size), r, c
+
+
+def _all_columns(stream: Stream, columns: LogSum) -> LogSum:
+    if stream.ring or not stream.axes:
+        return columns
+    top, total = columns
+    most = lax.pmax(top, stream.axes)
+    return most, lax.psum(total * jnp.exp(top - most), stream.axes)
 
 
 def _softmax_gradients(
-    stream: Stream, x: jax.Array, y: jax.Array, scale: jax.Array, r: jax.Array, c: jax.Array, g: jax.Array
+    stream: Stream, x: jax.Array, y: jax.Array, scale: jax.Array, r: LogSum, c: LogSum, g: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     def tile(x: jax.Array, y: jax.Array, delta: jax.Array, rows: Tree, columns: Tree) -> tuple[Tree, Tree]:
         (r, u), (c, v) = rows, columns
         logits = scale * _dot(x, y, (1, 1), stream.precision)
-        slope = jnp.exp(logits - r[:, None]) + jnp.exp(logits - c) - 2 * delta  # [k, m]
+        by_rows, by_columns = _share(logits, *(part[:, None] for part in r)), _share(logits, *c)
+        slope = by_rows + by_columns - 2 * delta  # [k, m]
         u = u + _dot(slope, y, (1, 0), stream.precision)
         return (r, u), (c, v + _dot(slope, x, (0, 0), stream.precision))
 
-    u, v = _fresh(stream, x.shape, r.dtype), _fresh(stream, (_columns(stream, y), y.shape[1]), r.dtype)
+    u, v = _fresh(stream, x.shape, scale.dtype), _fresh(stream, (_columns(stream, y), y.shape[1]), scale.dtype)
     if stream.axes and not stream.ring:
         c = lax.pcast(c, stream.axes, to="varying")
     (_, u), (_, v) = _sweep(tile, stream, x, y, (r, u), (c, v))
     return _chain(stream, x, y, scale, u, v, g / (2 * x.shape[0] * stream.size))
+
+
+def _share(logits: jax.Array, top: jax.Array, total: jax.Array) -> jax.Array:
+    # Not e^(L - r): r, a number like 100, is rounded to 1e-5, and its e^ with it. L - top is exact.
+    return jnp.exp(logits - top) / total
 
 
 def _chain(
@@ -295,14 +302,14 @@ def _softmax(stream: Stream, x: jax.Array, y: jax.Array, scale: jax.Array) -> ja
 
 def _softmax_forward(stream: Stream, x: jax.Array, y: jax.Array, scale: jax.Array) -> Any:
     columns = "rows" if stream.ring else "same"
-    values = _on_devices(stream, _softmax_values, ("rows", "rows", "same"), ("same", ("rows", columns)))
-    loss, sums = values(x, y, scale)
-    return loss, (x, y, scale, *sums)
+    outputs = ("same", ("rows",) * 2, (columns,) * 2)
+    value, r, c = _on_devices(stream, _softmax_values, ("rows", "rows", "same"), outputs)(x, y, scale)
+    return value, (x, y, scale, r, c)
 
 
 def _softmax_backward(stream: Stream, kept: Any, g: jax.Array) -> Any:
     columns = "rows" if stream.ring else "same"
-    inputs = ("rows", "rows", "same", "rows", columns, "same")
+    inputs = ("rows", "rows", "same", ("rows",) * 2, (columns,) * 2, "same")
     return _on_devices(stream, _softmax_gradients, inputs, ("rows", "rows", "same"))(*kept, g)
 
 

@@ -28,9 +28,7 @@ def join() -> Process:
         if os.environ.get("JAX_COORDINATOR_ADDRESS"):
             given = {name: _number(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
             try:
-                jax.distributed.initialize(
-                    num_processes=given["JAX_NUM_PROCESSES"], process_id=given["JAX_PROCESS_ID"]
-                )
+                jax.distributed.initialize(num_processes=given["JAX_NUM_PROCESSES"], process_id=given["JAX_PROCESS_ID"])
             except ValueError as error:
                 raise ConfigError(f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID: {error}") from error
         else:
@@ -92,5 +90,7 @@ def gather_rows(rows: np.ndarray) -> np.ndarray:
     # As bytes: JAX would round 64-bit numbers to 32.
     raw = padded.reshape(padded.shape[0], -1).view(np.uint8)
     everywhere = np.asarray(multihost_utils.process_allgather(raw)).reshape(len(counts), *raw.shape)
-    parts = [everywhere[i, :count].copy().view(rows.dtype).reshape(count, *rows.shape[1:]) for i, count in enumerate(counts)]
+    parts = [
+        everywhere[i, :count].copy().view(rows.dtype).reshape(count, *rows.shape[1:]) for i, count in enumerate(counts)
+    ]
     return np.concatenate(parts)

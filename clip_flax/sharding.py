@@ -57,7 +57,9 @@ def make_mesh(section: MeshSection, devices: Sequence[jax.Device] | None = None)
     shape = tuple(len(devices) // fixed if size == -1 else size for size in sizes.values())
     count = math.prod(shape)
     if count < len(devices) and jax.process_count() > 1:
-        raise ConfigError(f"mesh: wanted {count} devices ({text}), found {len(devices)}: every process has to take part")
+        raise ConfigError(
+            f"mesh: wanted {count} devices ({text}), found {len(devices)}: every process has to take part"
+        )
     # Auto: Linen's modules leave shardings to the compiler, and fail on axes of make_mesh's default type, Explicit.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:count])
 
@@ -67,7 +69,12 @@ def parameter_spec(name: str, shape: Sequence[int], mesh: Mesh) -> P:
     for pattern, axes in LOGICAL_AXES:
         if re.search(pattern, name):
             spec = nn.logical_to_mesh_axes(axes, RULES)
-            return P(*(axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, shape)))
+            return P(
+                *(
+                    axis if axis and size % mesh.shape[axis] == 0 else None
+                    for axis, size in zip(spec, shape, strict=True)
+                )
+            )
     return P()
 
 

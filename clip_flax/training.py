@@ -61,8 +61,7 @@ def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
     if config.data.batch_size % unit:
         parts = f" x accumulate {config.accumulate}" if config.accumulate > 1 else ""
         raise ConfigError(
-            f"data.batch_size: wanted a multiple of {unit} ({mesh.size} devices{parts}), "
-            f"found {config.data.batch_size}"
+            f"data.batch_size: wanted a multiple of {unit} ({mesh.size} devices{parts}), found {config.data.batch_size}"
         )
 
 
@@ -263,9 +262,7 @@ class Engine:
         """rates: [learning rate, weight of the old average]."""
         value, gradients = self.network.gradients(state["params"], batch)
         params, moments = self.optimizer.update(gradients, state["moments"], state["params"], rates[0])
-        average = {
-            name: rates[1] * old + (1 - rates[1]) * params[name] for name, old in state["average"].items()
-        }
+        average = {name: rates[1] * old + (1 - rates[1]) * params[name] for name, old in state["average"].items()}
         metrics = {
             "loss": value,
             "logit_scale": jnp.exp(params["logit_scale"]),
