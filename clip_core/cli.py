@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_convert(commands)
     _add_conform(commands)
+    _add_training(commands)
     _add_demo(commands)
     return parser
 
@@ -270,6 +271,16 @@ def _add_conform(commands: Any) -> None:
 
         conform.add_arguments(parser)
         parser.set_defaults(run=conform.run)
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def _add_training(commands: Any) -> None:
+    from .train import command
+
+    command.add_train(commands)
+    command.add_evaluate(commands)
 
 
 # -- demo -------------------------------------------------------------------------------------------------------------

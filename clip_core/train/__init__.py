@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 # public name -> the module that defines it
 _HOME = {
+    "DivergedError": "loop",
     "TrainConfig": "config",
+    "evaluate_clip": "evaluate",
+    "export": "loop",
     "load_config": "load",
+    "train": "loop",
     "validate": "load",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .config import TrainConfig
+    from .evaluate import evaluate_clip
     from .load import load_config, validate
+    from .loop import DivergedError, export, train
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Retrieval and zero-shot classification of image-text data: of a model in training, or of any `Clip`.
 
-`evaluate(clip, …)` is `triclip evaluate`; `Evaluator` is what a run does on its way. Both compute the same figures
+`evaluate_clip` is `triclip evaluate`; `Evaluator` is what a run does on its way. Both compute the same figures
 (`clip_core.metrics`), whatever the batch size and the number of processes.
 """
 
@@ -57,7 +57,7 @@ class ClipEncoder:
         return rows
 
 
-def evaluate(
+def evaluate_clip(
     clip: Any,
     retrieval: Paths | None = None,
     zero_shot: Paths | None = None,

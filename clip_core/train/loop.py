@@ -40,8 +40,9 @@ def train(config: TrainConfig, stream: TextIO | None = None) -> dict[str, Any]:
         config: from `load_config`, or built in Python.
         stream: where the progress line goes; default standard error.
 
-    Returns a summary: "step", "steps", "stopped" (by SIGTERM: the same call goes on later), "output", "model" (the
-    exported folder, None when stopped), "loss", "skipped", "seconds", "evaluation" (the last figures).
+    Returns a summary: "first" (whether this is the first process, which alone writes and prints), "step", "steps",
+    "stopped" (by SIGTERM: the same call goes on later), "output", "model" (the exported folder, None when stopped),
+    "loss", "skipped", "seconds", "evaluation" (the last figures).
 
     Raises ConfigError, CheckpointError, DataError, FileNotFoundError, MissingDependencyError on what can't be used,
     DivergedError on a loss that is not finite, OSError when the disk is full; the last whole checkpoint stays.
@@ -197,9 +198,9 @@ class _Run:
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             return values
         self.engine.wait()
-        kept = (
-            "none was written" if self.saved is None else f"that of step {self.saved} is in {self.output / CHECKPOINTS}"
-        )
+        kept = "none was written"
+        if self.saved is not None:
+            kept = f"step {self.saved}'s, in {self.output / CHECKPOINTS}"
         raise DivergedError(
             f"step {self.engine.step}: wanted a finite loss, found loss {values['loss']}, gradient norm "
             f"{values['grad_norm']}: the run has diverged. The last checkpoint: {kept}"
@@ -250,13 +251,14 @@ class _Run:
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)
             self.processor.save_pretrained(folder)
-            report: dict[str, Any] = {
+            report = {
                 "step": self.engine.step,
                 "averaged": average,
+                "loss_kind": self.config.loss.kind,
                 "loss": loss,
                 "evaluation": dict(evaluation),
+                **({} if bias is None else {"logit_bias": bias}),
             }
-            report |= {"loss_kind": self.config.loss.kind} | ({} if bias is None else {"logit_bias": bias})
             write_text_atomically(folder / REPORT, json.dumps(report, indent=2) + "\n")
         self.engine.export(folder, average)
 
@@ -264,6 +266,7 @@ class _Run:
         if self.log and (self.output / METRICS).exists():
             self.log.draw()
         return {
+            "first": self.first,
             "step": self.engine.step,
             "steps": self.config.steps,
             "stopped": stopped,

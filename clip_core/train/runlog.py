@@ -204,11 +204,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(record: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a/b": 1}."""
     out: dict[str, Any] = {}
     for name, value in record.items():
-        out |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        if isinstance(value, Mapping):
+            out |= {f"{name}{separator}{key}": inner for key, inner in flatten(value, separator).items()}
+        else:
+            out[name] = value
     return out
 
 

@@ -75,7 +75,7 @@ def check_same_run(output: Path, config: TrainConfig, described: Mapping[str, An
     if differing:
         lines = [f"{key}: {_short(before.get(key))}, now {_short(now[key])}" for key in differing]
         raise ConfigError(f"{output}: holds another run: wanted a new output, or its values of\n" + "\n".join(lines))
-    old, new = flatten(known.get("config", {})), flatten(described["config"])
+    old, new = flatten(known.get("config", {}), "."), flatten(described["config"], ".")
     return [
         f"{key}: {old[key]!r}, now {new[key]!r}"
         for key in new
@@ -94,7 +94,7 @@ def _comparable(described: Mapping[str, Any]) -> dict[str, Any]:
     values["data.train"] = [Path(path).name for path in values["data.train"] or ()]  # data may have been moved
     values["ema"], values["loss.anchors"] = values["ema"] is not None, values["loss.anchors"] is not None
     values["samples"] = described.get("samples")
-    return values | {f"model: {key}": value for key, value in flatten(described.get("model_config", {})).items()}
+    return values | {f"model: {key}": value for key, value in flatten(described.get("model_config", {}), ".").items()}
 
 
 def _short(value: Any) -> str:
