@@ -8,7 +8,8 @@ gradients of the parameters, once they are summed over the replicas. Nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -80,9 +81,7 @@ def _cross_entropy(logits: tf.Tensor, target: tf.Tensor, label_smoothing: float)
     return losses
 
 
-def _dense_sigmoid(
-    image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor, logit_bias: tf.Tensor
-) -> tf.Tensor:
+def _dense_sigmoid(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor, logit_bias: tf.Tensor) -> tf.Tensor:
     logits = tf.matmul(tf.exp(logit_scale) * image, gather(text), transpose_b=True) + logit_bias  # [n, N]
     sign = 2 * tf.one_hot(_first_row(image) + tf.range(tf.shape(image)[0]), tf.shape(logits)[1], dtype=image.dtype) - 1
     return tf.reduce_sum(tf.nn.softplus(-sign * logits)) / tf.cast(tf.shape(logits)[1], image.dtype)
@@ -116,9 +115,7 @@ def _tiles(x: tf.Tensor, chunk: int) -> Tiles:
     return Tiles(rows, (numbers < length)[..., None], numbers)
 
 
-def _streamed_softmax(
-    image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor, chunk: int, ring: bool
-) -> tf.Tensor:
+def _streamed_softmax(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor, chunk: int, ring: bool) -> tf.Tensor:
     @tf.custom_gradient
     def loss(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         scale, tiles, length = tf.exp(logit_scale), _tiles(image, chunk), tf.shape(image)[0]
@@ -126,7 +123,8 @@ def _streamed_softmax(
         row_max = tf.fill(tf.shape(tiles.numbers), tf.constant(float("-inf"), image.dtype))
         row_sum = tf.zeros_like(row_max)
         columns = []  # of each block, the log-sum-exp over the images of all replicas
-        for block in _blocks(text, ring, wait_for=lambda: row_sum):
+        for block_after in _blocks(text, ring):
+            block = block_after(row_sum)
             row_max, row_sum, column_max, column_sum = _sweep(tiles, scale, block.texts, row_max, row_sum)
             columns.append(_over_replicas(column_max, column_sum))
         rows = row_max + tf.math.log(row_sum)  # [tiles, height]
@@ -185,12 +183,12 @@ def _streamed_sigmoid(
             return sign, -sign * (logits + logit_bias)
 
         value = tf.zeros((), image.dtype)
-        for block in _blocks(text, ring, wait_for=lambda: value):
+        for block_after in _blocks(text, ring):
 
-            def body(a: tf.Tensor, sum: tf.Tensor, block: Block = block) -> tuple[tf.Tensor, tf.Tensor]:
+            def body(a: tf.Tensor, total: tf.Tensor, block: Block = block_after(value)) -> tuple[tf.Tensor, tf.Tensor]:
                 logits = tf.matmul(scale * tiles.rows[a], block.texts, transpose_b=True)
                 losses = tf.nn.softplus(signed(logits, a, block.first)[1])
-                return a + 1, sum + tf.reduce_sum(tf.where(tiles.valid[a], losses, 0))
+                return a + 1, total + tf.reduce_sum(tf.where(tiles.valid[a], losses, 0))
 
             state = tf.constant(0), value
             _, value = tf.while_loop(lambda a, _: a < tiles.count, body, state, parallel_iterations=1)
@@ -217,9 +215,12 @@ def _backward(
     (logits [height, m], tile, first text's number, block) gives G's tiles."""
     d_rows, d_text = tf.zeros_like(tiles.rows), tf.zeros_like(text)
     total = tf.zeros((), image.dtype)
-    for k, block in enumerate(_blocks(text, ring, wait_for=lambda: d_rows)):
+    for k, block_after in enumerate(_blocks(text, ring)):
+        block = block_after(d_rows)
 
-        def body(a: tf.Tensor, new: Any, d_block: tf.Tensor, total: tf.Tensor, k: int = k, block: Block = block) -> tuple:
+        def body(
+            a: tf.Tensor, new: Any, d_block: tf.Tensor, total: tf.Tensor, k: int = k, block: Block = block
+        ) -> tuple:
             logits = tf.matmul(scale * tiles.rows[a], block.texts, transpose_b=True)  # [height, m]
             g = tf.where(tiles.valid[a], weights(logits, a, block.first, k), 0)
             new = new.write(a, tf.matmul(g, block.texts))
@@ -261,20 +262,25 @@ class Block(NamedTuple):
     own: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def _blocks(text: tf.Tensor, ring: bool, wait_for: Callable[[], tf.Tensor]) -> Iterator[Block]:
-    """All texts in one block, or in a ring one replica's after the other's; a block waits for the work on the last."""
+def _blocks(text: tf.Tensor, ring: bool) -> list[Callable[[tf.Tensor], Block]]:
+    """All texts in one block, or in a ring one replica's after the other's. Each is a function of a result that it
+    waits for, so that no two blocks are there at once."""
     length, replica = tf.shape(text)[0], _replica()
     if _replicas() == 1:
-        yield Block(text, tf.constant(0), lambda x, _: x)
-    elif not ring:
+        return [lambda _: Block(text, tf.constant(0), lambda x, _: x)]
+    if not ring:
         first = replica * length
-        yield Block(gather(text), -first, lambda x, _: x[first : first + length])
-    else:
-        for k in range(_replicas()):
-            mine = tf.equal(replica, k)
-            with tf.control_dependencies([wait_for()]):
-                texts = _sum_over_replicas(tf.where(mine, text, tf.zeros_like(text)))
-            yield Block(texts, (k - replica) * length, lambda x, like, mine=mine: tf.where(mine, x, tf.zeros_like(x)))
+        return [lambda _: Block(gather(text), -first, lambda x, _: x[first : first + length])]
+
+    def broadcast(k: int, after: tf.Tensor) -> Block:
+        def mine(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+            return tf.where(tf.equal(replica, k), x, tf.zeros_like(like))
+
+        with tf.control_dependencies([after]):
+            texts = _sum_over_replicas(mine(text, text))
+        return Block(texts, (k - replica) * length, mine)
+
+    return [partial(broadcast, k) for k in range(_replicas())]
 
 
 def gather(x: tf.Tensor) -> tf.Tensor:

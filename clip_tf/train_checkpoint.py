@@ -103,5 +103,7 @@ class Checkpoints:
                 f"(- missing, + unexpected):\n{difference.report()}"
             )
         if not isinstance(state, dict) or state.get("step") != step or not isinstance(state.get("data"), dict):
-            raise CheckpointError(f"{path / _STATE}: wanted step {step} and the data's position, found {str(state)[:200]}")
+            raise CheckpointError(
+                f"{path / _STATE}: wanted step {step} and the data's position, found {str(state)[:200]}"
+            )
         return tensors, state

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -43,7 +42,9 @@ class Engine:
     def __init__(self, job: Job) -> None:
         self.step = 0
         self._config, self._group = job.config, find_group(job.config.mesh)
+        self.devices = self._group.replicas
         self._check_batch()
+        self._seeds = _Seeds(job.config.seed)
         with self._group.strategy.scope():
             self._model = self._new_model(job)
             extras = {name: tf.Variable(value) for name, value in extra_parameters(job).items()}
@@ -62,10 +63,10 @@ class Engine:
             self._optimizer = AdamW(job.config.optimizer, self._trained, averages, job.rules, job.config.ema)
         first = self._group.process.index == 0
         self._checkpoints = Checkpoints(Path(job.config.output) / "checkpoints", job.config.checkpoint.keep, first)
-        self._train = tf.function(self._whole_step)
+        self._train = tf.function(self._whole_step, autograph=False)
         self._features = {
-            "pixel_values": tf.function(self._image_rows, reduce_retracing=True),
-            "input_ids": tf.function(self._text_rows, reduce_retracing=True),
+            "pixel_values": tf.function(self._image_rows, autograph=False, reduce_retracing=True),
+            "input_ids": tf.function(self._text_rows, autograph=False, reduce_retracing=True),
         }
         self._listen()
 
@@ -84,6 +85,8 @@ class Engine:
             model = TFCLIPModel(job.model_config, dtype=self._policy())
         if job.config.model.gradient_checkpointing != "none":
             model.gradient_checkpointing_enable()
+        for tower in (model.vision_model, model.text_model):
+            tower.encoder.seeds = self._seeds
         return model
 
     def _policy(self) -> str:
@@ -114,9 +117,10 @@ class Engine:
     def train_step(self, batch: Batch, lr: float) -> Mapping[str, Any]:
         """See the protocol. Loss and gradients are of the step's beginning, logit_scale and logit_bias of its end."""
         rows = {name: batch[name] for name in ("pixel_values", "input_ids", "patches", "sample") if name in batch}
-        inputs = self._group.feed({**rows, "stop": np.array(self._asked, np.int32)})
+        numbers = {"stop": np.array(self._asked, np.int32), "step": np.array(self.step, np.int32)}
+        inputs = self._group.feed({**rows, **numbers})
         metrics = self._train(inputs, tf.constant(self._optimizer.scalars(lr, self.step)))
-        self._votes = (self._votes[1], metrics.pop("stop"))
+        self._votes = [*self._votes[-1:], metrics.pop("stop")]
         self.step += 1
         return metrics
 
@@ -125,8 +129,8 @@ class Engine:
         variables = list(self._trained.values())
         losses, local = strategy.run(self._loss_and_gradients, args=(inputs,))
         gradients = strategy.extended.batch_reduce_to("SUM", list(zip(local, variables, strict=True)))
-        norm = strategy.run(self._optimizer.norm, args=(gradients,))
-        self._optimizer.update(strategy, gradients, norm, scalars)
+        norm, gradients = strategy.run(self._optimizer.clipped, args=(gradients,))
+        self._optimizer.update(strategy, gradients, scalars)
         scale = tf.exp(self._parameters["logit_scale"][0])
         stop = strategy.reduce("SUM", inputs["stop"], axis=None)
         norm = strategy.experimental_local_results(norm)[0]
@@ -141,19 +145,19 @@ class Engine:
             return self._in_parts(inputs)
         with tf.GradientTape(watch_accessed_variables=False) as tape:  # nothing is kept for locked towers
             tape.watch(list(self._trained.values()))
-            loss = self._loss(*self._embed(self._model, inputs), inputs)
+            loss = self._loss(*self._embed(inputs, 0), inputs)
         gradients = tape.gradient(loss, list(self._trained.values()), unconnected_gradients="zero")
         return loss, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
     def _in_parts(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """As `_loss_and_gradients`, keeping one part's activations at a time: embeddings, loss, then each part again."""
+        """As `_loss_and_gradients` with one part's activations at a time: embeddings, loss, then each part again."""
         count = self._config.accumulate
         parts = {n: tf.reshape(x, (count, -1, *x.shape[1:])) for n, x in inputs.items() if x.shape.rank}
         towers = {name: v for name, v in self._trained.items() if name not in HEADS}
         heads = {name: v for name, v in self._trained.items() if name in HEADS}
-        part = lambda i: {name: x[i] for name, x in parts.items()}  # noqa: E731
+        part = lambda i: {**inputs, **{name: x[i] for name, x in parts.items()}}  # noqa: E731
         image, text = tf.map_fn(
-            lambda i: self._embed(self._model, part(i)),
+            lambda i: self._embed(part(i), i),
             tf.range(count),
             parallel_iterations=1,
             fn_output_signature=(tf.float32, tf.float32),
@@ -169,29 +173,29 @@ class Engine:
         def add_part(i: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(list(towers.values()))
-                rows = self._embed(self._model, part(i))
+                rows = self._embed(part(i), i)
             found = tape.gradient(rows, list(towers.values()), (d_image[i], d_text[i]), unconnected_gradients="zero")
             return i + 1, *(total + tf.convert_to_tensor(x) for total, x in zip(sums, found, strict=True))
 
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in towers.values()]
-        _, *d_towers = tf.while_loop(
-            lambda i, *_: i < count, add_part, (tf.constant(0), *zeros), parallel_iterations=1
-        )
+        _, *d_towers = tf.while_loop(lambda i, *_: i < count, add_part, (tf.constant(0), *zeros), parallel_iterations=1)
         found = {**dict(zip(towers, d_towers, strict=True)), **dict(zip(heads, d_heads, strict=True))}
         return loss, [tf.convert_to_tensor(found[name]) for name in self._trained]
 
-    def _embed(self, model: TFCLIPModel, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        image = self._image(model, inputs["pixel_values"], inputs.get("patches"), training=True)
-        return image, self._text(model, inputs["input_ids"], training=True)
+    def _embed(self, inputs: dict[str, tf.Tensor], part: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Unit rows [n, P] of images and texts."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        self._seeds.begin(inputs["step"], replica * self._config.accumulate + part)
+        image = self._image(self._model, inputs["pixel_values"], inputs.get("patches"), training=True)
+        return image, self._text(self._model, inputs["input_ids"], training=True)
 
     def _image(self, model: TFCLIPModel, pixel_values: tf.Tensor, patches: Any, training: bool) -> tf.Tensor:
         """Unit rows [b, P], float32."""
-        pooled = model.vision_model(pixel_values, return_dict=True, training=training).pooler_output
+        pooled = model.vision_model.pooled(pixel_values, patches=patches, training=training)
         return _unit(model.visual_projection(pooled))
 
     def _text(self, model: TFCLIPModel, input_ids: tf.Tensor, training: bool) -> tf.Tensor:
-        pooled = model.text_model(input_ids, return_dict=True, training=training).pooler_output
-        return _unit(model.text_projection(pooled))
+        return _unit(model.text_projection(model.text_model.pooled(input_ids, training=training)))
 
     def _loss(self, image: tf.Tensor, text: tf.Tensor, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """This replica's share, from its rows [n, P]."""
@@ -298,7 +302,8 @@ class Engine:
 
     def _listen(self) -> None:
         """SIGTERM asks for the end of the run; `stopping` tells the loop."""
-        self._asked, self._votes, self._before = False, (None, None), None
+        self._asked, self._before = False, None
+        self._votes: list[tf.Tensor] = []  # of the last two steps, how many processes were asked
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
             self._before = signal.signal(signal.SIGTERM, self._ask)
 
@@ -307,10 +312,12 @@ class Engine:
 
     def stopping(self) -> bool:
         """See the protocol. Among several processes the requests travel with the steps, and count one step later: the
-        answer of a step that is still being computed would have to be waited for."""
+        answer of a step that is still being computed would have to be waited for. Between steps they are gathered."""
         if self._group.process.count == 1:
             return self._asked
-        return self._votes[0] is not None and int(self._votes[0]) > 0
+        if len(self._votes) < 2:
+            return bool(self._group.gather(np.array([self._asked])).any())
+        return int(self._votes.pop(0)) > 0
 
     def close(self) -> None:
         """See the protocol."""
@@ -319,6 +326,26 @@ class Engine:
             self._before = None
         self.wait()
         self._checkpoints.close()
+
+
+class _Seeds:
+    """In the place of an encoder's generator: the seeds of dropout, from the run's seed, the step and the rows alone.
+
+    Nothing has to be saved, and a part that is computed again drops the same weights.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def begin(self, step: tf.Tensor, rows: tf.Tensor) -> None:
+        """Before rows are embedded; `rows` numbers them among the step's."""
+        run = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, 0], tf.int32), step)
+        self._base, self._drawn = tf.random.experimental.stateless_fold_in(run, rows), 0
+
+    def next(self) -> tf.Tensor:
+        """[2], another one at every call."""
+        self._drawn += 1
+        return tf.random.experimental.stateless_fold_in(self._base, self._drawn)
 
 
 def _unit(rows: tf.Tensor) -> tf.Tensor:
