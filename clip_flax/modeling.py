@@ -8,7 +8,6 @@ parameters keep their own.
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import Any
 
@@ -18,9 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.errors import InputError
-from clip_core.init import deviation
-from clip_core.inputs import check_pixels, resolve_flags
+from clip_core.inputs import resolve_flags
 from clip_core.interpolate import bicubic_matrix
 from clip_core.outputs import (
     BaseModelOutput,
@@ -30,11 +27,14 @@ from clip_core.outputs import (
     FlaxCLIPOutput,
 )
 
+from .layers import checkpoint_policy, layer_norm, normal, projection, with_factor
+from .masks import attention_bias, one_token, score_dtype
 from .wrappers import (
     FlaxCLIPPreTrainedModel,
     FlaxCLIPTextPreTrainedModel,
     FlaxCLIPVisionPreTrainedModel,
     check_chosen,
+    check_nhwc,
     check_text,
 )
 
@@ -57,22 +57,6 @@ ACTIVATIONS = {
     "relu": nn.relu,
     "selu": nn.selu,
 }
-
-CHECKPOINT_POLICIES = (
-    "nothing_saveable",
-    "everything_saveable",
-    "dots_saveable",
-    "checkpoint_dots",
-    "dots_with_no_batch_dims_saveable",
-    "checkpoint_dots_with_no_batch_dims",
-)
-
-
-def normal(config: Any, name: str) -> nn.initializers.Initializer:
-    """The initialiser of one weight, by v4.37's rule (`clip_core.init`). `name` is canonical, without its prefix."""
-    tower = "text" if isinstance(config, CLIPTextConfig) else "vision"
-    return nn.initializers.normal(config.initializer_factor * deviation(name, tower, config))
-
 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
@@ -301,52 +285,6 @@ class FlaxCLIPEncoder(nn.Module):
         return encoded if return_dict else encoded.to_tuple()
 
 
-def one_token(x: jax.Array, rows: jax.Array) -> jax.Array:
-    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
-    return x[jnp.arange(x.shape[0]), rows][:, None]
-
-
-def attention_bias(
-    x: jax.Array, attention_mask: jax.Array | None, causal: bool, rows: jax.Array | None = None
-) -> jax.Array:
-    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]); what the tokens `rows` see: [B, 1, 1, S].
-
-    A hidden token and the future are the dtype's lowest finite value, what is both is -inf: v4.37's sum of two such
-    biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
-    where -inf alone would give NaN.
-    """
-    dtype, positions = score_dtype(x.dtype), np.arange(x.shape[1])
-    lowest = jnp.finfo(dtype).min
-    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
-    bias = jnp.zeros((1, 1, asking.shape[1], len(positions)), dtype)
-    if causal:
-        bias = jnp.where(positions > asking[:, None, :, None], lowest, bias)
-    if attention_mask is not None:
-        hidden = (attention_mask != 1)[:, None, None, :]  # [B, 1, 1, S]
-        bias = jnp.where(hidden, jnp.where(bias < 0, -jnp.inf, lowest), bias)
-    return bias
-
-
-def score_dtype(dtype: Any) -> Any:
-    """What attention scores are computed in: float32, or wider when the computation is."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def checkpoint_policy(name: bool | str) -> Any:
-    """What a recomputed layer keeps: True keeps its input only, a string is a name in jax.checkpoint_policies."""
-    if isinstance(name, bool):
-        return None
-    if name not in CHECKPOINT_POLICIES:
-        wanted = ", ".join(CHECKPOINT_POLICIES)
-        raise InputError(f"gradient_checkpointing: wanted True, False or one of {wanted}, found {name!r}")
-    return getattr(jax.checkpoint_policies, name)
-
-
-def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
-    # Flax's one-pass variance, E[x^2] - E[x]^2, loses digits where a state has a large mean.
-    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
-
-
 # -- towers -----------------------------------------------------------------------------------------------------------
 
 
@@ -451,14 +389,6 @@ class FlaxCLIPVisionTransformer(nn.Module):
 def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled: jax.Array, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
     return out if return_dict else out.to_tuple()
-
-
-def check_nhwc(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -> None:
-    """The core's check on a module's [B, h, w, C]; its message speaks of [B, C, h, w]."""
-    shape = None if pixel_values is None else pixel_values.shape
-    if shape is not None and len(shape) == 4:
-        shape = (shape[0], shape[3], shape[1], shape[2])
-    check_pixels(config, shape, interpolate)
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
@@ -673,17 +603,6 @@ class FlaxCLIPVisionModelWithProjection(FlaxCLIPVisionPreTrainedModel):
 
     module_class = FlaxCLIPVisionModelWithProjectionModule
     weight_scope = "vision_projection"
-
-
-def projection(config: Any, name: str, features: int, dtype: Any) -> nn.Dense:
-    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal(config, f"{name}.weight"))
-
-
-def with_factor(own: Any, config: CLIPConfig) -> Any:
-    """A tower's config for initialisation inside the full model, whose `initializer_factor` holds for its towers."""
-    own = copy.copy(own)
-    own.initializer_factor = config.initializer_factor
-    return own
 
 
 def normalize(x: jax.Array) -> jax.Array:

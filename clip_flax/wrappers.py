@@ -245,6 +245,14 @@ def check_chosen(patches: Any, batch: int, count: int) -> None:
         check_patch_range(count, *extremes(patches))
 
 
+def check_nhwc(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -> None:
+    """The core's check on a module's [B, h, w, C]; its message speaks of [B, C, h, w]."""
+    shape = None if pixel_values is None else pixel_values.shape
+    if shape is not None and len(shape) == 4:
+        shape = (shape[0], shape[3], shape[1], shape[2])
+    check_pixels(config, shape, interpolate)
+
+
 def extremes(x: Any) -> tuple[int, int]:
     array = np.asarray(x)
     return int(array.min()), int(array.max())

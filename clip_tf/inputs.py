@@ -13,7 +13,19 @@ import numpy as np
 import tensorflow as tf
 
 from clip_core.batch import stack
+from clip_core.config import CLIPTextConfig, CLIPVisionConfig
 from clip_core.errors import InputError
+from clip_core.inputs import (
+    check_id_range,
+    check_ids,
+    check_integers,
+    check_mask,
+    check_patch_range,
+    check_patches,
+    check_pixels,
+    check_position_range,
+    check_positions,
+)
 
 TENSORS = {"input_ids": 2, "pixel_values": 4, "attention_mask": 2, "position_ids": 2}  # name -> rank
 
@@ -115,7 +127,55 @@ def _switch(name: str, value: Any) -> Any:
     return bool(np.all(value))
 
 
-# -- for the checks of shapes and values
+# -- the core's checks, on tensors
+
+
+def check_text(
+    config: CLIPTextConfig,
+    input_ids: tf.Tensor | None,
+    attention_mask: tf.Tensor | None,
+    position_ids: tf.Tensor | None,
+) -> None:
+    """Known shapes always; values only where looking costs no device synchronisation and no graph is being traced."""
+    shape = None if input_ids is None else input_ids.shape
+    if shape is not None and shape.rank is None:
+        return
+    check_ids(config, shape)
+    check_integers("input_ids", input_ids.dtype.name)
+    rows = (shape[:-1].num_elements(), shape[-1])
+    if attention_mask is not None and attention_mask.shape.rank is not None:
+        check_mask(assume(attention_mask.shape, rows), assume(rows, attention_mask.shape))
+    if can_look(input_ids):
+        check_id_range(config, *extremes(input_ids))
+    if position_ids is not None:
+        check_integers("position_ids", position_ids.dtype.name)
+        if position_ids.shape.rank is not None:
+            check_positions(assume(position_ids.shape, rows), assume(rows, position_ids.shape))
+        if can_look(position_ids):
+            check_position_range(config, *extremes(position_ids))
+
+
+def check_chosen(patches: tf.Tensor, batch: int | None, count: int) -> None:
+    """As `check_text`, of the patches that are looked at."""
+    check_integers("patches", patches.dtype.name)
+    if patches.shape.rank is not None:
+        check_patches(assume(patches.shape, (batch, None)), assume((batch,), patches.shape[:1])[0])
+    if can_look(patches):
+        check_patch_range(count, *extremes(patches))
+
+
+def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
+    """The pixels, with all sizes but the batch known. Sizes that are not are taken to be right, and checked later."""
+    shape = None if pixel_values is None else pixel_values.shape
+    wanted = (None, config.num_channels, config.image_size, config.image_size)
+    if shape is None or shape.rank is not None and (None not in shape[1:] or not interpolate):
+        check_pixels(config, None if shape is None else assume(shape, wanted), interpolate)
+    elif interpolate:
+        raise InputError(
+            "pixel_values: wanted a height and width that are known before the call with "
+            f"interpolate_pos_encoding=True, found {shape}"
+        )
+    return pixel_values if interpolate else tf.ensure_shape(pixel_values, wanted)
 
 
 def assume(shape: Any, wanted: Any) -> tuple[int | None, ...]:

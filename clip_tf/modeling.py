@@ -13,20 +13,7 @@ import keras
 import tensorflow as tf
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.errors import InputError
-from clip_core.inputs import (
-    check_id_range,
-    check_ids,
-    check_integers,
-    check_mask,
-    check_pairs,
-    check_patch_range,
-    check_patches,
-    check_pixels,
-    check_position_range,
-    check_positions,
-    resolve_flags,
-)
+from clip_core.inputs import check_pairs, resolve_flags
 from clip_core.interpolate import bicubic_matrix
 from clip_core.outputs import (
     BaseModelOutput,
@@ -37,8 +24,9 @@ from clip_core.outputs import (
 )
 
 from .bridge import TFPreTrainedModel, Tower
-from .inputs import assume, can_look, extremes, unpacked
+from .inputs import check_chosen, check_image, check_text, unpacked
 from .layers import Embedding, Layer, LayerNorm, Linear, PatchConv, at_least_float32, dtype_of
+from .masks import attention_penalty, one_token, sizes
 
 
 def quick_gelu(x: tf.Tensor) -> tf.Tensor:
@@ -246,40 +234,6 @@ class TFCLIPEncoder(Layer):
         )
 
 
-def one_token(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
-    return tf.gather(x, rows[:, None], batch_dims=1)
-
-
-def attention_penalty(
-    x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool, rows: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Who sees whom, as one penalty on the scores [B, 1, S, S] (or [1, 1, S, S]); for the tokens `rows` [B, 1, 1, S].
-
-    A hidden token and the future cost float32's greatest finite value, what is both costs inf: v4.37's sum of two
-    biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
-    where inf alone would give NaN.
-
-    It is subtracted because TensorFlow 2.21 fuses a product of matrices and an *added* broadcast bias, on CPUs and in
-    graphs, into a oneDNN kernel that takes 200 times as long.
-    """
-    dtype, positions = at_least_float32(x[:0]).dtype, tf.range(sizes(x)[1])
-    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
-    penalty = tf.zeros((1, 1, sizes(asking)[1], sizes(x)[1]), dtype)
-    if causal:
-        penalty = tf.where(positions > asking[:, None, :, None], dtype.max, penalty)
-    if attention_mask is not None:
-        hidden = (tf.cast(attention_mask, tf.float32) != 1)[:, None, None, :]  # [B, 1, 1, S]
-        both = tf.where(penalty > 0, tf.constant(float("inf"), dtype), dtype.max)
-        penalty = tf.where(hidden, both, penalty)
-    return penalty
-
-
-def sizes(x: tf.Tensor) -> list[Any]:
-    """The sizes of the axes: numbers where they are known, scalar tensors where not."""
-    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
-
-
 # -- towers -----------------------------------------------------------------------------------------------------------
 
 
@@ -391,54 +345,6 @@ class TFCLIPVisionTransformer(Tower):
 def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
     return out if return_dict else out.to_tuple()
-
-
-def check_text(
-    config: CLIPTextConfig,
-    input_ids: tf.Tensor | None,
-    attention_mask: tf.Tensor | None,
-    position_ids: tf.Tensor | None,
-) -> None:
-    """Known shapes always; values only where looking costs no device synchronisation and no graph is being traced."""
-    shape = None if input_ids is None else input_ids.shape
-    if shape is not None and shape.rank is None:
-        return
-    check_ids(config, shape)
-    check_integers("input_ids", input_ids.dtype.name)
-    rows = (shape[:-1].num_elements(), shape[-1])
-    if attention_mask is not None and attention_mask.shape.rank is not None:
-        check_mask(assume(attention_mask.shape, rows), assume(rows, attention_mask.shape))
-    if can_look(input_ids):
-        check_id_range(config, *extremes(input_ids))
-    if position_ids is not None:
-        check_integers("position_ids", position_ids.dtype.name)
-        if position_ids.shape.rank is not None:
-            check_positions(assume(position_ids.shape, rows), assume(rows, position_ids.shape))
-        if can_look(position_ids):
-            check_position_range(config, *extremes(position_ids))
-
-
-def check_chosen(patches: tf.Tensor, batch: int | None, count: int) -> None:
-    """As `check_text`, of the patches that are looked at."""
-    check_integers("patches", patches.dtype.name)
-    if patches.shape.rank is not None:
-        check_patches(assume(patches.shape, (batch, None)), assume((batch,), patches.shape[:1])[0])
-    if can_look(patches):
-        check_patch_range(count, *extremes(patches))
-
-
-def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
-    """The pixels, with all sizes but the batch known. Sizes that are not are taken to be right, and checked later."""
-    shape = None if pixel_values is None else pixel_values.shape
-    wanted = (None, config.num_channels, config.image_size, config.image_size)
-    if shape is None or shape.rank is not None and (None not in shape[1:] or not interpolate):
-        check_pixels(config, None if shape is None else assume(shape, wanted), interpolate)
-    elif interpolate:
-        raise InputError(
-            "pixel_values: wanted a height and width that are known before the call with "
-            f"interpolate_pos_encoding=True, found {shape}"
-        )
-    return pixel_values if interpolate else tf.ensure_shape(pixel_values, wanted)
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------

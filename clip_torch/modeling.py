@@ -14,19 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import (
-    check_id_range,
-    check_ids,
-    check_integers,
-    check_mask,
-    check_pairs,
-    check_patch_range,
-    check_patches,
-    check_pixels,
-    check_position_range,
-    check_positions,
-    resolve_flags,
-)
+from clip_core.inputs import check_pairs, check_pixels, resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -36,6 +24,9 @@ from clip_core.outputs import (
 )
 
 from .bridge import PreTrainedModel, is_customised
+from .inputs import check_chosen, check_tensors, check_text
+from .layers import linear, mlp
+from .masks import attention_bias, beyond_sdpa, one_token
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -56,6 +47,7 @@ ACTIVATIONS = {
     "relu": F.relu,
     "selu": F.selu,
 }
+NAMES = {function: name for name, function in ACTIVATIONS.items()}
 
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -145,8 +137,8 @@ class CLIPAttention(nn.Module):
 
         rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by a bias [B, 1, 1, S] or None (all seen).
         """
-        q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, H, S, d]
-        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        q = self.heads(linear(self.q_proj, x if rows is None else one_token(x, rows)))  # [B, H, S, d]
+        k, v = self.heads(linear(self.k_proj, x)), self.heads(linear(self.v_proj, x))
         dropout = self.dropout if self.training else 0.0
         if eager:
             scores = (q * self.head_dim**-0.5) @ k.transpose(-1, -2)  # [B, H, S, S]
@@ -157,7 +149,7 @@ class CLIPAttention(nn.Module):
             context = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal and rows is None and bias is None
             )
-        return self.out_proj(context.transpose(1, 2).flatten(2)), weights
+        return linear(self.out_proj, context.transpose(1, 2).flatten(2)), weights
 
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
@@ -172,7 +164,8 @@ class CLIPMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation_fn(self.fc1(x)))
+        fused = None if self.training else mlp(self.fc1, NAMES.get(self.activation_fn), self.fc2, x)
+        return linear(self.fc2, self.activation_fn(linear(self.fc1, x))) if fused is None else fused
 
 
 class CLIPEncoderLayer(nn.Module):
@@ -236,59 +229,6 @@ class CLIPEncoder(nn.Module):
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
-
-
-def one_token(x: Tensor, rows: Tensor) -> Tensor:
-    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
-    return x[torch.arange(x.shape[0], device=x.device), rows][:, None]
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def beyond_sdpa(x: Tensor, attention_mask: Tensor | None) -> bool:
-    """Whether a mask asks more of attention than the fused kernels give."""
-    if attention_mask is None:
-        return False
-    if compute_dtype(x) == torch.float16:  # has no value low enough to drown every score
-        return True
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return False
-    # Their backward passes need log(sum(exp(scores))), which rounding ruins for a query that may see nothing. There is
-    # none when every first token is visible.
-    return not (can_look(attention_mask) and bool((attention_mask[:, 0] == 1).all()))
-
-
-def can_look(x: Tensor) -> bool:
-    """Whether values can be read without a device synchronisation, a broken graph or a failing transform."""
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
-    return x.device.type == "cpu" and not tracing and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-
-
-def attention_bias(
-    x: Tensor, attention_mask: Tensor | None, causal: bool, eager: bool, rows: Tensor | None = None
-) -> Tensor:
-    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]); what the tokens `rows` see: [B, 1, 1, S].
-
-    A hidden token and the future are the dtype's lowest finite value, what is both is -inf: v4.37's sum of two such
-    biases, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two, where -inf
-    alone would give NaN. Eager attention adds in float32 at least, so that the lowest value drowns every score.
-    Without a mask every token sees itself, and the future is -inf, as the fused kernels have it.
-    """
-    dtype = torch.promote_types(x.dtype, torch.float32) if eager else compute_dtype(x)
-    lowest = torch.finfo(dtype).min
-    positions = torch.arange(x.shape[1], device=x.device)
-    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
-    bias = torch.zeros(1, 1, asking.shape[1], len(positions), dtype=dtype, device=x.device)
-    if causal:
-        future = positions > asking[:, None, :, None]  # [1, 1, S, S] or [B, 1, 1, S]
-        bias = bias.masked_fill(future, float("-inf") if attention_mask is None else lowest)
-    if attention_mask is not None:
-        hidden = (attention_mask != 1)[:, None, None, :]  # [B, 1, 1, S]
-        bias = torch.where(hidden, torch.where(bias < 0, float("-inf"), lowest), bias)
-    return bias
 
 
 # -- towers -----------------------------------------------------------------------------------------------------------
@@ -380,39 +320,6 @@ class CLIPVisionTransformer(nn.Module):
 def tower_output(encoded: BaseModelOutput, last_hidden_state: Tensor, pooled: Tensor, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
     return out if return_dict else out.to_tuple()
-
-
-def check_text(
-    config: CLIPTextConfig, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None
-) -> None:
-    """Shapes always; values only where looking costs no device synchronisation and breaks no graph."""
-    check_tensors(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
-    check_ids(config, None if input_ids is None else input_ids.shape)
-    check_integers("input_ids", str(input_ids.dtype).removeprefix("torch."))
-    rows = input_ids.reshape(-1, input_ids.shape[-1]).shape
-    if attention_mask is not None:
-        check_mask(attention_mask.shape, rows)
-    if can_look(input_ids) and input_ids.numel():
-        check_id_range(config, *(int(v) for v in input_ids.aminmax()))
-    if position_ids is not None:
-        check_integers("position_ids", str(position_ids.dtype).removeprefix("torch."))
-        check_positions(position_ids.shape, rows)
-        if can_look(position_ids) and position_ids.numel():
-            check_position_range(config, *(int(v) for v in position_ids.aminmax()))
-
-
-def check_chosen(patches: Tensor, batch: int, count: int) -> None:
-    """As `check_text`, of the patches that are looked at."""
-    check_integers("patches", str(patches.dtype).removeprefix("torch."))
-    check_patches(patches.shape, batch)
-    if can_look(patches) and patches.numel():
-        check_patch_range(count, *(int(v) for v in patches.aminmax()))
-
-
-def check_tensors(**inputs: Any) -> None:
-    for name, value in inputs.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name}: wanted a torch.Tensor, found {type(value).__name__}")
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------

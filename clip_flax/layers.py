@@ -1,0 +1,54 @@
+"""Linen's layers as CLIP draws and wraps them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from clip_core.config import CLIPConfig, CLIPTextConfig
+from clip_core.errors import InputError
+from clip_core.init import deviation
+
+CHECKPOINT_POLICIES = (
+    "nothing_saveable",
+    "everything_saveable",
+    "dots_saveable",
+    "checkpoint_dots",
+    "dots_with_no_batch_dims_saveable",
+    "checkpoint_dots_with_no_batch_dims",
+)
+
+
+def normal(config: Any, name: str) -> nn.initializers.Initializer:
+    """The initialiser of one weight, by v4.37's rule (`clip_core.init`). `name` is canonical, without its prefix."""
+    tower = "text" if isinstance(config, CLIPTextConfig) else "vision"
+    return nn.initializers.normal(config.initializer_factor * deviation(name, tower, config))
+
+
+def with_factor(own: Any, config: CLIPConfig) -> Any:
+    """A tower's config for initialisation inside the full model, whose `initializer_factor` holds for its towers."""
+    own = copy.copy(own)
+    own.initializer_factor = config.initializer_factor
+    return own
+
+
+def projection(config: Any, name: str, features: int, dtype: Any) -> nn.Dense:
+    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal(config, f"{name}.weight"))
+
+
+def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
+    # Flax's one-pass variance, E[x^2] - E[x]^2, loses digits where a state has a large mean.
+    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
+
+
+def checkpoint_policy(name: bool | str) -> Any:
+    """What a recomputed layer keeps: True keeps its input only, a string is a name in jax.checkpoint_policies."""
+    if isinstance(name, bool):
+        return None
+    if name not in CHECKPOINT_POLICIES:
+        wanted = ", ".join(CHECKPOINT_POLICIES)
+        raise InputError(f"gradient_checkpointing: wanted True, False or one of {wanted}, found {name!r}")
+    return getattr(jax.checkpoint_policies, name)

@@ -1,0 +1,43 @@
+"""Who sees whom, as attention takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from .layers import at_least_float32
+
+
+def one_token(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
+    return tf.gather(x, rows[:, None], batch_dims=1)
+
+
+def attention_penalty(
+    x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool, rows: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Who sees whom, as one penalty on the scores [B, 1, S, S] (or [1, 1, S, S]); for the tokens `rows` [B, 1, 1, S].
+
+    A hidden token and the future cost float32's greatest finite value, what is both costs inf: v4.37's sum of two
+    biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
+    where inf alone would give NaN.
+
+    It is subtracted because TensorFlow 2.21 fuses a product of matrices and an *added* broadcast bias, on CPUs and in
+    graphs, into a oneDNN kernel that takes 200 times as long.
+    """
+    dtype, positions = at_least_float32(x[:0]).dtype, tf.range(sizes(x)[1])
+    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
+    penalty = tf.zeros((1, 1, sizes(asking)[1], sizes(x)[1]), dtype)
+    if causal:
+        penalty = tf.where(positions > asking[:, None, :, None], dtype.max, penalty)
+    if attention_mask is not None:
+        hidden = (tf.cast(attention_mask, tf.float32) != 1)[:, None, None, :]  # [B, 1, 1, S]
+        both = tf.where(penalty > 0, tf.constant(float("inf"), dtype), dtype.max)
+        penalty = tf.where(hidden, both, penalty)
+    return penalty
+
+
+def sizes(x: tf.Tensor) -> list[Any]:
+    """The sizes of the axes: numbers where they are known, scalar tensors where not."""
+    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]

@@ -1,0 +1,106 @@
+"""Linear layers on x86 CPUs, through oneDNN.
+
+`F.linear` takes float32 products to MKL, which leaves half of an AVX-512 machine's speed unused where it does not know
+the processor (AMD's), and some of it elsewhere. oneDNN, a part of the same PyTorch, knows them all, and computes an
+activation while it writes the product. Everything that is no plain layer on plain tensors keeps PyTorch's own way:
+other devices and dtypes, hooks, adapters, quantised or sharded weights, autocast, tracing, functional transforms.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+X86 = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+DTYPES = {torch.float32}
+if X86 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    DTYPES.add(torch.bfloat16)
+
+# name in configs -> oneDNN's (name, algorithm), and a factor c: f(x) = g(c * x) / c for oneDNN's g
+FUSED = {
+    "quick_gelu": ("swish", "", 1.702),
+    "gelu": ("gelu", "none", 1.0),
+    "gelu_new": ("gelu", "tanh", 1.0),
+    "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
+    "relu": ("relu", "", 1.0),
+}
+
+
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """What `layer(x)` gives: [..., in] -> [..., out]."""
+    if not is_plain(layer, x):
+        return layer(x)
+    if torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad):
+        return _Linear.apply(x, layer.weight, layer.bias)
+    return product(x, layer.weight, layer.bias)
+
+
+def mlp(fc1: nn.Module, act: str | None, fc2: nn.Module, x: Tensor) -> Tensor | None:
+    """fc2(act(fc1(x))) with the activation inside the first product; None where that can't be had.
+
+    `act` is a name of `FUSED`. For inference: gradients need what the activation is given.
+    """
+    if torch.is_grad_enabled() or act not in FUSED or not (is_plain(fc1, x) and is_plain(fc2, x)):
+        return None
+    name, algorithm, c = FUSED[act]
+    if c == 1.0:
+        return product(product(x, fc1.weight, fc1.bias, name, algorithm), fc2.weight, fc2.bias)
+    # The factor goes where the arrays are narrow.
+    h = product(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c, name, algorithm)
+    out = product(h, fc2.weight, None).div_(c)
+    return out if fc2.bias is None else out.add_(fc2.bias)
+
+
+def is_plain(layer: nn.Module, x: Tensor) -> bool:
+    """Whether nothing but the numbers in `layer.weight` and `x` decides what the layer gives."""
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) in (nn.Parameter, Tensor)
+        and type(x) is Tensor
+        and X86
+        and x.device.type == "cpu"
+        and layer.weight.device.type == "cpu"
+        and x.dtype in DTYPES
+        and layer.weight.dtype == x.dtype
+        and x.dim() > 1
+        and x.numel() > 0
+        and torch.backends.mkldnn.enabled
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+        and not (layer._backward_pre_hooks or layer._compiled_call_impl or "forward" in layer.__dict__)
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"))
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(layer.weight)
+    )
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none", algorithm: str = "") -> Tensor:
+    """act(x @ weight.T + bias), without a gradient."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+
+
+class _Linear(torch.autograd.Function):
+    """`product` with gradients, which are such products too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives
+            rows, given = gradient.flatten(0, -2), x.flatten(0, -2)
+            return gradient @ weight, rows.T @ given, rows.sum(0) if ctx.needs_input_grad[2] else None
+        of_x = of_weight = of_bias = None
+        rows = gradient.flatten(0, -2)  # [M, out]
+        if ctx.needs_input_grad[0]:
+            of_x = product(gradient, weight.T, None)
+        if ctx.needs_input_grad[1]:
+            of_weight = product(rows.T, x.flatten(0, -2).T, None)
+        if ctx.needs_input_grad[2]:
+            of_bias = rows.sum(0)
+        return of_x, of_weight, of_bias

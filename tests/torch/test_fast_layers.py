@@ -1,0 +1,146 @@
+"""Products through oneDNN equal PyTorch's own, and step aside where something else than numbers is at work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clip_torch import layers
+from clip_torch.modeling import ACTIVATIONS, CLIPMLP
+from conformance import cases as data
+from conformance.adaptors import Torch
+from conformance.compare import ACROSS, relative_error
+
+ADAPTOR = Torch()
+CASES = {case.name: case for case in data.cases()}
+needs_onednn = pytest.mark.skipif(not layers.X86, reason="these products are for x86 CPUs with oneDNN")
+# bfloat16 keeps 8 bits: 4e-3 per rounding, and one or two of them lie between the two ways.
+BOUND = {torch.float32: ACROSS, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """The products that went to oneDNN."""
+    calls, product = [], layers.product
+    monkeypatch.setattr(layers, "product", lambda *args: calls.append(args) or product(*args))
+    return calls
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7), (1, 1, 7)], ids=str)
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+def test_a_linear_layer(dtype: torch.dtype, shape: tuple[int, ...], bias: bool, used: list) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(7, 4, bias=bias).to(dtype), torch.randn(shape).to(dtype).requires_grad_()
+    got, want = layers.linear(layer, x), layer(x)
+    assert used and got.dtype == dtype
+    assert relative_error(got.float().detach(), want.float().detach()) <= BOUND[dtype]
+    cotangent = torch.randn_like(want)
+    ours, theirs = (torch.autograd.grad(out, [x, *layer.parameters()], cotangent) for out in (got, want))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        assert relative_error(a.float(), b.float()) <= BOUND[dtype]
+
+
+@needs_onednn
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
+def test_gradients_of_a_part(frozen: str) -> None:
+    layer, x = nn.Linear(7, 4), torch.randn(5, 7, requires_grad=frozen != "x")
+    if frozen != "x":
+        getattr(layer, frozen).requires_grad_(False)
+    wanted = [t for t in (x, *layer.parameters()) if t.requires_grad]
+    ours, theirs = (torch.autograd.grad(y.pow(2).sum(), wanted) for y in (layers.linear(layer, x), layer(x)))
+    for a, b in zip(ours, theirs, strict=True):
+        assert relative_error(a, b) <= ACROSS
+
+
+@needs_onednn
+def test_second_derivatives() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(7, 4), torch.randn(5, 7, requires_grad=True)
+    seconds = []
+    for run in (lambda x: layers.linear(layer, x), layer):
+        (first,) = torch.autograd.grad(run(x).pow(3).sum(), x, create_graph=True)
+        seconds.append(torch.autograd.grad(first.pow(2).sum(), [x, *layer.parameters()]))
+    for a, b in zip(*seconds, strict=True):
+        assert relative_error(a, b) <= ACROSS
+
+
+@needs_onednn
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "selu"])
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+def test_an_activation_inside_the_product(act: str, dtype: torch.dtype, used: list) -> None:
+    torch.manual_seed(0)
+    config = type("Config", (), {"hidden_act": act, "hidden_size": 24, "intermediate_size": 37})
+    block, x = CLIPMLP(config).to(dtype).eval(), 4 * torch.randn(3, 5, 24).to(dtype)
+    with torch.no_grad():
+        want = block.fc2(ACTIVATIONS[act](block.fc1(x)))
+        assert relative_error(block(x).float(), want.float()) <= BOUND[dtype]
+        assert (used[0][3:] != ()) == (act != "selu")
+        block.activation_fn = torch.sin  # replaced from outside
+        assert relative_error(block(x).float(), block.fc2(torch.sin(block.fc1(x))).float()) <= BOUND[dtype]
+
+
+class Adapter(nn.Module):
+    """What adapter libraries put in a linear layer's place."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.seen = base, 0
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return self.base(x)
+
+
+@pytest.mark.parametrize("name", ["self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"])
+@pytest.mark.parametrize("how", ["hook", "pre_hook", "adapter", "forward"])
+def test_what_others_put_into_a_model_is_called(name: str, how: str) -> None:
+    case = CASES["class.CLIPTextModel"]
+    model, inputs = ADAPTOR.build(case), ADAPTOR._inputs(case)
+    layer, seen = model.text_model.encoder.layers[0].get_submodule(name), []
+    if how == "hook":
+        layer.register_forward_hook(lambda *args: seen.append(1))
+    elif how == "pre_hook":
+        layer.register_forward_pre_hook(lambda *args: seen.append(1))
+    elif how == "forward":
+        layer.forward = lambda x: seen.append(1) or F.linear(x, layer.weight, layer.bias)
+    else:
+        block, _, leaf = name.partition(".")
+        setattr(model.text_model.encoder.layers[0].get_submodule(block), leaf, Adapter(layer))
+    with torch.no_grad():
+        model(**inputs)
+        model.text_model.pooled(**inputs)
+    if how == "adapter":
+        seen = [1] * model.text_model.encoder.layers[0].get_submodule(name).seen
+    assert len(seen) == 2
+
+
+def test_another_kind_of_weight_is_left_to_pytorch(used: list) -> None:
+    case = CASES["class.CLIPTextModel"]
+    model, inputs = ADAPTOR.build(case), ADAPTOR._inputs(case)
+    with torch.no_grad():
+        want = model(**inputs).pooler_output
+        for run in (
+            lambda: torch.ao.quantization.quantize_dynamic(model, {nn.Linear})(**inputs),
+            lambda: model.double()(**inputs),
+            lambda: model.float().half()(**inputs),
+        ):
+            used.clear()
+            assert relative_error(run().pooler_output.float(), want) <= 5e-2  # eight bits, or eleven
+            assert not used
+
+
+def test_the_flag_of_pytorch_is_heeded(used: list) -> None:
+    case: Any = CASES["class.CLIPTextModel"]
+    model, inputs = ADAPTOR.build(case), ADAPTOR._inputs(case)
+    with torch.backends.mkldnn.flags(enabled=False):
+        want = model(**inputs).pooler_output
+        assert not used
+    assert relative_error(model(**inputs).pooler_output.detach(), want.detach()) <= ACROSS
