@@ -184,8 +184,9 @@ def _streamed_sigmoid(
 
         value = tf.zeros((), image.dtype)
         for block_after in _blocks(text, ring):
+            block = block_after(value)
 
-            def body(a: tf.Tensor, total: tf.Tensor, block: Block = block_after(value)) -> tuple[tf.Tensor, tf.Tensor]:
+            def body(a: tf.Tensor, total: tf.Tensor, block: Block = block) -> tuple[tf.Tensor, tf.Tensor]:
                 logits = tf.matmul(scale * tiles.rows[a], block.texts, transpose_b=True)
                 losses = tf.nn.softplus(signed(logits, a, block.first)[1])
                 return a + 1, total + tf.reduce_sum(tf.where(tiles.valid[a], losses, 0))
