@@ -51,9 +51,8 @@ def contrastive_loss(
     scalars this process's share.
     """
     if kind not in KINDS or mode not in MODES:
-        raise ConfigError(
-            f"loss: wanted kind of {', '.join(KINDS)} and mode of {', '.join(MODES)}, found {kind}, {mode}"
-        )
+        wanted = f"loss.kind of {', '.join(KINDS)} and loss.mode of {', '.join(MODES)}"
+        raise ConfigError(f"wanted {wanted}, found {kind!r} and {mode!r}")
     if label_smoothing and (kind, mode) != ("softmax", "dense"):
         raise ConfigError(f"loss.label_smoothing: wanted 0 with {kind} and {mode}, found {label_smoothing}")
     if images.shape != texts.shape or images.dim() != 2:

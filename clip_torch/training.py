@@ -65,7 +65,7 @@ class Engine:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job, self.config, self.step = job, job.config, 0
+        self.job, self.config, self.step, self.devices = job, job.config, 0, world()
         self.topology = Topology.of(job.config)
         self.device = self.topology.device
         precision = job.config.precision
