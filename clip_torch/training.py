@@ -207,7 +207,9 @@ class Engine:
                 rows = slice(first, first + len(images))
                 terms = [(images, d_images[rows]), (texts, d_texts[rows])]
                 # Of the rest once; zeros before, because FSDP2 adds up only equal sets of gradients.
-                terms += [(v, d if last else torch.zeros_like(d)) for v, d in zip(rest, d_rest, strict=True) if v is not None]
+                terms += [
+                    (v, d if last else torch.zeros_like(d)) for v, d in zip(rest, d_rest, strict=True) if v is not None
+                ]
                 sum((value * grad).sum() for value, grad in terms).backward()
             first = rows.stop
         return loss

@@ -97,7 +97,9 @@ def test_the_export_holds_the_average(four: Path) -> None:
     _, arrays = curve_of(four, "fsdp")
     model = CLIPModel.from_pretrained(four / "exported")
     state = model.state_dict()
-    assert {f"average/{name}" for name in state} == {n for n in arrays if n.startswith("average/")} - {"average/anchors"}
+    assert {f"average/{name}" for name in state} == {n for n in arrays if n.startswith("average/")} - {
+        "average/anchors"
+    }
     for name, value in state.items():
         np.testing.assert_array_equal(value.numpy(), arrays[f"average/{name}"], err_msg=name)
     assert model.config.architectures == ["CLIPModel"]
