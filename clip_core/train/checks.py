@@ -165,8 +165,9 @@ def _loss_and_optimizer(config: TrainConfig) -> Iterator[tuple[str, str]]:
 
 def _devices(config: TrainConfig) -> Iterator[tuple[str, str]]:
     mesh, backend = config.mesh, config.backend
-    if [mesh.data, mesh.fsdp, mesh.tensor].count(-1) > 1:
-        yield "mesh", "wanted -1 at most once, for the rest of the devices, found it more often"
+    sizes = [mesh.data, mesh.fsdp, mesh.tensor]
+    if sizes.count(-1) > 1:
+        yield "mesh", f"wanted -1 at most once, for the rest of the devices, found {sizes} for data, fsdp, tensor"
     if backend == "tf" and mesh.fsdp != 1:
         yield "mesh.fsdp", f"wanted 1 with backend tf, found {mesh.fsdp}"
     if backend != "flax" and mesh.tensor != 1:

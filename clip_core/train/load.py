@@ -200,11 +200,11 @@ class _Builder:
         self.source, self.origins = source, origins
 
     def where(self, key: str) -> str:
-        """ "run.yaml: optimizer.lr", or the override that set the key."""
-        for part in (key, *(key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1))):
-            if part in self.origins:
-                return f"{self.origins[part]}: {key}"
-        return f"{self.source}: {key}" if key else self.source
+        """ "run.yaml: optimizer.lr", or the override that set the key, a section of it or a part of it."""
+        for given, origin in self.origins.items():
+            if f"{key}.".startswith(f"{given}.") or f"{given}.".startswith(f"{key}."):
+                return f"{origin}: {key}"
+        return f"{self.source}: {key}"
 
     def section(self, cls: type, prefix: str, values: Mapping[Any, Any]) -> Any:
         hints = typing.get_type_hints(cls)

@@ -146,7 +146,8 @@ class _Run:
         if not self.first:
             return None
         write_text_atomically(self.output / RUN, json.dumps(describe(self.config, self.job), indent=2) + "\n")
-        log = RunLog(self.output, self.config.steps, self.engine.step, self.config.log.tensorboard, self._stream)
+        steps, batch_size = self.config.steps, self.config.data.batch_size
+        log = RunLog(self.output, steps, batch_size, self.engine.step, self.config.log.tensorboard, self._stream)
         self._stack.callback(log.close)
         if self.engine.step:
             log.say(f"going on from step {self.engine.step} of {self.config.steps}")

@@ -54,16 +54,22 @@ class RunLog:
 
     Args:
         folder: the run's output, which exists.
-        steps: of the whole run.
+        steps, batch_size: of the whole run, of a step.
         step: the step that is gone on from; what was written about later ones, before a crash, is removed.
         tensorboard: also write folder/tensorboard.
         stream: of the progress line; default standard error. On a terminal it is updated in place.
     """
 
     def __init__(
-        self, folder: Path, steps: int, step: int = 0, tensorboard: bool = True, stream: TextIO | None = None
+        self,
+        folder: Path,
+        steps: int,
+        batch_size: int,
+        step: int = 0,
+        tensorboard: bool = True,
+        stream: TextIO | None = None,
     ) -> None:
-        self.folder, self.steps = folder, steps
+        self.folder, self.steps, self.batch_size = folder, steps, batch_size
         self.stream = sys.stderr if stream is None else stream
         self._in_place = self.stream.isatty()
         self._open_line = False
@@ -85,7 +91,7 @@ class RunLog:
         """One line of figures: to metrics.jsonl, to TensorBoard, and shown."""
         _append(self.folder / METRICS, record)
         self._scalars("train", record, record["step"])
-        self._show(progress_text(record, self.steps))
+        self._show(progress_text(record, self.steps, self.batch_size))
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """The figures of an evaluation, {"step", "retrieval": {…}, "zero_shot": {…}}."""
@@ -164,7 +170,7 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def progress_text(record: Mapping[str, Any], steps: int) -> str:
+def progress_text(record: Mapping[str, Any], steps: int, batch_size: int) -> str:
     """One line for people: "step 40/1000 | loss 2.310 | scale 14.2 | …"."""
     parts = [f"step {record['step']}/{steps}", f"loss {record['loss']:.4f}", f"scale {record['logit_scale']:.2f}"]
     if "logit_bias" in record:
@@ -178,8 +184,7 @@ def progress_text(record: Mapping[str, Any], steps: int) -> str:
         parts.append(f"MFU {record['mfu']:.1%}")
     if record["skipped"]:
         parts.append(f"{record['skipped']} skipped")
-    done = record["step"]
-    left = record["seconds"] / max(done, 1) * (steps - done)
+    left = (steps - record["step"]) * batch_size / max(record["images_per_second"], 1e-9)
     return " | ".join([*parts, f"{duration(left)} left"] if left else parts)
 
 
