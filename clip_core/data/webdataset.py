@@ -115,10 +115,10 @@ class WebDataset(Source):
         return Sample(name, parts[IMAGE], captions, label)
 
     def _captions(self, record: dict[str, Any], name: str) -> list[str]:
-        keys = split_keys(self.caption_key, record) if self.caption_key != JSON else []
-        keys = keys or first_present(CAPTIONS, record)
+        named = None if self.caption_key == JSON else self.caption_key
+        keys = split_keys(named, record) if named else first_present(CAPTIONS, record)
         if not keys and self.label_key is None:
-            wanted = self.caption_key if self.caption_key not in (None, JSON) else "a caption"
+            wanted = repr(named) if named else "a caption"
             raise DataError(f"{name}: wanted {wanted} in the JSON record, found {', '.join(map(repr, record))}")
         return as_captions([record[key] for key in keys], name) if keys else []
 
