@@ -1,0 +1,117 @@
+"""The best rows by dot product, exactly, in blocks.
+
+A score is the float64 sum of the products of what is stored, rounded to float32; equal scores rank by row. It depends
+on neither the block, nor the storage's order in memory, nor the machine's BLAS: a float32 product only narrows each
+block down to the rows that can still be among the best, by the bound on its rounding error, and those are summed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+_BLOCK_VALUES = 1 << 23  # numbers of a block held in float32: 32 MiB
+_QUERIES = 128  # asked at a time
+_SUMMED = 4096  # rows summed in float64 at a time
+_ROUNDING = 2.0**-24  # of one float32 operation
+
+
+def best_rows(
+    parts: Sequence[np.ndarray],
+    queries: np.ndarray,
+    top: int,
+    largest_norm: float,
+    rows: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `top` best rows of each query, best first.
+
+    Args:
+        parts: arrays [N_i, P], float32 or float16, that follow one another; mapped files are read block by block.
+        queries: float [Q, P].
+        top: k.
+        largest_norm: no row of the parts is longer.
+        rows: ascending row numbers to choose among; default all.
+
+    Returns (scores float32, rows int64), both [Q, min(k, rows)].
+    """
+    available = sum(map(len, parts)) if rows is None else len(rows)
+    top = min(top, available)
+    scores, found = np.empty((len(queries), top), np.float32), np.empty((len(queries), top), np.int64)
+    if top:
+        for start in range(0, len(queries), _QUERIES):
+            chosen = slice(start, start + _QUERIES)
+            scores[chosen], found[chosen] = _best(parts, queries[chosen], top, largest_norm, rows)
+    return scores, found
+
+
+def rescore(parts: Sequence[np.ndarray], query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The scores float32 [K] of some rows [K] for one query [P]."""
+    out = np.empty(len(rows), np.float32)
+    for number, (offset, part) in enumerate(_offsets(parts)):
+        inside = np.flatnonzero((rows >= offset) & (rows < offset + len(part)))
+        for start in range(0, len(inside), _SUMMED):
+            some = inside[start : start + _SUMMED]
+            out[some] = score(parts[number][rows[some] - offset], query)
+    return out
+
+
+def score(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The definition: vectors [K, P], query [P] -> float32 [K]."""
+    # A product and a sum along the rows: unlike BLAS, the same order of addition for every row.
+    return (vectors.astype(np.float64) * query.astype(np.float64)).sum(1).astype(np.float32)
+
+
+def _best(
+    parts: Sequence[np.ndarray], queries: np.ndarray, top: int, largest_norm: float, rows: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    width = queries.shape[1]
+    norms = np.linalg.norm(queries.astype(np.float64), axis=1)
+    # In any order of addition a float32 dot product errs by at most P * rounding * |a| * |b|. Twice, for two rows.
+    margins = 2.2 * (width + 2) * _ROUNDING * norms * largest_norm + np.finfo(np.float32).tiny
+    best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+    narrow = queries.astype(np.float32)
+    for numbers, block in _blocks(parts, rows, width):
+        rough = narrow @ block.astype(np.float32, copy=False).T  # [Q, n]
+        least = np.full(len(queries), -np.inf)
+        if len(block) > top:
+            least = np.partition(rough, len(block) - top, axis=1)[:, len(block) - top] - margins
+        for i, (scores, _) in enumerate(best):
+            bound = max(least[i], scores[-1] - margins[i] if len(scores) == top else -np.inf)
+            able = np.flatnonzero(~(rough[i] < bound))  # what overflowed to NaN stays
+            for start in range(0, len(able), _SUMMED):
+                some = able[start : start + _SUMMED]
+                best[i] = _merge(best[i], score(block[some], queries[i]), numbers[some], top)
+    return np.stack([scores for scores, _ in best]), np.stack([found for _, found in best])
+
+
+def _merge(
+    best: tuple[np.ndarray, np.ndarray], scores: np.ndarray, rows: np.ndarray, top: int
+) -> tuple[np.ndarray, np.ndarray]:
+    scores, rows = np.concatenate([best[0], scores]), np.concatenate([best[1], rows])
+    order = np.lexsort((rows, -scores))[:top]
+    return scores[order], rows[order]
+
+
+def _blocks(
+    parts: Sequence[np.ndarray], rows: np.ndarray | None, width: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(row numbers [n], vectors [n, P]) in ascending order."""
+    size = min(max(_BLOCK_VALUES // max(width, 1), 256), 1 << 16)
+    for offset, part in _offsets(parts):
+        if rows is None:
+            for start in range(0, len(part), size):
+                block = part[start : start + size]
+                yield np.arange(offset + start, offset + start + len(block)), block
+        else:
+            left, right = np.searchsorted(rows, [offset, offset + len(part)])
+            for start in range(left, right, size):
+                numbers = rows[start : min(start + size, right)]
+                yield numbers, part[numbers - offset]
+
+
+def _offsets(parts: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    offset = 0
+    for part in parts:
+        yield offset, part
+        offset += len(part)
