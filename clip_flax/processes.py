@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import logging
 import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from clip_core.errors import ConfigError
 from clip_core.train.engine import Process
 
 
+@functools.cache  # a later run in this process is in the same group
 def join() -> Process:
     """Join the group of processes when the environment describes one; nothing may have been computed before.
 
@@ -24,16 +27,19 @@ def join() -> Process:
 
     Raises ConfigError when a variable is missing or no number.
     """
-    if not jax.distributed.is_initialized():
-        if os.environ.get("JAX_COORDINATOR_ADDRESS"):
-            given = {name: _number(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
-            try:
-                jax.distributed.initialize(num_processes=given["JAX_NUM_PROCESSES"], process_id=given["JAX_PROCESS_ID"])
-            except ValueError as error:
-                raise ConfigError(f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID: {error}") from error
-        else:
-            with contextlib.suppress(ValueError):  # "coordinator_address should be defined": no cluster detected
-                jax.distributed.initialize()
+    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+        try:
+            jax.distributed.initialize(num_processes=count, process_id=index)
+        except ValueError as error:
+            raise ConfigError(f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID: {error}") from error
+    elif not jax.distributed.is_initialized():
+        try:
+            jax.distributed.initialize()
+        except ValueError:
+            pass  # "coordinator_address should be defined": no cluster
+        except RuntimeError as error:  # JAX has computed already, in a notebook say
+            logging.getLogger("triclip").warning("training in this process alone: %s", error)
     return Process(jax.process_index(), jax.process_count())
 
 
@@ -51,9 +57,9 @@ class StopRequest:
     """Whether the run was asked to stop, by SIGTERM to any process: the same answer everywhere at the same step."""
 
     def __init__(self) -> None:
-        self._asked = False
-        self._former = None
-        # In a group, jax.distributed has its own handler; it finds a step that no process has passed yet.
+        self._asked, self._calls = False, 0
+        self._former: Any = None
+        # In a group, jax.distributed has its own handler; it finds a call that no process has passed yet.
         self._alone = jax.process_count() == 1
         if self._alone and threading.current_thread() is threading.main_thread():
             self._former = signal.signal(signal.SIGTERM, self._ask)
@@ -61,10 +67,11 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
-    def at(self, step: int) -> bool:
-        """To be asked once after every step, in every process."""
+    def seen(self) -> bool:
+        """To be asked equally often in every process: they agree on one of these calls, not on a moment."""
         if not self._alone and not self._asked:
-            self._asked = multihost_utils.reached_preemption_sync_point(step)
+            self._calls += 1
+            self._asked = multihost_utils.reached_preemption_sync_point(self._calls)
         return self._asked
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ names. B rows of the global batch, P projection.
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ from .modeling import FlaxCLIPModel, FlaxCLIPModule, normalize
 
 Params = dict[str, jax.Array]
 State = dict[str, Any]
+
+# Steps that may wait on the devices while the host prepares more; each holds its batch in their memory.
+AHEAD = 2
 
 # What `model.gradient_checkpointing` keeps of a layer: nothing, or the results of its matrix products with weights
 # (those of the attention, which grow with the square of the sequence, are computed again).
@@ -229,6 +233,7 @@ class Engine:
     def __init__(self, job: Job) -> None:
         self.job, self.config, self.step = job, job.config, 0
         self.mesh = sharding.make_mesh(job.config.mesh)
+        self.devices = self.mesh.size
         _check_batch(job.config, self.mesh)
         self.network = Network(job, self.mesh)
         self.optimizer = Optimizer(job.config, job.rules)
@@ -245,6 +250,7 @@ class Engine:
         self._features = jax.jit(self.network.features, static_argnums=1, out_shardings=self._rows)
         self._whole = jax.jit(lambda params: params, out_shardings=self._same)
         self._sizes: dict[str, int] = {}
+        self._ahead: deque[jax.Array] = deque()
         self._checkpoints = Checkpoints(Path(job.config.output) / "checkpoints", job.config.checkpoint.keep)
         self._stop = processes.StopRequest()
 
@@ -279,6 +285,9 @@ class Engine:
             rates = sharding.place_same(self.mesh, np.array([lr, decay], np.float32))
             self.state, metrics = self._train(self.state, rows, rates)
         self.step += 1
+        self._ahead.append(metrics["loss"])
+        if len(self._ahead) > AHEAD:
+            self._ahead.popleft().block_until_ready()
         return metrics
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -302,7 +311,7 @@ class Engine:
         self._checkpoints.wait()
 
     def stopping(self) -> bool:
-        return self._stop.at(self.step)
+        return self._stop.seen()
 
     # -- what comes out -----------------------------------------------------------------------------------------------
 

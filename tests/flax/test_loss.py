@@ -22,7 +22,7 @@ def results() -> dict[str, Any]:
 
 
 def test_every_mode_is_the_definition(results: dict[str, Any]) -> None:
-    assert len(results["modes"]) == 45  # 2 kinds x (dense + 2 modes x 3 chunks) x 3 meshes + 3 smoothed
+    assert len(results["modes"]) == 33  # 2 kinds x (dense + 2 modes x 2 chunks) x 3 meshes + 3 smoothed
     tolerance = results["tolerance"]
     wrong = {case: errors for case, errors in results["modes"].items() if max(errors.values()) > tolerance}
     assert not wrong
