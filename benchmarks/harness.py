@@ -33,6 +33,7 @@ Conventions:
   process (imports and loading not timed; the check's call comes from a process of its own); "process", the whole
   process is timed from its start to its end, with its peak memory: the function is then called once with the folder
   and returns nothing; what it prints last, as JSON, is its result.
+- "cpu" is the processor time of all threads: what to look at while the machine is busy.
 - Sides run in turn, A B B A A B ..., never at once. Ratios are taken within a round; median and quartiles are given.
 - Each repetition should take 0.2 to 3 seconds. A row stops after `rounds` rounds, or after `budget` seconds (but never
   before `least` rounds).
@@ -124,7 +125,7 @@ class Worker:
         self._answer()
 
     def run(self, result: Path | None = None) -> dict[str, float]:
-        """One repetition: {"seconds", "peak"}; what it returned goes to `result`, if given."""
+        """One repetition: {"seconds", "cpu", "peak"}; what it returned goes to `result`, if given."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps({"result": str(result) if result else None}) + "\n")
         self.process.stdin.flush()
@@ -177,7 +178,8 @@ def run_process(name: str, label: str, side: Side, python: Path, result: Path | 
     if result:
         result.with_suffix(".json").write_text(printed.splitlines()[-1] if printed else "null")
     # This process stays small, so that what Linux inherits into a child's maximum is not from here.
-    return {"seconds": seconds, "peak": usage.ru_maxrss * 1024}
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"seconds": seconds, "cpu": cpu, "peak": usage.ru_maxrss * 1024}
 
 
 # ---- a row
@@ -220,8 +222,8 @@ def _runner(name: str, label: str, side: Side, python: Path) -> Iterator[Any]:
 
 
 def alternate(row: Row, runners: Mapping[str, Any], clock: Any = time.perf_counter) -> dict[str, dict[str, list]]:
-    """Rounds of every side, forwards and backwards in turn: side -> {"seconds": [...], "peak": [...]}."""
-    times: dict[str, dict[str, list]] = {label: {"seconds": [], "peak": []} for label in runners}
+    """Rounds of every side, forwards and backwards in turn: side -> {"seconds": [...], "cpu": [...], "peak": [...]}."""
+    times: dict[str, dict[str, list]] = {label: {"seconds": [], "cpu": [], "peak": []} for label in runners}
     started = clock()
     for number in range(row.rounds):
         if number >= row.least and clock() - started > row.budget:

@@ -45,13 +45,13 @@ def page(rows: Sequence[tuple[Row, Mapping[str, Any] | None]]) -> str:
 def row_lines(row: Row, result: Mapping[str, Any]) -> list[str]:
     """A row's figures: the sides, then the comparisons."""
     measured = result["measured"]
-    lines = [f"| | {row.unit} a second | seconds a run | peak memory, MB |", "|---|---:|---:|---:|"]
+    lines = [f"| | {row.unit} a second | seconds a run | CPU seconds | peak memory, MB |", "|---|---:|---:|---:|---:|"]
     if row.count == 1:
-        lines = ["| | seconds | peak memory, MB |", "|---|---:|---:|"]
+        lines = ["| | seconds | CPU seconds | peak memory, MB |", "|---|---:|---:|---:|"]
     for label in row.sides:
-        seconds, peak = median(measured[label]["seconds"]), median(measured[label]["peak"]) / 1e6
+        seconds, cpu, peak = (median(measured[label][of]) for of in ("seconds", "cpu", "peak"))
         pace = "" if row.count == 1 else f"{_figure(speed(row, label, measured))} | "
-        lines.append(f"| {label} | {pace}{_figure(seconds)} | {peak:.0f} |")
+        lines.append(f"| {label} | {pace}{_figure(seconds)} | {_figure(cpu)} | {peak / 1e6:.0f} |")
     if not row.pairs:
         return lines
     lines += ["", "| comparison | measured | goal | |", "|---|---|---|---|"]

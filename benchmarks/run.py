@@ -22,7 +22,7 @@ from benchmarks.harness import DATA, ROOT, load_row, measure
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-HELPERS = {"__init__", "data", "harness", "peers", "report", "run", "worker", "convert_checkpoint"}
+HELPERS = {"__init__", "data", "harness", "models", "peers", "report", "run", "worker", "convert_checkpoint"}
 FIRST = ("ceiling", "imports", "tokenizer", "images_640", "images_2000", "folder_to_embeddings", "cold_start")
 
 

@@ -22,13 +22,13 @@ def main(row: str, function: str) -> None:
     _send(answers, {})
     for line in sys.stdin:
         path = json.loads(line)["result"]
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         result = repeat()
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         if path and result is not None:
             _save(Path(path), result)
         del result
-        _send(answers, {"seconds": seconds, "peak": _peak()})
+        _send(answers, {"seconds": seconds, "cpu": cpu, "peak": _peak()})
 
 
 def _send(answers: Any, value: Mapping[str, float]) -> None:

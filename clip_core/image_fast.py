@@ -1,5 +1,6 @@
 """The image processor's short cuts. Each gives the plain path's bytes and floats exactly; tests hold them to it.
 
+- A large picture is resized by matrix products (image_resample.py), and so are only the pixels that the crop keeps.
 - Pillow resizes an 8-bit picture in two passes, across and down, rounding to bytes between them. The passes
   can be asked for one at a time, with the crop between and after them. (`resize(box=...)` rounds its coefficients
   differently.)
@@ -17,9 +18,9 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from . import image_resample
 from .image_ops import (
     FIRST,
-    LAST,
     center_crop,
     channel_values,
     crop_offset,
@@ -27,15 +28,7 @@ from .image_ops import (
     rescale,
     resized_size,
 )
-
-# Half-width, in source pixels at scale 1, of the filters that Pillow applies in two passes.
-FILTER_SUPPORT = {
-    Image.Resampling.BOX: 0.5,
-    Image.Resampling.BILINEAR: 1.0,
-    Image.Resampling.HAMMING: 1.0,
-    Image.Resampling.BICUBIC: 2.0,
-    Image.Resampling.LANCZOS: 3.0,
-}
+from .image_resample import FILTER_SUPPORT
 
 # The order of the passes shows in the bytes, and Pillow 13 changed it for tall pictures (ImagingResampleInner in its
 # Resample.c): a later major version may change it again, so there nothing is taken apart.
@@ -101,20 +94,39 @@ def _down(picture: Image.Image, height: int, top: int, bottom: int, resample: An
     return result
 
 
+def _place(picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None) -> tuple:
+    """(height, width) after resizing and the box (left, top, right, bottom) in it that the crop keeps."""
+    height, width = resized_size(picture.height, picture.width, size) if size else (picture.height, picture.width)
+    if not crop:
+        return height, width, (0, 0, width, height)
+    left, top = max(0, crop_offset(width, crop["width"])), max(0, crop_offset(height, crop["height"]))
+    return height, width, (left, top, min(width, left + crop["width"]), min(height, top + crop["height"]))
+
+
 def central_pixels(
     picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
 ) -> np.ndarray:
     """An RGB or L picture resized (unless `size` is None) and cropped (unless `crop` is): uint8 [H, W] or [H, W, 3]."""
-    height, width = resized_size(picture.height, picture.width, size) if size else (picture.height, picture.width)
-    box = (0, 0, width, height)
-    if crop:
-        left, top = max(0, crop_offset(width, crop["width"])), max(0, crop_offset(height, crop["height"]))
-        box = (left, top, min(width, left + crop["width"]), min(height, top + crop["height"]))
+    height, width, box = _place(picture, size, crop)
     if size:
-        picture = resize_and_crop(picture, height, width, box, resample)
-    elif box != (0, 0, width, height):
-        picture = picture.crop(box)
-    return np.asarray(picture)
+        return np.asarray(resize_and_crop(picture, height, width, box, resample))
+    return np.asarray(_crop(picture, box))
+
+
+def central_planes(
+    picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
+) -> np.ndarray:
+    """The same as uint8 [C, H, W], by the fastest way; it may be the calling thread's until its next call."""
+    height, width, box = _place(picture, size, crop)
+    if not size or PILLOW > NEWEST_KNOWN_PILLOW or not image_resample.suits(picture.size, height, width, box, resample):
+        pixels = central_pixels(picture, size, crop, resample)
+        return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+    if not passes_down_first(picture, height, width):
+        return image_resample.resized_planes(picture, height, width, box, resample)
+    left, top, right, bottom = box
+    turned = picture.transpose(Image.Transpose.TRANSPOSE)
+    planes = image_resample.resized_planes(turned, width, height, (top, left, bottom, right), resample)
+    return planes.transpose(0, 2, 1)
 
 
 def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> np.ndarray:
@@ -143,13 +155,21 @@ def _table(channels: int, scale: float | None, mean: tuple | None, std: tuple | 
 
 def apply_table(pixels: np.ndarray, table: np.ndarray, crop: Mapping[str, int] | None, out: np.ndarray | None = None):
     """Bytes [H, W] or [H, W, C], padded to `crop` where they are smaller, through the table: [C, H, W]."""
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if crop and pixels.shape[:2] != (crop["height"], crop["width"]):
-        pixels = center_crop(pixels, crop["height"], crop["width"], LAST)
-    if out is None:
-        out = np.empty((pixels.shape[2], *pixels.shape[:2]), table.dtype)
-    for channel, row in enumerate(table):
+    return look_up(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None], table, crop, out)
+
+
+def look_up(
+    planes: np.ndarray, table: np.ndarray, crop: Mapping[str, int] | None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Bytes [C, H, W], padded to `crop` where they are smaller, through the table [C, 256].
+
+    The values are in `out` where it has their shape and dtype, else in a new array.
+    """
+    if crop and planes.shape[1:] != (crop["height"], crop["width"]):
+        planes = center_crop(planes, crop["height"], crop["width"], FIRST)
+    if out is None or out.shape != planes.shape or out.dtype != table.dtype:
+        out = np.empty(planes.shape, table.dtype)
+    for plane, row, values in zip(planes, table, out, strict=True):
         # A byte is always inside the table; "clip" only spares NumPy a buffered copy.
-        np.take(row, pixels[..., channel], out=out[channel], mode="clip")
+        np.take(row, plane, out=values, mode="clip")
     return out

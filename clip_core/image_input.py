@@ -215,6 +215,6 @@ def warn_if_scaled(images: list[Any]) -> None:
                 "images: found values in [0, 1], which do_rescale=True would divide by 255 again; "
                 "pass do_rescale=False for pictures that are scaled already",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
             return

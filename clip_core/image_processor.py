@@ -26,7 +26,7 @@ from .hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_folder
 from .image_input import flatten_images, load_image, to_array
 from .image_ops import BICUBIC, FIRST
 from .image_profiles import PROFILES
-from .image_steps import Steps, pixel_values, stack
+from .image_steps import Steps, pixel_batch, pixel_values
 
 __all__ = ["OPENAI_CLIP_MEAN", "OPENAI_CLIP_STD", "CLIPFeatureExtractor", "CLIPImageProcessor", "load_image"]
 
@@ -147,10 +147,10 @@ class CLIPImageProcessor:
             InputError: settings or types that can't be, an empty list. ImageError: a picture that can't be used.
         """
         steps = self._steps(locals())
-        pixels = pixel_values(flatten_images(images), steps)
+        pictures = flatten_images(images)
         if return_tensors is None:
-            return BatchFeature({"pixel_values": pixels})
-        return BatchFeature({"pixel_values": stack(pixels)}, tensor_type=return_tensors)
+            return BatchFeature({"pixel_values": pixel_values(pictures, steps)})
+        return BatchFeature({"pixel_values": pixel_batch(pictures, steps)}, tensor_type=return_tensors)
 
     def _steps(self, given: Mapping[str, Any]) -> Steps:
         def chosen(name: str) -> Any:

@@ -1,0 +1,54 @@
+"""ViT-B/32 image embeddings in PyTorch, float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import models
+from benchmarks.harness import Pair, Row, Side
+
+ROW = Row(
+    title="ViT-B/32 image embeddings, PyTorch, float32",
+    about="Batches of 16 pictures' pixels through `get_image_features`; transformers with SDPA attention.",
+    data=("vit_b32",),
+    sides={
+        "triclip": Side("triclip", "ours"),
+        "HF 4.57": Side("hf4", "peer"),
+        "HF 5.23": Side("hf5", "peer"),
+    },
+    pairs=(Pair("triclip", "HF 4.57", at_least=1.2), Pair("triclip", "HF 5.23", at_least=1.2)),
+    count=models.BATCH,
+    unit="pictures",
+    check="same_vectors",
+    limits=(
+        "The matrix products are nearly all of it. They go to oneDNN here and to MKL in `F.linear`, which on AMD "
+        "processors runs at half of AVX-512's speed; the activation is computed inside the first product of an MLP, "
+        "and the last layer for the class token alone (2/3 of a twelfth less)."
+    ),
+)
+
+
+def ours(data: Path) -> Callable[[], Any]:
+    return _features(models.torch_model(data))
+
+
+def peer(data: Path) -> Callable[[], Any]:
+    return _features(models.hf_torch(data))
+
+
+def _features(model: Any, dtype: str = "float32") -> Callable[[], Any]:
+    import torch
+
+    pixels = torch.from_numpy(models.pixels()).to(getattr(torch, dtype))
+
+    @torch.inference_mode()
+    def run() -> Any:
+        return models.tensor(model.get_image_features(pixels))
+
+    return run
+
+
+def same_vectors(results: dict[str, Any]) -> str:
+    return models.compare(results, 1e-5)

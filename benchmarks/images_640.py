@@ -1,0 +1,101 @@
+"""JPEG files of 640 pixels to pixel_values, to the bit of transformers' slow processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Pair, Row, Side
+
+COUNT = 96
+GOALS = (
+    Pair("triclip", "HF slow 4.57", at_least=4.0),
+    Pair("triclip", "hf-processors-rs", at_least=1.3),
+)
+ROW = Row(
+    title="640-pixel JPEGs to pixel_values",
+    about=(
+        f"{COUNT} photographs made from noise and shapes (640 x 480, 480 x 640, 640 x 426; 110 kB each, as photographs "
+        "have at quality 90), from files to float32 [N, 3, 224, 224]. triclip and hf-processors-rs use all cores; "
+        "transformers uses one."
+    ),
+    data=("photos_640",),
+    sides={
+        "triclip": Side("triclip", "ours"),
+        "HF slow 4.57": Side("hf4", "hf_slow"),
+        "hf-processors-rs": Side("rust", "rust"),
+        "decoding alone, one core": Side("triclip", "decode"),
+    },
+    pairs=GOALS,
+    count=COUNT,
+    unit="pictures",
+    check="same_bits",
+)
+
+
+def files(data: Path, side: int = 640, count: int = COUNT) -> list[Path]:
+    return sorted((data / f"photos_{side}").glob("*.jpg"))[:count]
+
+
+def ours(data: Path) -> Callable[[], Any]:
+    return process_with_triclip(files(data))
+
+
+def hf_slow(data: Path) -> Callable[[], Any]:
+    return process_with_hf(files(data))
+
+
+def rust(data: Path) -> Callable[[], Any]:
+    return process_with_rust(files(data))
+
+
+def decode(data: Path) -> Callable[[], Any]:
+    return decode_one_by_one(files(data))
+
+
+def process_with_triclip(paths: list[Path], **options: Any) -> Callable[[], Any]:
+    from PIL import Image
+
+    from clip_core import CLIPImageProcessor
+
+    processor = CLIPImageProcessor(**options)
+    return lambda: processor([Image.open(path) for path in paths], return_tensors="np")["pixel_values"]
+
+
+def process_with_hf(paths: list[Path]) -> Callable[[], Any]:
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor()
+    return lambda: processor([Image.open(path) for path in paths], return_tensors="np")["pixel_values"]
+
+
+def process_with_rust(paths: list[Path]) -> Callable[[], Any]:
+    import hf_processors_rs
+
+    from clip_core import CLIPImageProcessor
+
+    settings = CLIPImageProcessor().to_dict()
+    processor = hf_processors_rs.AutoImageProcessor.from_dict(settings, backend="pil")
+    return lambda: processor(paths)
+
+
+def decode_one_by_one(paths: list[Path]) -> Callable[[], Any]:
+    from PIL import Image
+
+    def run() -> None:
+        for path in paths:
+            with Image.open(path) as picture:
+                picture.load()
+
+    return run
+
+
+def same_bits(results: dict[str, Any]) -> str:
+    import numpy as np
+
+    want = results["HF slow 4.57"]
+    assert np.array_equal(results["triclip"], want), "triclip differs from transformers"
+    off = int((results["hf-processors-rs"] != want).any((1, 2, 3)).sum())
+    return f"triclip's {len(want)} pictures equal transformers' to the bit; {off} of hf-processors-rs' differ."

@@ -1,0 +1,130 @@
+"""Resizing by matrix products gives Pillow's own bytes."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from clip_core import CLIPImageProcessor, image_fast, image_resample
+from clip_core.image_ops import center_crop, normalize, rescale
+from clip_core.image_resample import BITS, passing, resized_planes
+
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def noise(mode: str, width: int, height: int, seed: int = 0, hard: bool = False) -> Image.Image:
+    """Random bytes; `hard`: only 0 and 255, so that sums overshoot on both sides."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    values = np.where(values > 127, np.uint8(255), np.uint8(0)) if hard else values
+    return Image.fromarray(values if mode == "RGB" else np.ascontiguousarray(values[..., 0]))
+
+
+def across_then_down(picture, height, width, box, resample):
+    """Pillow's two passes one at a time, then the crop, channels first."""
+    both = picture.resize((width, picture.height), resample).resize((width, height), resample).crop(box)
+    pixels = np.asarray(both)
+    return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_any_sizes_filters_and_crops(data):
+    draw = data.draw
+    width, height = draw(st.integers(1, 400)), draw(st.integers(1, 400))
+    new_width, new_height = draw(st.integers(1, 260)), draw(st.integers(1, 260))
+    left, top = draw(st.integers(0, new_width - 1)), draw(st.integers(0, new_height - 1))
+    box = (left, top, draw(st.integers(left + 1, new_width)), draw(st.integers(top + 1, new_height)))
+    resample = draw(st.sampled_from(sorted(image_fast.FILTER_SUPPORT)))
+    picture = noise(draw(st.sampled_from(["RGB", "L"])), width, height, draw(st.integers(0, 99)), draw(st.booleans()))
+    if width == new_width or height == new_height:  # Pillow leaves that pass out; so does `suits`
+        return
+    found = resized_planes(picture, new_height, new_width, box, resample)
+    np.testing.assert_array_equal(found, across_then_down(picture, new_height, new_width, box, resample))
+
+
+@pytest.mark.parametrize(
+    "size", [(640, 480), (481, 640), (640, 426), (1999, 1501), (300, 1200), (1200, 300), (257, 256)]
+)
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_processor_on_large_pictures(size, hard, monkeypatch):
+    picture = noise("RGB", *size, hard=hard)
+    used = []
+    ours = image_resample.resized_planes
+    monkeypatch.setattr(image_resample, "resized_planes", lambda *given: used.append(given) or ours(*given))
+    processor = CLIPImageProcessor()
+    found = processor(picture, return_tensors="np")["pixel_values"][0]
+    assert used, "another way was taken"
+    scale = 224 / min(size)
+    height, width = (
+        (int(224 * size[1] / size[0]), 224) if scale == 224 / size[0] else (224, int(224 * size[0] / size[1]))
+    )
+    plain = center_crop(np.asarray(picture.resize((width, height), BICUBIC)), 224, 224, "channels_last")
+    plain = normalize(rescale(plain, 1 / 255), processor.image_mean, processor.image_std, "channels_last")
+    np.testing.assert_array_equal(found, plain.transpose(2, 0, 1))
+
+
+def test_sums_at_the_border_between_two_bytes():
+    """A picture of two greys, made so that sums come to halves: float32 alone decides some of them wrongly."""
+    picture = noise("L", 400, 300, seed=3)
+    # Every byte is tried against the same weights: all sums of a flat picture's neighbours lie close to whole numbers.
+    for grey in range(0, 256, 5):
+        pixels = np.asarray(picture) // 128 + np.uint8(min(grey, 254))
+        flat = Image.fromarray(pixels)
+        found = resized_planes(flat, 150, 200, (0, 0, 200, 150), BICUBIC)
+        np.testing.assert_array_equal(found, across_then_down(flat, 150, 200, (0, 0, 200, 150), BICUBIC))
+
+
+def test_doubtful_sums_are_done_again(monkeypatch):
+    """Without the second look some bytes are wrong; the bound catches all of them."""
+    picture = noise("RGB", 640, 480)
+    box = (0, 0, 298, 224)
+    want = across_then_down(picture, 224, 298, box, BICUBIC)
+    monkeypatch.setattr(np, "flatnonzero", lambda mask: np.arange(0))
+    found = resized_planes(picture, 224, 298, box, BICUBIC).copy()
+    assert 0 < (found != want).sum() < 100
+    monkeypatch.undo()
+    np.testing.assert_array_equal(resized_planes(picture, 224, 298, box, BICUBIC), want)
+
+
+def test_weights_are_pillow_s_whole_numbers():
+    found = passing(640, 298, 0, 298, BICUBIC, 1)
+    assert np.array_equal(found.weights, np.rint(found.weights))
+    assert np.abs(found.weights.sum(1) - 2**BITS).max() <= found.weights.shape[1]
+    for low, high, begin, end, matrix in found.blocks:
+        assert matrix.shape == (high - low, end - begin)
+        np.testing.assert_array_equal(matrix.sum(0) > 0.99, True)
+
+
+def test_threads_do_not_share_scratch_space():
+    pictures = [noise("RGB", 500, 400, seed) for seed in range(2)]
+    alone = [resized_planes(picture, 224, 280, (28, 0, 252, 224), BICUBIC).copy() for picture in pictures]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(10):
+            found = resized_planes(pictures[number], 224, 280, (28, 0, 252, 224), BICUBIC)
+            if not np.array_equal(found, alone[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_batch_is_made_in_place_and_equals_single_pictures():
+    processor = CLIPImageProcessor(size=64, crop_size=56)
+    pictures = [noise("RGB", 300, 260), noise("RGB", 80, 90), noise("L", 400, 300), Image.new("RGB", (40, 300))]
+    together = processor(pictures, return_tensors="np")["pixel_values"]
+    assert together.shape == (4, 3, 56, 56) and together.dtype == np.float32
+    for picture, row in zip(pictures, together, strict=True):
+        np.testing.assert_array_equal(processor(picture)["pixel_values"][0], row)
+    bytes_ = processor(pictures, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+    assert bytes_.dtype == np.uint8
