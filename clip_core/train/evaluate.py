@@ -232,7 +232,7 @@ def evaluate_zero_shot(
     skipped = _total(encoder, data.skipped)
     if names is None:
         names = names_in_data(encoder.gather, data, labels)
-    numbers = numbered(labels, names)
+    numbers = _in_all(encoder, lambda: numbered(labels, names))
     head = make_head(names)
     rows = _joined(vectors)
     ranks = metrics.class_ranks(rows, head, numbers) if len(rows) else np.empty(0, np.int64)
@@ -298,6 +298,18 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     if not parts:
         raise DataError("wanted samples to evaluate, found none")
     return np.concatenate(parts)
+
+
+def _in_all(encoder: Encoder, work: Callable[[], Any]) -> Any:
+    """The result of what needs no other process; when it fails in one, all raise, and none waits for that one."""
+    problem, result = None, None
+    try:
+        result = work()
+    except DataError as error:
+        problem = error
+    if _total(encoder, int(problem is not None)):
+        raise problem or DataError("another process has met data that can't be used; it says which")
+    return result
 
 
 def _total(encoder: Encoder, count: int) -> int:

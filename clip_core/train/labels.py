@@ -44,7 +44,7 @@ def names_in_data(gather: Callable[[np.ndarray], np.ndarray], data: Any, labels:
     """The classes of data that name them: in the order of their numbers, or of the alphabet."""
     if data.label_names is not None:
         return check_labels(data.label_names, "the names of the labels in the data")
-    if any(isinstance(label, int) for label in labels):
+    if gather(column(np.array([any(isinstance(label, int) for label in labels)]))).any():  # in any process
         raise ConfigError("labels: wanted a file with the names, one per line: the data hold numbers alone")
     # Texts travel between processes as the characters of JSON lines.
     own = "".join(json.dumps(name) + "\n" for name in sorted({str(label) for label in labels}))

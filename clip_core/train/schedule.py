@@ -23,7 +23,7 @@ def learning_rate(section: OptimizerSection, steps: int, step: int) -> float:
         return section.min_lr + (section.lr - section.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
     decaying = round(section.decay_fraction * steps)
     share = _share(step - (steps - decaying), decaying)
-    return section.lr + (section.min_lr - section.lr) * share
+    return section.min_lr + (section.lr - section.min_lr) * (1 - share)
 
 
 def _share(done: int, total: int) -> float:

@@ -238,14 +238,10 @@ def test_to_dict_is_what_a_file_holds(tmp_path):
     assert load_config(path) == found
 
 
+KEYS = st.sampled_from(["steps", "output", "data", "train", "optimizer", "lr", "betas", "loss", "x"])
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["steps", "output", "data", "train", "optimizer", "lr", "betas", "loss", "x"]), inner
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner),
     max_leaves=8,
 )
 
