@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_classify(commands)
     _add_embed(commands)
+    _add_index(commands)
     _add_search(commands)
     _add_inspect(commands)
     _add_convert(commands)
@@ -146,18 +147,20 @@ def _add_embed(commands: Any) -> None:
     parser = commands.add_parser("embed", help="pictures or sentences to vectors, in a file")
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, folders or glob patterns")
     parser.add_argument("--texts", metavar="FILE", help="embed the lines of this file instead of pictures")
-    parser.add_argument("--output", "-o", required=True, metavar="FILE", help=".npz, .npy (names beside) or .parquet")
+    parser.add_argument("--output", "-o", required=True, metavar="FILE", help=".npz, .npy, .parquet or .index")
+    parser.add_argument("--append", action="store_true", help="add to the .index folder that is there")
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     _model_arguments(parser)
     parser.set_defaults(run=_embed_command)
 
 
 def _embed_command(args: argparse.Namespace) -> int:
-    from .index import Index, check_output
+    from .index import Index, append_index, check_output
 
     if bool(args.images) == bool(args.texts):
         raise ValueError("embed: wanted either pictures or --texts FILE")
     check_output(args.output)  # before the work, not after it
+    target = _appended_to(args.output) if args.append else None
     clip = _load(args)
     if args.texts:
         names, skipped = _lines(args.texts), []
@@ -165,7 +168,11 @@ def _embed_command(args: argparse.Namespace) -> int:
     else:
         found = _embed(clip, args.images, args.batch_size)
         names, vectors, skipped = [str(source) for source in found.sources], found.vectors, found.skipped
-    Index(vectors, names, str(args.model)).save(args.output)
+    found_index = Index(vectors, names, str(args.model))
+    if target is None:
+        found_index.save(args.output)
+    else:
+        append_index(target, found_index)
     report = {"output": args.output, "count": len(names), "width": int(vectors.shape[1]), "model": str(args.model)}
     if args.json:
         _print_json({**report, "skipped": [{"image": str(s), "reason": r} for s, r in skipped]})
@@ -174,31 +181,108 @@ def _embed_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _appended_to(path: str) -> Any:
+    from .index import FolderIndex
+
+    if not path.endswith(".index"):
+        raise ValueError(f"--append {path}: wanted an .index folder; other files are written whole")
+    return FolderIndex(path)
+
+
+def _add_index(commands: Any) -> None:
+    parser = commands.add_parser("index", help="embedded files into one index that opens at once, however large")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files that `triclip embed` wrote")
+    parser.add_argument("--output", "-o", required=True, metavar="FOLDER", help="the index, a name ending in .index")
+    parser.add_argument("--append", action="store_true", help="add to the index that is there")
+    parser.add_argument("--dtype", choices=("float32", "float16"), help="of the stored vectors (default: as given)")
+    parser.add_argument("--index-type", choices=("exact", "hnsw", "ivf"), default="exact", help=_INDEX_TYPES)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.set_defaults(run=_index)
+
+
+_INDEX_TYPES = "exact (default), or hnsw or ivf: approximate, by FAISS or hnswlib (extra `search`)"
+
+
+def _index(args: argparse.Namespace) -> int:
+    from .index import Index, append_index, build_folder, sampled_recall
+
+    if not args.output.endswith(".index"):
+        raise ValueError(f"--output {args.output}: wanted a name ending in .index")
+    if args.append and args.dtype:
+        raise ValueError("--append: the vectors are stored as those before them, without --dtype")
+    sources = (Index.load(source) for source in args.sources)
+    if args.append:
+        index = _appended_to(args.output)
+        for source in sources:
+            append_index(index, source)
+    else:
+        index = build_folder(args.output, sources, args.dtype)
+    report = {"output": args.output, "count": len(index), "width": index.width, "model": index.model}
+    if args.index_type != "exact":
+        index.rebuild_candidates(args.index_type)
+        report.update(index_type=args.index_type, **sampled_recall(index, args.index_type))
+    if args.json:
+        _print_json(report)
+        return 0
+    print(f"{len(index)} vectors of width {index.width} -> {args.output}")
+    if args.index_type != "exact":
+        print(f"{args.index_type}: recall@10 {report['recall@10']:.1%} of exact search, {report['queries']} queries")
+    return 0
+
+
 def _add_search(commands: Any) -> None:
-    parser = commands.add_parser("search", help="find pictures in an embedded folder, by words or by a picture")
-    parser.add_argument("index", metavar="INDEX", help="a file that `triclip embed` wrote")
-    parser.add_argument("query", metavar="QUERY", help="words, or the path of a picture")
-    parser.add_argument("--text", action="store_true", help="take QUERY as words even if such a file exists")
+    parser = commands.add_parser("search", help="find pictures in an embedded folder, by words, pictures, or both")
+    parser.add_argument("index", metavar="INDEX", help="what `triclip embed` or `triclip index` wrote")
+    parser.add_argument("query", metavar="QUERY", nargs="?", help="words, or the path of a picture")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="words, even if such a file exists")
+    parser.add_argument("--image", action="append", metavar="FILE", help="a picture")
+    parser.add_argument(
+        "--term",
+        nargs=2,
+        action="append",
+        metavar=("WEIGHT", "QUERY"),
+        help="words or a picture of another weight than 1; below 0: unlike this",
+    )
+    parser.add_argument("--filter", action="append", metavar="EXPR", help='e.g. "year>=2020", "name~*.png"; all hold')
+    parser.add_argument("--index-type", choices=("exact", "hnsw", "ivf"), default="exact", help=_INDEX_TYPES)
     parser.add_argument("--top", type=_positive, default=5, metavar="K", help="results shown (default 5)")
     _model_arguments(parser, default=None)
     parser.set_defaults(run=_search)
 
 
 def _search(args: argparse.Namespace) -> int:
-    from .index import Index
+    from .index import Index, combine
 
+    terms = _terms(args)
     index = Index.load(args.index)
     args.model = args.model or index.model
     clip = _load(args)
-    is_picture = not args.text and os.path.isfile(args.query)
-    query = clip.encode_image(args.query) if is_picture else clip.encode_text(args.query)
-    results = index.search(query[0], args.top)
+    vectors = [(clip.encode_image if is_picture else clip.encode_text)(what)[0] for what, is_picture, _ in terms]
+    query = combine(vectors, [weight for _, _, weight in terms])
+    scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type)
+    results = [(index.metadata(int(row)), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
     if args.json:
-        _print_json([{"name": name, "similarity": score} for name, score in results])
+        found = [{"name": about.pop("name"), "similarity": score, "metadata": about} for about, score in results]
+        _print_json([{key: value for key, value in one.items() if value != {}} for one in found])
         return 0
-    for rank, (name, score) in enumerate(results, 1):
-        print(f"{rank:3d}  {score:6.3f}  {name}")
+    for rank, (about, score) in enumerate(results, 1):
+        print(f"{rank:3d}  {score:6.3f}  {about['name']}")
     return 0
+
+
+def _terms(args: argparse.Namespace) -> list[tuple[str, bool, float]]:
+    """(words or path, whether it is a picture, weight) of everything that is searched for."""
+    either = [(1.0, args.query)] if args.query is not None else []
+    for weight, query in args.term or ():
+        try:
+            either.append((float(weight), query))
+        except ValueError as error:
+            raise ValueError(f"--term {weight} {query!r}: wanted a number as the weight") from error
+    terms = [(query, os.path.isfile(query), weight) for weight, query in either]
+    terms += [(text, False, 1.0) for text in args.text or ()] + [(path, True, 1.0) for path in args.image or ()]
+    if not terms:
+        raise ValueError("search: wanted a QUERY, --text, --image or --term")
+    return terms
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

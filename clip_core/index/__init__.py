@@ -5,10 +5,21 @@ that opens without being read and can be appended to.
 """
 
 from .approximate import KINDS
-from .core import Index
+from .core import Index, sampled_recall
 from .filters import parse_filter
-from .folder import FolderIndex
+from .folder import FolderIndex, append_index, build_folder
 from .query import combine
 from .single_file import SUFFIXES, check_output
 
-__all__ = ["KINDS", "SUFFIXES", "FolderIndex", "Index", "check_output", "combine", "parse_filter"]
+__all__ = [
+    "KINDS",
+    "SUFFIXES",
+    "FolderIndex",
+    "Index",
+    "append_index",
+    "build_folder",
+    "check_output",
+    "combine",
+    "parse_filter",
+    "sampled_recall",
+]

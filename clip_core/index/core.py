@@ -214,6 +214,13 @@ class Index:
         return Index(*read_file(path))
 
 
+def sampled_recall(index: Index, kind: str, count: int = 200, top: int = 10) -> dict[str, Any]:
+    """{"recall@k", "queries"}: `Index.recall` with about `count` of its own vectors, evenly spread, as the queries."""
+    step = max(1, len(index) // count)
+    queries = np.concatenate([np.empty((0, index.width), np.float32), *(part[::step] for part in index.parts)])
+    return {f"recall@{top}": index.recall(queries.astype(np.float32), top, kind), "queries": len(queries)}
+
+
 class _Again:
     """Something that can be iterated over several times."""
 

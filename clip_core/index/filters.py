@@ -39,9 +39,9 @@ def parse_filter(text: str) -> Filter:
 def select_rows(where: Any, columns: Mapping[str, Column], count: int) -> np.ndarray | None:
     """Ascending row numbers int64, or None for all.
 
-    `where`: None; a filter as text (see `parse_filter`) or as a tuple (column, operator, value), or a list of such that must
-    all hold; a mapping of columns to the value, or to a list of values, that they may have; a mask bool [N]; row
-    numbers int [K]; or a function of a row as a dict.
+    `where`: None; a filter as text (see `parse_filter`) or as a tuple (column, operator, value), or a list of filters
+    that must all hold; a mapping of columns to the value, or to a list of values, that they may have; a mask bool [N];
+    row numbers int [K]; or a function of a row as a dict.
     """
     if where is None:
         return None

@@ -227,7 +227,7 @@ def append_index(target: FolderIndex, source: Index) -> None:
     """All rows of another index of the same model. Raises InputError when it is of another one."""
     if source.model != target.model:
         raise InputError(f"index: wanted vectors of the model {target.model!r}, found some of {source.model!r}")
-    metadata = {
+    metadata: dict[str, Any] = {
         title: list(column) if column.kind == "string" else column.array()
         for title, column in source.columns.items()
         if title != NAME
@@ -298,8 +298,8 @@ def _write_json(path: Path, value: Any) -> None:
 def _map(path: Path, dtype: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """A .npy file, mapped when it is large. Raises InputError unless it is whole and of this dtype and shape."""
     try:
-        mapped = "r" if path.stat().st_size >= _MAPPED_FROM else None
-        array = np.load(path, mmap_mode=mapped, allow_pickle=False)
+        large = path.stat().st_size >= _MAPPED_FROM
+        array = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: a part of the index is missing or damaged: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype) or shape not in (None, array.shape):

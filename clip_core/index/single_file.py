@@ -79,7 +79,7 @@ def _pyarrow() -> Any:
 
 
 def _write_npz(index: Index, path: Path) -> None:
-    arrays = {_COLUMN + title: np.array(values) for title, values in _metadata(index).items()}
+    arrays: dict[str, Any] = {_COLUMN + title: np.array(values) for title, values in _metadata(index).items()}
     names = np.array(index.names, dtype=np.str_)
     np.savez(path, vectors=index.vectors, names=names, model=np.str_(index.model), **arrays)
 
