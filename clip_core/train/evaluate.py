@@ -77,8 +77,8 @@ def evaluate_clip(
         clip: a `clip_core.Clip`, of any backend.
         retrieval: image-text data: files, folders or patterns.
         zero_shot: image-label data; also a folder with a folder of pictures per class.
-        labels: a file of one label per line, or a list, in the order of the numbers in the data; default the names
-            that the data hold.
+        labels: a file of one label per line, or a list; default the names that the data hold. Numbers in the data
+            stand for lines, from 0, or for the lines that the data's own names of them are found in.
         templates: sentences with {} for the label; default the model's own (`clip.templates`).
         format, image_key, caption_key, label_key: see `clip_core.data.open_source`.
         batch_size: samples per batch; the figures do not depend on it.
@@ -220,7 +220,7 @@ def evaluate_zero_shot(
 ) -> dict[str, Any]:
     """The figures of `metrics.zero_shot` over labelled `clip_core.data.Evaluation`; called in every process.
 
-    names: the classes, in the order of the numbers in the data; None for those that the data hold.
+    names: the classes (see `labels.numbered`); None for those that the data hold.
     make_head: names -> columns [P, C].
     """
     vectors, labels = [], []  # type: list[np.ndarray], list[int | str]
@@ -232,7 +232,7 @@ def evaluate_zero_shot(
     skipped = _total(encoder, data.skipped)
     if names is None:
         names = names_in_data(encoder.gather, data, labels)
-    numbers = _in_all(encoder, lambda: numbered(labels, names))
+    numbers = _in_all(encoder, lambda: numbered(labels, names, data.label_names))
     head = make_head(names)
     rows = _joined(vectors)
     ranks = metrics.class_ranks(rows, head, numbers) if len(rows) else np.empty(0, np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +55,39 @@ def names_in_data(gather: Callable[[np.ndarray], np.ndarray], data: Any, labels:
     return sorted(names)
 
 
-def numbered(labels: Sequence[int | str], names: Sequence[str]) -> np.ndarray:
-    """Class numbers int64 [N]. Raises DataError for a label that is none of the classes."""
+def numbered(
+    labels: Sequence[int | str], names: Sequence[str], names_of_numbers: Sequence[str] | None = None
+) -> np.ndarray:
+    """Class numbers int64 [N], places in `names`. Raises DataError for a label that is none of the classes.
+
+    `names_of_numbers`: what the data call their numbers. Where these are the same names as `names`, in whatever order,
+    numbers are understood by them; where none is, as when a file says "tench" for n01440764, by their order.
+    """
     places = {name: number for number, name in enumerate(names)}
+    of_numbers = _places_of_numbers(places, names_of_numbers)
     out = np.empty(len(labels), np.int64)
     for row, label in enumerate(labels):
         if isinstance(label, str):
             if label.strip() not in places:
                 raise DataError(f"labels: wanted one of the {len(names)} labels, found {label!r} in the data")
             out[row] = places[label.strip()]
-        elif not 0 <= label < len(names):
-            raise DataError(
-                f"labels: wanted numbers from 0 to {len(names) - 1}, one per label, found {label} in the data"
-            )
+        elif not 0 <= label < len(of_numbers):
+            wanted = f"wanted numbers from 0 to {len(of_numbers) - 1}, one per label"
+            raise DataError(f"labels: {wanted}, found {label} in the data")
         else:
-            out[row] = label
+            out[row] = of_numbers[label]
     return out
+
+
+def _places_of_numbers(places: Mapping[str, int], names_of_numbers: Sequence[str] | None) -> list[int]:
+    """The place among the classes of each number in the data."""
+    own = [name.strip() for name in names_of_numbers or ()]
+    unknown = [name for name in own if name not in places]
+    if own and not unknown:
+        return [places[name] for name in own]
+    if unknown and (len(unknown) < len(own) or len(own) != len(places)):
+        raise DataError(f"labels: wanted one of the {len(places)} labels, found {unknown[0]!r} in the data")
+    return list(range(len(places)))
 
 
 def column(values: np.ndarray) -> np.ndarray:

@@ -241,6 +241,17 @@ def test_label_files(tmp_path):
         numbered(["cat", "cow"], ["cat", "dog"])
 
 
+def test_numbers_go_by_the_data_s_own_names_where_those_are_known():
+    assert numbered([0, 1, 1, 2], ["red", "green", "blue"], ["blue", "green", "red"]).tolist() == [2, 1, 1, 0]
+    assert numbered([0, 1], ["red", "green", "blue"], ["blue", "green"]).tolist() == [2, 1]
+    assert numbered([0, 1], ["tench", "goldfish"], ["n01440764", "n01443537"]).tolist() == [0, 1]
+    for names in (["red", "n01443537"], ["n1", "n2", "n3"]):
+        with pytest.raises(
+            DataError, match=f"wanted one of the 2 labels, found '{names[-1] if len(names) == 2 else 'n1'}'"
+        ):
+            numbered([0], ["red", "green"], names)
+
+
 def test_captions_that_cannot_be_found(data, processor):
     broken = data.with_name("broken.jsonl")
     broken.write_text('{"image": "11.png", "caption": "x"}\n')
