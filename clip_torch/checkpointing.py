@@ -25,12 +25,17 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from clip_core.errors import CheckpointError
+from clip_core.errors import CheckpointError, MissingDependencyError
 from clip_core.weights import Difference
 
 from .parallel import Topology, index, world
 
 STATE = "state.json"
+if not hasattr(dcp, "HuggingFaceStorageWriter"):
+    raise MissingDependencyError(
+        f"training with backend 'torch' needs a torch whose distributed checkpoints can be safetensors files, found "
+        f"{torch.__version__}: pip install --upgrade torch"
+    )
 _NAME = re.compile(r"step-(\d{8,})")
 # Said of every checkpoint of a run of one process, in a thread that no narrower filter reaches.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

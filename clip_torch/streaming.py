@@ -57,14 +57,14 @@ class LogSumExp:
         """Values of rows start, start + 1, ... whose sum runs along `dim` of the tile."""
         rows = slice(start, start + tile.shape[1 - dim])
         peak = torch.maximum(self.peak[rows], tile.amax(dim))
-        grown = torch.exp(tile - peak.unsqueeze(dim)).sum(dim)
+        grown = (tile - peak.unsqueeze(dim)).exp_().sum(dim)
         self.total[rows] = self.total[rows] * torch.exp(self.peak[rows] - peak) + grown
         self.peak[rows] = peak
 
-    def share(self, start: int, tile: Tensor, dim: int) -> Tensor:
-        """exp(tile - log-sum-exp): each value's share of its row's sum."""
+    def share_(self, start: int, tile: Tensor, dim: int) -> Tensor:
+        """exp(tile - log-sum-exp): each value's share of its row's sum, in the tile's place."""
         rows = slice(start, start + tile.shape[1 - dim])
-        return torch.exp(tile - self.peak[rows].unsqueeze(dim)).div_(self.total[rows].unsqueeze(dim))
+        return tile.sub_(self.peak[rows].unsqueeze(dim)).exp_().div_(self.total[rows].unsqueeze(dim))
 
     def over(self, group: Any) -> None:
         """Add up what the processes of a group hold of the same rows."""
@@ -104,7 +104,7 @@ class Streamed(torch.autograd.Function):
         else:
             dx, dy = softmax_backward(x, y, scale, LogSumExp(*sums[:2]), LogSumExp(*sums[2:]), plan)
             db = None
-        dt = (x * dx).sum()
+        dt = x.flatten() @ dx.flatten()
         return dx.mul_(grad), dy.mul_(grad), dt * grad, db * grad if ctx.needs_input_grad[3] else None, None
 
 
@@ -142,10 +142,11 @@ def softmax_backward(
     def work(texts: Tensor, first: int, carried: list[Tensor]) -> None:
         dy, sums = carried[0], LogSumExp(*carried[1:])
         for i, j, tile, shift in tiles(x, texts, scale, plan, first):
-            gradient = rows.share(i, tile, 1).add_(sums.share(j, tile, 0))
+            gradient = rows.share_(i, tile.clone(), 1).add_(sums.share_(j, tile, 0))
             if touches(tile, shift):  # here, where it meets numbers near 2: later it would cancel sums
                 gradient.diagonal(shift).sub_(2)
             add_products(gradient, x, texts, dx, dy, i, j)
+            del tile, gradient  # not beside the next ones
 
     dy = x.new_zeros(len(columns.peak), x.shape[1])
     dy = home(visit(plan, y, [dy, columns.peak, columns.total], work)[0], plan)
@@ -171,6 +172,7 @@ def sigmoid_backward(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, plan: Pl
             gradient = against(torch.sigmoid(against(tile.add_(bias), shift)), shift)
             db.add_(gradient.sum())
             add_products(gradient, x, texts, dx, carried[0], i, j)
+            del tile, gradient  # not beside the next ones
 
     dy = x.new_zeros(len(x) if plan.ring else pairs, x.shape[1])
     dy = home(visit(plan, y, [dy], work)[0], plan)

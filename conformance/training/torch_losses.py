@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clip_core.train import losses_reference
 from clip_torch.loss import contrastive_loss
@@ -88,3 +90,37 @@ def wrong_losses(index: int, count: int, each: int = 7) -> dict[str, float]:
 
     forms = {"mean over processes": averaged, "no gradient through the gather": without_gather}
     return {name: worst(wanted, *gradients(x[rows], y[rows], 2.3, form), rows) for name, form in forms.items()}
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the storages made and still alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.known:
+                self.known.add(storage.data_ptr())
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.drop, storage.data_ptr(), storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def drop(self, pointer: int, size: int) -> None:
+        self.known.discard(pointer)
+        self.now -= size
+
+
+def peak_memory(mode: str, rows: int, width: int = 512, chunk: int = 1024) -> float:
+    """MiB that a loss of so many rows in this process makes meanwhile, and leaves as gradients."""
+    pairs = [F.normalize(torch.randn(rows, width), dim=1).requires_grad_() for _ in range(2)]
+    with Live() as live:
+        contrastive_loss(*pairs, torch.tensor(2.0), mode=mode, chunk=chunk).backward()
+    return live.peak / 2**20

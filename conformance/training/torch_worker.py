@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,34 +94,43 @@ def advance(engine: Any, until: int, index: int = 0, count: int = 1, save_at: tu
 
 
 def launch(count: int, folder: Path, actions: list[dict[str, Any]], seconds: int = 240, ok: bool = True) -> list[int]:
-    """Run the actions in `count` processes on the loopback device; their exit codes. Raises when one fails, if `ok`."""
+    """Run the actions in `count` processes; their exit codes. Raises when one fails, if `ok`."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "actions.json"
     plan.write_text(json.dumps(actions), "utf-8")
+    return processes(count, folder, [__file__, str(folder), str(plan)], seconds, ok)
+
+
+def processes(
+    count: int, folder: Path, script: list[str], seconds: int, ok: bool = True, extra: dict[str, str] | None = None
+) -> list[int]:
+    """Run a script in `count` processes on the loopback device. When one fails, the others are killed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), **(extra or {}),
     }  # fmt: skip
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
-    processes, logs = [], []
-    for rank in range(count):
-        logs.append(folder / f"log-{rank}")
-        with open(logs[-1], "w") as log:
-            own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, __file__, str(folder), str(plan)]
-            processes.append(subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT))
-    watch = threading.Timer(seconds, lambda: [process.kill() for process in processes])
-    watch.start()
+    running, logs = [], [folder / f"log-{rank}" for rank in range(count)]
+    for rank, path in enumerate(logs):
+        own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        with open(path, "w") as log:
+            command = [sys.executable, *script]
+            running.append(subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT))
+    end = time.monotonic() + seconds
     try:
-        codes = [process.wait() for process in processes]
+        while (codes := [process.poll() for process in running]) and None in codes:
+            if any(codes) or time.monotonic() > end:
+                time.sleep(0.5)  # those that fail together are let end by themselves
+                break
+            time.sleep(0.05)
     finally:
-        watch.cancel()
-        for process in processes:
+        for process in running:
             process.kill()
+    codes = [process.wait() for process in running]
     if ok and any(codes):
         raise AssertionError(f"exit codes {codes}\n" + "\n".join(log.read_text()[-3000:] for log in logs))
     return codes
@@ -215,6 +224,13 @@ class Rank:
         from conformance.training.torch_losses import compare_losses, wrong_losses
 
         found = {"right": compare_losses(self.index, self.count), "wrong": wrong_losses(self.index, self.count)}
+        (self.folder / f"{name}-{self.index}.json").write_text(json.dumps(found), "utf-8")
+
+    def memory(self, name: str, rows: list[int]) -> None:
+        """Peaks of memory by mode and rows."""
+        from conformance.training.torch_losses import peak_memory
+
+        found = {mode: {str(count): peak_memory(mode, count) for count in rows} for mode in ("dense", "ring")}
         (self.folder / f"{name}-{self.index}.json").write_text(json.dumps(found), "utf-8")
 
 
