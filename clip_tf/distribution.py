@@ -65,7 +65,18 @@ class Group(NamedTuple):
     def _gather(self, row: np.ndarray) -> np.ndarray:
         """[1, ...] int32 of each process -> [processes, ...]."""
         value = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(row))
-        return self.strategy.gather(value, axis=0).numpy()[:: self.local_replicas]
+        gathered = _gatherer(self.strategy)(value)
+        return self.strategy.experimental_local_results(gathered)[0].numpy()[:: self.local_replicas]
+
+
+@cache
+def _gatherer(strategy: tf.distribute.Strategy) -> Any:
+    """Traced once; `Strategy.gather` is traced at every call."""
+
+    def all_rows(row: tf.Tensor) -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_gather(row, axis=0)
+
+    return tf.function(lambda row: strategy.run(all_rows, args=(row,)), autograph=False, reduce_retracing=True)
 
 
 def _share(array: np.ndarray, i: int, count: int) -> np.ndarray:

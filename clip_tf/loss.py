@@ -119,30 +119,35 @@ def _streamed_softmax(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor,
     @tf.custom_gradient
     def loss(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         scale, tiles, length = tf.exp(logit_scale), _tiles(image, chunk), tf.shape(image)[0]
-        total = tf.cast(2 * _replicas() * length, image.dtype)
+        count = tf.cast(2 * _replicas() * length, image.dtype)
         row_max = tf.fill(tf.shape(tiles.numbers), tf.constant(float("-inf"), image.dtype))
         row_sum = tf.zeros_like(row_max)
-        columns = []  # of each block, the log-sum-exp over the images of all replicas
+        columns = []  # of each block, (max, sum) over the images of all replicas
         for block_after in _blocks(text, ring):
             block = block_after(row_sum)
             row_max, row_sum, column_max, column_sum = _sweep(tiles, scale, block.texts, row_max, row_sum)
             columns.append(_over_replicas(column_max, column_sum))
-        rows = row_max + tf.math.log(row_sum)  # [tiles, height]
-        own = tf.concat(columns, axis=0)[_first_row(text) :][:length]  # of this replica's texts
+        row_top, row_total = tiles.flat(row_max, length), tiles.flat(row_sum, length)
+        top, total = (
+            tf.concat(of_blocks, axis=0)[_first_row(text) :][:length] for of_blocks in zip(*columns, strict=True)
+        )
         diagonal = scale * tf.reduce_sum(image * text, axis=1)
-        value = tf.reduce_sum(tiles.flat(rows, length) - diagonal) + tf.reduce_sum(own - diagonal)
+        value = tf.reduce_sum((row_top - diagonal) + (top - diagonal) + tf.math.log(row_total * total))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             def weights(logits: tf.Tensor, a: tf.Tensor, first: tf.Tensor, k: int) -> tf.Tensor:
-                # The -2 belongs inside: what is left of a good pair is small, and would drown in the difference.
+                # The -2 belongs inside: what is left of a good pair is small, and would drown in the difference. And
+                # (max, sum) stay apart: their log-sum-exp is rounded as a logit is, 1e-5 at a scale of 100.
+                top, total = columns[k]
+                of_row = tf.exp(logits - row_max[a][:, None]) / row_sum[a][:, None]
                 match = _matches(tiles.numbers[a], first, tf.shape(logits)[1], logits.dtype)
-                return tf.exp(logits - rows[a][:, None]) + tf.exp(logits - columns[k][None]) - 2 * match
+                return of_row + tf.exp(logits - top[None]) / total[None] - 2 * match
 
             d_image, d_text, _ = _backward(image, text, tiles, scale, ring, weights)
-            step = upstream / total * scale
+            step = upstream / count * scale
             return step * d_image, step * d_text, step * tf.reduce_sum(image * d_image)
 
-        return value / total, gradient
+        return value / count, gradient
 
     return loss(image, text, logit_scale)
 
@@ -293,11 +298,11 @@ def _sum_over_replicas(x: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce("SUM", x) if _replicas() > 1 else x
 
 
-def _over_replicas(top: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
-    """log-sum-exp over all replicas from each one's (max, sum)."""
+def _over_replicas(top: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(max, sum) over all replicas from each one's."""
     tops, totals = gather(top[None]), gather(total[None])  # [replicas, m]
     top = tf.reduce_max(tops, axis=0)
-    return top + tf.math.log(tf.reduce_sum(totals * tf.exp(tops - top), axis=0))
+    return top, tf.reduce_sum(totals * tf.exp(tops - top), axis=0)
 
 
 def _replicas() -> int:
