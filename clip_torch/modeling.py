@@ -25,7 +25,7 @@ from clip_core.outputs import (
 
 from .bridge import PreTrainedModel, is_customised
 from .inputs import check_chosen, check_tensors, check_text
-from .layers import linear, mlp
+from .layers import linear, mlp, patch_tokens
 from .masks import attention_bias, beyond_sdpa, one_token
 
 
@@ -72,9 +72,9 @@ class CLIPVisionEmbeddings(nn.Module):
     ) -> Tensor:
         check_tensors(pixel_values=pixel_values, patches=patches)
         check_pixels(self.config, None if pixel_values is None else pixel_values.shape, interpolate_pos_encoding)
-        x = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # [B, D, h, w]
-        positions = self.positions(*x.shape[2:]) if interpolate_pos_encoding else self.position_embedding.weight
-        x = x.flatten(2).transpose(1, 2)  # [B, N - 1, D]
+        x = patch_tokens(self.patch_embedding, pixel_values.to(self.patch_embedding.weight.dtype))  # [B, h, w, D]
+        positions = self.positions(*x.shape[1:3]) if interpolate_pos_encoding else self.position_embedding.weight
+        x = x.flatten(1, 2)  # [B, N - 1, D]
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # [B, N, D]
         x = x + positions
         if patches is None:

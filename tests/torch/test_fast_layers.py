@@ -72,6 +72,21 @@ def test_second_derivatives() -> None:
 
 
 @needs_onednn
+@pytest.mark.parametrize("size", [(8, 8), (11, 14), (4, 5)], ids=str)
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+def test_patches_as_one_product(dtype: torch.dtype, size: tuple[int, int], used: list) -> None:
+    torch.manual_seed(0)
+    layer, pixels = nn.Conv2d(3, 6, 4, stride=4, bias=False).to(dtype), torch.randn(2, 3, *size).to(dtype)
+    got, want = layers.patch_tokens(layer, pixels), layer(pixels).permute(0, 2, 3, 1)
+    assert used and relative_error(got.float().detach(), want.float().detach()) <= BOUND[dtype]
+    cotangent = torch.randn_like(want)
+    ours, theirs = (torch.autograd.grad(out, layer.weight, cotangent)[0] for out in (got, want))
+    assert relative_error(ours.float(), theirs.float()) <= BOUND[dtype]
+    other = nn.Conv2d(3, 6, 4, stride=2, bias=False).to(dtype)  # with overlap
+    assert layers.patch_tokens(other, pixels).equal(other(pixels).permute(0, 2, 3, 1))
+
+
+@needs_onednn
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "selu"])
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 def test_an_activation_inside_the_product(act: str, dtype: torch.dtype, used: list) -> None:
