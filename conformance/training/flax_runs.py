@@ -18,8 +18,10 @@ from .flax_worker import Spec
 ROOT = Path(__file__).parents[2]
 
 
-def launch(specs: Sequence[Spec], devices: int = 1, processes: int = 1) -> list[subprocess.Popen[str]]:
-    """Processes of one group, each with so many simulated devices."""
+def launch(
+    specs: Sequence[Spec], devices: int = 1, processes: int = 1, cache: Path | None = None
+) -> list[subprocess.Popen[str]]:
+    """Processes of one group, each with so many simulated devices. cache: folder of compiled programs."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -27,6 +29,8 @@ def launch(specs: Sequence[Spec], devices: int = 1, processes: int = 1) -> list[
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     base = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     base = {name: value for name, value in base.items() if not name.lower().endswith("_proxy")}
+    if cache is not None:
+        base |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     group = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes)}
     command = [sys.executable, "-u", "-m", "conformance.training.flax_worker", json.dumps([asdict(s) for s in specs])]
     started = []

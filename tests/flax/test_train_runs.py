@@ -27,7 +27,13 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled programs: the runs of a test are the same program more than once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Every topology's result, and that of one run which goes on with other devices."""
     folder = tmp_path_factory.mktemp("runs")
     specs = [
@@ -36,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (devices, steps) in enumerate([(8, 3), (1, 6), (4, 8)]):
         changes = {"mesh": {"data": devices}}
         specs.append(Spec(str(folder / "elastic"), str(folder / f"elastic{number}.npz"), steps, 3, changes=changes))
-    finish(launch(specs, devices=8))
+    finish(launch(specs, devices=8, cache=cache))
     return folder
 
 
@@ -60,25 +66,25 @@ def test_goes_on_with_other_numbers_of_devices(runs: Path) -> None:
     np.testing.assert_allclose(found, curve(runs / "one device.npz"), rtol=SAME_CURVE)
 
 
-def test_kill_in_a_save(tmp_path: Path) -> None:
+def test_kill_in_a_save(tmp_path: Path, cache: Path) -> None:
     """Killed as the checkpoint of step 6 gets its name; goes on from step 3's, to the very bits of a run left alone."""
     output = tmp_path / "run"
-    finish(launch([Spec(str(output), every=3, die_in_save=6)]), wanted=-signal.SIGKILL)
+    finish(launch([Spec(str(output), every=3, die_in_save=6)], cache=cache), wanted=-signal.SIGKILL)
     names = {path.name for path in (output / "checkpoints").iterdir()}
     assert "3" in names and "6" not in names
     assert any(name.startswith("6.") for name in names)  # it was killed with that save unfinished
     again, alone = tmp_path / "again.npz", tmp_path / "alone.npz"
-    finish(launch([Spec(str(output), str(again), every=3), Spec(str(tmp_path / "alone"), str(alone))]))
+    finish(launch([Spec(str(output), str(again), every=3), Spec(str(tmp_path / "alone"), str(alone))], cache=cache))
     assert list(curve(again, "step")) == [4, 5, 6, 7, 8]
     assert differing(again, alone) == []
     assert {path.name for path in (output / "checkpoints").iterdir()} == {"3", "6"}
 
 
-def test_two_processes_and_sigterm_to_one(tmp_path: Path) -> None:
+def test_two_processes_and_sigterm_to_one(tmp_path: Path, cache: Path) -> None:
     """Both save the same step and end well. Another number of processes goes on to the bits of a run left alone."""
     output, steps = tmp_path / "run", 40
     part, again, alone = (tmp_path / f"{name}.npz" for name in ("part", "again", "alone"))
-    group = launch([Spec(str(output), str(part), steps, pause=0.2)], processes=2)
+    group = launch([Spec(str(output), str(part), steps, pause=0.2)], processes=2, cache=cache)
     assert group[1].stdout is not None
     while "step 2" not in group[1].stdout.readline():
         assert group[1].poll() is None
@@ -89,7 +95,7 @@ def test_two_processes_and_sigterm_to_one(tmp_path: Path) -> None:
     assert [path.name for path in (output / "checkpoints").iterdir()] == [str(step)]
     # Two devices add up the same two numbers as two processes with one each.
     specs = [Spec(str(output), str(again), step + 3), Spec(str(tmp_path / "alone"), str(alone), step + 3)]
-    finish(launch(specs, devices=2))
+    finish(launch(specs, devices=2, cache=cache))
     assert list(curve(again, "step")) == [step + 1, step + 2, step + 3]
     assert np.concatenate([curve(part), curve(again)]).tolist() == curve(alone).tolist()
     assert differing(again, alone) == []
