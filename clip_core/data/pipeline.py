@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
 import signal
 import threading
+import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import ConfigError, DataError, MissingDependencyError
 from ..train.config import TrainConfig
 from ..train.engine import Batch, Process
 from .order import Order
@@ -25,7 +28,10 @@ logger = logging.getLogger("triclip")
 CHUNK = 16  # rows made at once: the unit that threads and workers share the work in
 MOST_THREADS = 16
 BATCHES_AHEAD = 2
+CLOSING_ATTEMPTS = 100
 STEPS = 1 << 40  # more than any run has
+
+Part = tuple[dict[str, np.ndarray], list[Broken]]  # rows of a batch, and the broken samples met in making them
 
 
 class Pipeline:
@@ -51,7 +57,12 @@ class Pipeline:
         """The next step's rows. Raises DataError when the data hold nothing but broken samples."""
         if self._iterator is None:
             self._iterator = iter(self._dataset())
-        batch, broken = next(self._iterator)
+            _close_at_exit(self)
+        joined = next(self._iterator)
+        if isinstance(joined, DataError):
+            self.close()
+            raise joined
+        batch, broken = joined
         self._step += 1
         for sample in broken:
             self._report(sample)
@@ -85,9 +96,13 @@ class Pipeline:
 
     def close(self) -> None:
         """End threads and worker processes. The pipeline goes on from the same place when it is asked again."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+        iterator, self._iterator = self._iterator, None
+        for _ in range(CLOSING_ATTEMPTS if iterator is not None else 0):
+            try:
+                iterator.close()
+                return
+            except AssertionError:  # grain can't join a worker that is only just being started
+                time.sleep(0.1)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -107,7 +122,7 @@ class Pipeline:
 
         own = range(self._process.index, self._rows.order.batch_size, self._process.count)
         chunks = -(-len(own) // CHUNK)
-        make = functools.partial(_make_chunk, self._rows, own, chunks)
+        make = functools.partial(_make_chunk, self._rows, own, chunks, CHUNK)
         data = grain.MapDataset.range(self._step * chunks, STEPS * chunks).map(make)
         if self._workers:
             # One thread in each worker; grain deals the chunks out in turn, and takes them back in turn.
@@ -165,16 +180,39 @@ def open_pipeline(
     return Pipeline(rows, process, data.workers)
 
 
-def _make_chunk(rows: Rows, own: range, chunks: int, number: int) -> tuple[dict[str, np.ndarray], list[Broken]]:
+def _make_chunk(rows: Rows, own: range, chunks: int, size: int, number: int) -> Part | DataError:
+    """Some rows of a step. What is wrong with the data is returned: raised in here, grain would add its own words."""
     step, chunk = divmod(number, chunks)
-    return rows.make(step, own[chunk * CHUNK : (chunk + 1) * CHUNK])
+    try:
+        return rows.make(step, own[chunk * size : (chunk + 1) * size])
+    except DataError as error:
+        return error
 
 
-def _join(parts: list[tuple[dict[str, np.ndarray], list[Broken]]]) -> tuple[dict[str, np.ndarray], list[Broken]]:
+def _join(parts: list[Part | DataError]) -> Part | DataError:
     """The chunks of a step as one batch."""
+    for part in parts:
+        if isinstance(part, DataError):
+            return part
     keys = parts[0][0]
     batch = {key: np.concatenate([np.asarray(part[key]) for part, _ in parts]) for key in keys}
     return batch, [sample for _, broken in parts for sample in broken]
+
+
+_OPEN: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+
+
+def _close_at_exit(pipeline: Pipeline) -> None:
+    """End its workers when the program ends without having done so, before multiprocessing tears them down."""
+    if not _OPEN:
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # what is registered last runs first
+    _OPEN.add(pipeline)
+
+
+def _close_all() -> None:
+    for pipeline in list(_OPEN):
+        pipeline.close()
 
 
 def _mark_flags_parsed() -> None:

@@ -7,11 +7,11 @@ import tarfile
 
 import numpy as np
 import pytest
-from tests.core.image_text import picture, shard, table, write_tar
 
 from clip_core.data import open_source
 from clip_core.data.sources import expand
 from clip_core.errors import DataError
+from tests.core.image_text import picture, shard, table, write_tar
 
 
 def test_patterns_and_braces(tmp_path):
@@ -73,7 +73,13 @@ def test_several_pictures_and_captions_of_one_key(tmp_path):
 
 def test_keys_of_shards(tmp_path):
     record = {"title": "T", "alt": ["A", "B"]}
-    members = [("1.jpg", b"j"), ("1.png", b"p"), ("1.json", json.dumps(record).encode()), ("1.cls", b"7"), ("1.de", b"d")]
+    members = [
+        ("1.jpg", b"j"),
+        ("1.png", b"p"),
+        ("1.json", json.dumps(record).encode()),
+        ("1.cls", b"7"),
+        ("1.de", b"d"),
+    ]
     path = write_tar(tmp_path / "a.tar", members)
     assert open_source(path)[0].captions == ["T"]
     assert open_source(path, caption_key="alt")[0].captions == ["A", "B"]
@@ -180,7 +186,10 @@ def test_lists_in_tables(tmp_path):
     (tmp_path / "a.csv").write_text('image,caption\n"[""1.jpg"", ""2.jpg""]","[""x"", ""y""]"\n')
     sample = open_source(tmp_path / "a.csv")[0]
     assert (list(sample.images), sample.captions) == ([f"{tmp_path}/1.jpg", f"{tmp_path}/2.jpg"], ["x", "y"])
-    rows = [{"images": ["1.jpg", "/2.jpg"], "en": "x", "de": ["y", "", "z"]}, {"images": "3.jpg", "en": "w", "de": None}]
+    rows = [
+        {"images": ["1.jpg", "/2.jpg"], "en": "x", "de": ["y", "", "z"]},
+        {"images": "3.jpg", "en": "w", "de": None},
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     source = open_source(tmp_path / "a.jsonl", caption_key="en, de")
     assert [(list(s.images), s.captions) for s in source] == [
@@ -190,7 +199,10 @@ def test_lists_in_tables(tmp_path):
 
 def test_several_tables_of_one_kind(tmp_path):
     source = open_source([table(tmp_path / "a", 3), table(tmp_path / "b", 2)])
-    assert [sample.images[0] for sample in source][2:4] == [f"{tmp_path}/a/pictures/2.png", f"{tmp_path}/b/pictures/0.png"]
+    assert [sample.images[0] for sample in source][2:4] == [
+        f"{tmp_path}/a/pictures/2.png",
+        f"{tmp_path}/b/pictures/0.png",
+    ]
     assert source.name(4) == f"{tmp_path}/b/train.jsonl: row 2"
     with pytest.raises(DataError, match="one kind"):
         open_source([tmp_path / "a" / "train.jsonl", table(tmp_path / "c", 1, "c.csv")])
@@ -238,7 +250,9 @@ def test_a_broken_row_is_its_own_error(tmp_path):
     for number, message in ((1, "UTF-8"), (2, "fields"), (4, "caption")):
         with pytest.raises(DataError, match=rf"row {number + 1}: .*{message}"):
             source[number]
-    (tmp_path / "a.jsonl").write_bytes(b'{"image": "0.jpg", "text": "ok"}\n{"image"\n{"image": "2.jpg", "text": "\xff"}\n')
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"image": "0.jpg", "text": "ok"}\n{"image"\n{"image": "2.jpg", "text": "\xff"}\n'
+    )
     source = open_source(tmp_path / "a.jsonl")
     assert len(source) == 3 and source[0].captions == ["ok"]
     for number in (1, 2):

@@ -5,10 +5,10 @@ import tarfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.core.image_text import write_tar
 
 from clip_core.data.tar import Member, members
 from clip_core.errors import DataError
+from tests.core.image_text import write_tar
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 LONG = "long/" * 15 + "name" * 20 + ".jpg"
