@@ -6,7 +6,7 @@ DOCS = .venv-docs
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests conformance
 
-.PHONY: demo test lint conformance clean docs
+.PHONY: demo test lint conformance clean docs bench
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python -m clip_core demo --output demo-output
@@ -21,6 +21,10 @@ lint: $(TEST)/.ready
 	$(TEST)/bin/python -m ruff check .
 	$(TEST)/bin/python -m ruff format --check .
 	$(TEST)/bin/python -m mypy
+
+# Environments for triclip and its peers are built on first use (several GB); ROW=name measures one row.
+bench:
+	python=$$($(PYTHON) -m benchmarks.peers triclip) && $$python -m benchmarks.run $(ROW)
 
 # PyTorch goes first: where a CPU build of the pinned version is at hand, nothing later replaces it.
 $(DEMO)/.ready: pyproject.toml constraints.txt

@@ -31,8 +31,8 @@ Conventions:
   in it. The first call is the warm-up, and its result is what `check` gets.
 - `mode`: "kept" (default), a process stays and is told to repeat; "fresh", every repetition is the first call in a new
   process (imports and loading not timed; the check's call comes from a process of its own); "process", the whole
-  process is timed from its start to its end, with its peak memory: the function is then called once with the folder
-  and returns nothing; what it prints last, as JSON, is its result.
+  process is timed from its start to its end, with its peak memory: instead of a function the row then has a string,
+  the program (`python -c`); sys.argv[1] is the data folder, and what it prints last, as JSON, is its result.
 - "cpu" is the processor time of all threads: what to look at while the machine is busy.
 - Sides run in turn, A B B A A B ..., never at once. Ratios are taken within a round; median and quartiles are given.
 - Each repetition should take 0.2 to 3 seconds. A row stops after `rounds` rounds, or after `budget` seconds (but never
@@ -66,7 +66,7 @@ class Side:
     """One implementation: the environment it lives in, and the row's function that prepares it."""
 
     env: str
-    function: str
+    function: str  # or, in mode "process", the name of the program's text
     mode: str = "kept"  # "fresh", "process"
     environ: Mapping[str, str] = field(default_factory=dict)
     count: float | None = None  # items in one of its repetitions, where they are not the row's
@@ -164,10 +164,10 @@ def run_process(name: str, label: str, side: Side, python: Path, result: Path | 
     """A side of mode "process", from start to end."""
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{name}-{side.env}-{side.function}.log"
-    code = f"from pathlib import Path; from benchmarks.{name} import {side.function} as f; f(Path({str(DATA)!r}))"
+    program = [python, "-c", getattr(load_row(name)[0], side.function), str(DATA)]
     with open(log, "w") as errors, tempfile.TemporaryFile() as output:
         started = time.perf_counter()
-        process = subprocess.Popen([python, "-c", code], stdout=output, stderr=errors, cwd=ROOT, env=_environ(side))
+        process = subprocess.Popen(program, stdout=output, stderr=errors, cwd=ROOT, env=_environ(side))
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -198,7 +198,7 @@ def measure(name: str, pythons: Mapping[str, Path]) -> dict[str, Any]:
         for number, (label, run) in enumerate(runners.items()):
             path = Path(scratch) / f"{number}.npz"
             run(path)
-            results[label] = read_result(path)
+            results[label] = read_result(path) if row.check else None
         checked = getattr(module, row.check)(results) if row.check else ""
         del results
         times = alternate(row, runners)
