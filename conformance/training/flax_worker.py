@@ -34,8 +34,8 @@ _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 MODEL = {
     "projection_dim": 16,
     "text_config": {
-        **_TOWER, "num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 8, "bos_token_id": 62, "eos_token_id": END,
-        "pad_token_id": END,
+        **_TOWER, "num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 8,
+        "bos_token_id": 62, "eos_token_id": END, "pad_token_id": END,
     },
     "vision_config": {**_TOWER, "num_hidden_layers": 2, "image_size": 16, "patch_size": 8},
 }  # fmt: skip
