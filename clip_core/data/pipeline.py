@@ -191,12 +191,14 @@ def _make_chunk(rows: Rows, own: range, chunks: int, size: int, number: int) -> 
 
 def _join(parts: list[Part | DataError]) -> Part | DataError:
     """The chunks of a step as one batch."""
+    whole: list[Part] = []
     for part in parts:
         if isinstance(part, DataError):
             return part
-    keys = parts[0][0]
-    batch = {key: np.concatenate([np.asarray(part[key]) for part, _ in parts]) for key in keys}
-    return batch, [sample for _, broken in parts for sample in broken]
+        whole.append(part)
+    keys = whole[0][0]
+    batch = {key: np.concatenate([np.asarray(part[key]) for part, _ in whole]) for key in keys}
+    return batch, [sample for _, broken in whole for sample in broken]
 
 
 _OPEN: weakref.WeakSet[Pipeline] = weakref.WeakSet()

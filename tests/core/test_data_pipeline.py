@@ -1,4 +1,4 @@
-"""The training pipeline: the same bytes on every topology, to the bit after a resume, whatever is broken in the data."""
+"""The training pipeline: the same bytes on every topology, to the bit after a resume, whatever is broken."""
 
 import hashlib
 import io

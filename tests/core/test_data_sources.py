@@ -49,9 +49,7 @@ def test_shards_in_order_and_from_any_place(tmp_path):
             sample = one[place]
             assert sample.images == [picture(numbers[place])]
             assert sample.captions == [f"caption {numbers[place]}"]
-            assert sample.name == one.name(place) == f"{tmp_path}/{place // 5 if place else 0}.tar: {numbers[place]:05d}" \
-                or place in (4, 9, 14)  # fmt: skip
-    assert source.name(4) == f"{tmp_path}/1.tar: 00010"
+            assert sample.name == one.name(place) == f"{tmp_path}/{numbers[place] // 10}.tar: {numbers[place]:05d}"
     with pytest.raises(IndexError):
         source[15]
 
@@ -172,7 +170,14 @@ def test_tables(tmp_path, name):
 
 
 def test_csv_as_spreadsheets_write_it(tmp_path):
-    text = '\ufefffile_name,text,label\r\n"a,1.jpg","two\nlines, ""quoted""\u2028",cat\r\n\r\nb.jpg,5" pipe,3\r\nc.jpg,[1] bracket,4'
+    rows = [
+        "file_name,text,label",
+        '"a,1.jpg","two\nlines, ""quoted""\u2028",cat',
+        "",
+        'b.jpg,5" pipe,3',
+        "c.jpg,[1] bracket,4",
+    ]
+    text = "\ufeff" + "\r\n".join(rows)
     (tmp_path / "a.csv").write_text(text, encoding="utf-8", newline="")
     source = open_source(tmp_path / "a.csv", label_key="")
     assert [(s.images, s.captions, s.label) for s in source] == [

@@ -75,9 +75,9 @@ def test_workers_load_no_framework(processor):  # noqa: F811
 def test_errors_come_back_from_workers(processor):  # noqa: F811
     config = configured()
     config.data.workers = 1
-    with opened(config, processor, source=Listed([None] * 8)) as pipeline:
-        with pytest.raises(DataError, match="in a row, the last: sample .: broken$"):
-            next(pipeline)
+    pipeline = opened(config, processor, source=Listed([None] * 8))
+    with pipeline, pytest.raises(DataError, match="in a row, the last: sample .: broken$"):
+        next(pipeline)
 
 
 def start(tmp_path, then):
