@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import ImageError, InputError, MissingDependencyError
 from .hub import DEFAULT_MODEL, HUB_ARGUMENTS
+from .prefixes import shared_prefixes, until_end
 from .progress import Progress
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
 
@@ -90,22 +91,33 @@ class Clip:
     ) -> np.ndarray:
         """Sentences -> float32 [N, P]. Longer ones than the model takes are cut, their end token kept.
 
+        A batch is computed without padding where the backend can, and what its sentences begin with in common once.
         `progress`: None shows a bar on a terminal when it takes a while. Raises InputError on an empty list and on
         anything that is no string.
         """
         texts = _as_texts(texts)
-        limit = self.config.text_config.max_position_embeddings
+        config = self.config.text_config
+        limit = config.max_position_embeddings
         ids = self.processor.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # equal lengths together: little padding
-        out = np.empty((len(ids), self.config.projection_dim), np.float32)
-        with Progress("texts", len(ids), progress) as bar:
-            for start in range(0, len(ids), batch_size):
-                rows = order[start : start + batch_size]
-                out[rows] = self._bridge.text_features(self.model, self._padded([ids[i] for i in rows]))
-                bar.advance(len(rows))
+        rows = [tuple(until_end(row, config)) for row in ids]
+        # Equal sentences once; about equal lengths together, for little padding, and in them what begins alike.
+        distinct = sorted(set(rows), key=lambda row: (-(-len(row) // 4), row))
+        vectors = np.empty((len(distinct), self.config.projection_dim), np.float32)
+        with Progress("texts", len(distinct), progress) as bar:
+            for start in range(0, len(distinct), batch_size):
+                chunk = distinct[start : start + batch_size]
+                vectors[start : start + batch_size] = self._text_features(chunk)
+                bar.advance(len(chunk))
+        number = {row: i for i, row in enumerate(distinct)}
+        out = vectors[[number[row] for row in rows]]
         return unit(out) if normalize else out
 
-    def _padded(self, rows: list[list[int]]) -> np.ndarray:
+    def _text_features(self, rows: list[tuple[int, ...]]) -> np.ndarray:
+        if hasattr(self._bridge, "prefix_features"):
+            return self._bridge.prefix_features(self.model, shared_prefixes(rows))
+        return self._bridge.text_features(self.model, self._padded(rows))
+
+    def _padded(self, rows: list[tuple[int, ...]]) -> np.ndarray:
         # No mask: the tower is causal and pools at the end token, which never sees the padding behind it.
         padded = np.full((len(rows), max(map(len, rows))), self.processor.tokenizer.pad_token_id, np.int64)
         for target, row in zip(padded, rows, strict=True):

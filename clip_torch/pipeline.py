@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from clip_core.prefixes import Prefixes
+
 from .modeling import CLIPModel
+from .prefixes import features
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> CLIPModel:
@@ -19,6 +22,12 @@ def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **
 def text_features(model: CLIPModel, input_ids: np.ndarray) -> np.ndarray:
     """int64 [B, S] -> float32 [B, P], not normalised."""
     return model.get_text_features(torch.from_numpy(input_ids).to(model.device)).float().cpu().numpy()
+
+
+@torch.inference_mode()
+def prefix_features(model: CLIPModel, prefixes: Prefixes) -> np.ndarray:
+    """As `text_features`, of texts that share beginnings."""
+    return features(model, prefixes).float().cpu().numpy()
 
 
 @torch.inference_mode()
