@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from clip_core import outputs
 from clip_core.checkpoint.tensor import Tensor as LazyTensor
@@ -27,6 +28,21 @@ for _cls in outputs.OUTPUT_CLASSES:
         to_dumpable_context=list,
         from_dumpable_context=tuple,
     )
+
+
+class _Undrawn(TorchFunctionMode):
+    """Builds a model for the meta device without drawing weights, which is no use there.
+
+    Drawing and counting there would also make torch import its compiler and sympy: half a second, 70 MB.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (torch.Tensor.normal_, torch.Tensor.fill_):
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.arange:  # position ids
+            kwargs = {**kwargs, "device": "cpu"}
+        return func(*args, **kwargs)
 
 
 def to_torch(tensor: LazyTensor, dtype: torch.dtype) -> torch.Tensor:
@@ -95,7 +111,7 @@ class PreTrainedModel(nn.Module, Pretrained):
         if attention := kwargs.get("attn_implementation"):
             for config in (loaded.config, *(getattr(loaded.config, n) for n in loaded.config._sub_configs)):
                 config._attn_implementation = attention
-        with torch.device("meta"):  # nothing is allocated or drawn before the file's weights take their places
+        with torch.device("meta"), _Undrawn():  # nothing is allocated before the file's weights take their places
             model = cls(loaded.config, *model_args)
         dtype = getattr(torch, loaded.dtype)
         for name, parameter in model.named_parameters():
