@@ -21,7 +21,15 @@ ROOT = Path(__file__).parents[2]
 def launch(
     specs: Sequence[Spec], devices: int = 1, processes: int = 1, cache: Path | None = None
 ) -> list[subprocess.Popen[str]]:
-    """Processes of one group, each with so many simulated devices. cache: folder of compiled programs."""
+    """Workers as one group, each with so many simulated devices. cache: folder of compiled programs."""
+    runs = json.dumps([asdict(spec) for spec in specs])
+    return group(["-m", "conformance.training.flax_worker", runs], devices, processes, cache)
+
+
+def group(
+    arguments: Sequence[str], devices: int = 1, processes: int = 1, cache: Path | None = None
+) -> list[subprocess.Popen[str]]:
+    """Python processes that will find each other, each with so many simulated devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -31,14 +39,14 @@ def launch(
     base = {name: value for name, value in base.items() if not name.lower().endswith("_proxy")}
     if cache is not None:
         base |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    group = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes)}
-    command = [sys.executable, "-u", "-m", "conformance.training.flax_worker", json.dumps([asdict(s) for s in specs])]
+    if processes > 1:
+        base |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes)}
     started = []
     for index in range(processes):
-        env = base if processes == 1 else {**base, **group, "JAX_PROCESS_ID": str(index)}
-        started.append(
-            subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        )
+        env = base if processes == 1 else {**base, "JAX_PROCESS_ID": str(index)}
+        command = [sys.executable, "-u", *arguments]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=pipe, stderr=pipe))
     return started
 
 

@@ -145,8 +145,10 @@ def test_steps_are_the_contracts(tmp_path: Path) -> None:
         with jax.transfer_guard("disallow"):
             metrics = run.train_step(rows, lr)
         assert all(leaf.is_deleted() for leaf in old)
-        assert float(run.state["params"]["logit_scale"]) == np.float32(2.6) < run.job.weights["logit_scale"]
-        assert float(metrics["logit_scale"]) == pytest.approx(np.exp(2.6))
+        scale = float(run.state["params"]["logit_scale"])
+        assert scale <= np.float32(2.6) < run.job.weights["logit_scale"]
+        assert (scale == np.float32(2.6)) or step > 1
+        assert float(metrics["logit_scale"]) == pytest.approx(np.exp(scale))
         for name, value in host(run.state["params"]).items():
             np.testing.assert_allclose(value, params[name], atol=2e-6, err_msg=name)
             np.testing.assert_allclose(host(run.state["average"][name]), average[name], atol=2e-6, err_msg=name)
