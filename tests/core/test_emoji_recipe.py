@@ -1,6 +1,5 @@
-"""The emoji recipe's own arithmetic: vocabulary, captions' meanings, recall, augmentation, batches."""
+"""The emoji recipe's own parts: vocabulary, captions' meanings, recall, training data, export."""
 
-import random
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 from clip_core import CLIPTokenizer, CLIPTokenizerFast
 
 RECIPE = Path(__file__).parents[2] / "examples" / "emoji"
-torch = pytest.importorskip("torch", reason="the recipe trains with PyTorch")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,35 +100,90 @@ def test_wordnet_takes_the_meaning_that_shares_words(tmp_path):
     assert net.find("crane", ["music"]) is None
 
 
-def test_augmentation_draws_from_its_generator_alone_and_stays_in_range():
-    from augment import MEAN, STD, augment
+def a_small_set():
+    """What dataset.EmojiData holds, for three names, of which the second must not be mirrored."""
+    from dataset import EmojiData, Pictures
 
-    rgba = torch.zeros(8, 4, 64, 64, dtype=torch.uint8)
-    rgba[:, :, 16:48, 16:48] = 255
-    flip = torch.ones(8, dtype=torch.bool)
-    first = augment(rgba, flip, 48, torch.Generator().manual_seed(3))
-    again = augment(rgba, flip, 48, torch.Generator().manual_seed(3))
-    other = augment(rgba, flip, 48, torch.Generator().manual_seed(4))
-    assert first.shape == (8, 3, 48, 48) and torch.equal(first, again) and not torch.equal(first, other)
-    rgb = first * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    assert rgb.min() > -0.3 and rgb.max() < 1.3
+    entries = [
+        {
+            "label": label,
+            "names": [f"{label} too"],
+            "keywords": ["red", "old"],
+            "synonyms": [],
+            "wider": [],
+            "definition": [],
+        }
+        for label in ("apple", "left arrow", "bee")
+    ]
+    data = EmojiData.__new__(EmojiData)
+    data.entries, data.labels = entries, [entry["label"] for entry in entries]
+    data.train = Pictures(np.array([0, 1, 2, 4]), np.array([0, 0, 1, 2]))
+    data.train_names, data.flippable = np.arange(3), np.array([True, False, True])
+    data.monochrome = np.array([False, True, False, False, False])
+    data.rgba = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 4), dtype=np.uint8)
+    data.rgba[..., 3] |= 128
+    data.rgba[..., :3] = np.minimum(data.rgba[..., :3], data.rgba[..., 3:])  # premultiplied
+    data.white = np.random.default_rng(1).integers(0, 256, (5, 48, 48, 3), dtype=np.uint8)
+    return data, Pictures(np.array([3, 1]), np.array([2, 0]))
 
 
-def test_batches_take_each_name_once_and_two_different_pictures():
-    from types import SimpleNamespace
+def test_training_data_is_what_the_trainer_reads(tmp_path):
+    from PIL import Image
+    from training_data import CAPTIONS, write_split, write_training
 
-    from dataset import Batches, Pictures
+    from clip_core.data import open_source
 
-    names = np.repeat(np.arange(10), 3)
-    data = SimpleNamespace(
-        train=Pictures(np.arange(30), names), train_names=np.arange(10), monochrome=np.zeros(30, bool)
-    )
-    batches = Batches(data, 5, random.Random(0))
-    seen = []
-    for _ in range(2):
-        drawn, rows = batches.next()
-        assert len(set(drawn)) == 5 and len(rows) == 10
-        for first, second, name in zip(rows[:5], rows[5:], drawn, strict=True):
-            assert names[first] == names[second] == name and first != second
-        seen += drawn
-    assert sorted(seen) == list(range(10))
+    data, held_out = a_small_set()
+    assert write_training(data, tmp_path) == 3
+    samples = list(open_source(tmp_path / "train.jsonl"))
+    shown = [[Path(image).name for image in sample.images] for sample in samples]
+    assert sorted(shown[0]) == ["0-mirrored.png"] * 2 + ["0.png"] * 2 + ["1-mirrored.png", "1.png"]
+    assert shown[1] == ["2.png"] * 4  # counts as much as a picture and its mirror image
+    for sample, label in zip(samples, data.labels, strict=True):
+        assert len(sample.captions) == CAPTIONS and sample.captions.count(label) >= CAPTIONS // 2
+        assert len(set(sample.captions)) > 10
+    plain, mirrored = (np.asarray(Image.open(tmp_path / f"pictures/train/0{end}.png")) for end in ("", "-mirrored"))
+    assert plain.shape == (72, 72, 4) and np.array_equal(plain[:, ::-1], mirrored)
+    assert not plain[:4].any() and plain[4:-4, 4:-4, 3].min() >= 128
+
+    write_split(data, held_out, "vendor", tmp_path)
+    split = open_source(tmp_path / "vendor.jsonl")
+    assert [sample.captions for sample in split] == [["bee"], ["apple"]]
+    assert np.array_equal(np.asarray(Image.open(split[0].images[0])), data.white[3])
+
+
+def test_the_configuration_is_a_valid_one():
+    pytest.importorskip("yaml", reason="the configuration is YAML")
+    from bpe import CONTEXT
+    from training_data import MERGES
+
+    from clip_core.train.load import load_config
+    from clip_core.train.start import prepare
+
+    config = load_config(RECIPE / "train.yaml")
+    text = prepare(config, 1714).model_config.text_config
+    assert text.vocab_size == 512 + MERGES + 2 and text.max_position_embeddings == CONTEXT
+    assert Path(config.data.train[0]) == RECIPE / "train.jsonl"
+
+
+def test_export_gives_a_model_folder_and_leaves_other_files(tmp_path):
+    import json
+    import shutil
+
+    from export import PROMPTS, export
+
+    import clip_core
+    from clip_core.checkpoint import load
+
+    embedded = Path(clip_core.__file__).parent / "models" / "emoji"
+    shutil.copytree(embedded, tmp_path / "run" / "model", ignore=shutil.ignore_patterns("pictures"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "CARD.md").write_text("stays")
+    export(tmp_path / "run", tmp_path / "out")
+    assert (tmp_path / "out" / "CARD.md").read_text() == "stays"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["prompt_templates"] == PROMPTS and config["torch_dtype"] == "float16"
+    assert (tmp_path / "out" / "vocab.json").read_bytes().count(b"\n") == 0
+    old, new = load(embedded).tensors, load(tmp_path / "out").tensors
+    assert old.keys() == new.keys() and all(new[name].dtype == "float16" for name in new)
+    assert all(np.array_equal(old[name].numpy(), new[name].numpy()) for name in old)
