@@ -74,7 +74,7 @@ def _gatherer(strategy: tf.distribute.Strategy) -> Any:
     """Traced once; `Strategy.gather` is traced at every call."""
 
     def all_rows(row: tf.Tensor) -> tf.Tensor:
-        return tf.distribute.get_replica_context().all_gather(row, axis=0)
+        return tf.distribute.get_replica_context().all_gather(tf.identity(row), axis=0)  # an argument has no device
 
     return tf.function(lambda row: strategy.run(all_rows, args=(row,)), autograph=False, reduce_retracing=True)
 

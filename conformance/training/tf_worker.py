@@ -131,6 +131,17 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """What it printed, up to the first line that holds a text. Raises AssertionError when it ends before."""
+    printed: list[str] = []
+    while not printed or text not in printed[-1]:
+        line = process.stdout.readline() if process.stdout else ""
+        if not line:
+            raise AssertionError(f"{text!r} was not printed:\n" + "".join(printed)[-5000:])
+        printed.append(line)
+    return "".join(printed)
+
+
 def finish(started: Sequence[subprocess.Popen[str]], wanted: int = 0, timeout: float = 300) -> list[str]:
     """What they printed, once all have ended as wanted."""
     outputs, codes = [], []

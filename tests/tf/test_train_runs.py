@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.training.tf_worker import finish, launch
+from conformance.training.tf_worker import finish, launch, read_until
 
 # float32 sums in another order, over six steps at a high rate.
 SAME_CURVE = 1e-5
@@ -47,7 +47,8 @@ def test_four_devices_and_one(tmp_path: Path) -> None:
     finish(launch(tmp_path, [
         {"do": "curve", "name": "one", "values": ONE, "until": 6},
         {"do": "curve", "name": "four", "values": EVERYTHING, "until": 4, "save_at": [4]},
-        {"do": "curve", "name": "then one", "values": ONE, "until": 5, "output": "four", "resume": True, "save_at": [5]},
+        {"do": "curve", "name": "then one", "values": ONE, "until": 5, "output": "four", "resume": True,
+         "save_at": [5]},
         {"do": "curve", "name": "ring", "values": RING, "until": 6, "output": "four", "resume": True},
     ], devices=4))  # fmt: skip
     wanted = figures(tmp_path, "one")
@@ -70,13 +71,15 @@ def test_two_processes(tmp_path: Path) -> None:
         {"do": "full_disk", "name": "full"},
         {"do": "until_stopped", "name": "stopped", "values": EVERYTHING},
     ], processes=2)  # fmt: skip
-    printed: list[str] = []
-    assert group[1].stdout is not None
-    while not printed or "step 3" not in printed[-1]:
-        printed.append(group[1].stdout.readline())
-        assert printed[-1], printed
-    group[1].send_signal(signal.SIGTERM)
+    try:
+        before = read_until(group[1], "step 3")
+        group[1].send_signal(signal.SIGTERM)
+    except BaseException:
+        for process in group:
+            process.kill()
+        raise
     outputs = finish(group)
+    outputs[1] = before + outputs[1]
     finish(alone)
 
     wanted = figures(tmp_path / "alone", "run")
@@ -86,7 +89,7 @@ def test_two_processes(tmp_path: Path) -> None:
         np.testing.assert_allclose(two["features"][:3], one["features"], atol=1e-5)
         np.testing.assert_allclose(two["features"][3:6], one["features"], atol=1e-5)
 
-    said = [next(line for line in lines if line.startswith("said")) for lines in (outputs[0].splitlines(), printed)]
+    said = [next(line for line in lines if line.startswith("said")) for lines in map(str.splitlines, outputs)]
     assert all("full/checkpoints" in line and "{'position': 1}" in line for line in said), said
     assert [path.name for path in (tmp_path / "full/checkpoints").iterdir()] == ["1"]
 
