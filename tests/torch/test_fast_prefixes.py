@@ -10,6 +10,7 @@ import torch
 
 from clip_core.pipeline import Clip
 from clip_core.prefixes import shared_prefixes, until_end
+from clip_core.prompts import OPENAI_IMAGENET_TEMPLATES
 from clip_torch import pipeline
 from conformance import cases as data
 from conformance.adaptors import Torch
@@ -72,3 +73,9 @@ def test_zero_shot_head() -> None:
     for column, label in zip(head.T, labels, strict=True):
         one = np.mean([clip.encode_text(t.replace("{}", label))[0] for t in templates], axis=0)
         assert relative_error(column, one / np.linalg.norm(one)) <= ACROSS
+
+
+def test_the_80_templates() -> None:
+    assert len(set(OPENAI_IMAGENET_TEMPLATES)) == 80
+    assert all(template.count("{}") == 1 for template in OPENAI_IMAGENET_TEMPLATES)
+    assert Clip.from_pretrained().zero_shot_head(["cat"], OPENAI_IMAGENET_TEMPLATES).shape[1] == 1
