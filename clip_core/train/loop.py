@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from ..config_base import write_text_atomically
 from ..errors import ConfigError, MissingDependencyError
 from .config import TrainConfig
@@ -42,7 +44,8 @@ def train(config: TrainConfig, stream: TextIO | None = None) -> dict[str, Any]:
 
     Returns a summary: "first" (whether this is the first process, which alone writes and prints), "step", "steps",
     "stopped" (by SIGTERM: the same call goes on later), "output", "model" (the exported folder, None when stopped),
-    "loss", "skipped", "seconds", "evaluation" (the last figures).
+    "loss", "skipped" (samples, by all processes; a line of metrics.jsonl counts the first's), "seconds", "evaluation"
+    (the last figures).
 
     Raises ConfigError, CheckpointError, DataError, FileNotFoundError, MissingDependencyError on what can't be used,
     DivergedError on a loss that is not finite, OSError when the disk is full; the last whole checkpoint stays.
@@ -138,6 +141,7 @@ class _Run:
         self.evaluation: dict[str, Any] | None = self.log.last_evaluation if self.log else None
         stopped = self._train()
         engine.wait()
+        self.skipped = int(engine.gather(np.array([[self.pipeline.skipped]], np.int32)).sum())
         if not stopped:
             self.export(self.output / MODEL, self.record.get("loss"), self.evaluation or {})
         return self._summary(stopped)
@@ -274,7 +278,7 @@ class _Run:
             "output": str(self.output),
             "model": None if stopped else str(self.output / MODEL),
             "loss": self.record.get("loss"),
-            "skipped": self.pipeline.skipped,
+            "skipped": self.skipped,
             "seconds": round(self.meter.seconds, 3),
             "evaluation": self.evaluation,
         }

@@ -98,6 +98,23 @@ def test_evaluate_prints_figures_and_json(pairs, tmp_path, capsys):
     assert found["retrieval"]["image_to_text"]["MRR"] == pytest.approx((1 / ranks).mean())
 
 
+@pytest.mark.parametrize("backend", ["torch", "tf", "flax"])
+def test_shared_captions_and_broken_pictures_in_batches_of_one(pairs, tmp_path, capsys, backend):
+    for i in (0, 1, 3):
+        (tmp_path / f"{i}.png").write_bytes((pairs / f"{i}.png").read_bytes())
+    (tmp_path / "2.png").write_text("broken")
+    names = ["a red square", "a green square", "a blue square", "a red square"]
+    rows = "".join(f'{{"image": "{i}.png", "caption": "{name}"}}\n' for i, name in enumerate(names))
+    (tmp_path / "shared.jsonl").write_text(rows)
+    arguments = ["evaluate", "--retrieval", tmp_path / "shared.jsonl", "--backend", backend, "--json", "--batch-size"]
+    reports = []
+    for size in (1, 4):
+        assert run(*arguments, size) == 0
+        reports.append(json.loads(capsys.readouterr().out)["retrieval"])
+    assert reports[0] == reports[1] and reports[0]["skipped"] == 1 and reports[0]["texts"] == 3
+    assert reports[0]["text_to_image"]["R@1"] == 1  # either of the red pictures is right for either of their captions
+
+
 def test_evaluate_a_folder_per_class_with_a_file_of_labels(pairs, tmp_path, capsys):
     classes = pairs / "classes"
     assert run("evaluate", "--zero-shot", classes, "--json") == 0
@@ -129,6 +146,16 @@ def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0 and "usage: triclip " + command in capsys.readouterr().out
+
+
+def test_the_loop_imports_no_framework():
+    code = (
+        "import sys, clip_core.train.loop, clip_core.train.load;"
+        "names = ('torch', 'tensorflow', 'keras', 'jax', 'flax', 'grain', 'yaml', 'matplotlib', 'tensorboardX');"
+        "print([name for name in names if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_help_and_import_load_none_of_this():

@@ -13,7 +13,7 @@ from clip_core.errors import DataError
 from clip_core.hub import MODELS
 from clip_core.train.config import EvaluateSection, TrainConfig
 from clip_core.train.engine import Process
-from clip_core.train.evaluate import Evaluator, Stopped, evaluate_retrieval
+from clip_core.train.evaluate import Evaluator, Stopped, _HeadMaker, evaluate_retrieval
 from clip_core.train.labels import check_labels, numbered, read_labels
 
 CAPTIONS = ["red", "RED", "green", "blue", "a blue one", "white", "black", "yellow", "pink"]
@@ -153,6 +153,15 @@ def test_processes_share_the_work_and_agree(data, processor, count):
     )
     assert all(result == alone for result in results)
     assert len({encoder.calls for encoder in encoders}) == 1  # every process computes equally often
+
+
+def test_a_class_is_the_unit_mean_of_its_sentences(processor):
+    head = _HeadMaker(Encoder(), processor, 10, ["{}", "two {} things"], batch_size=3)(["red", "blue"])
+    for column, name in zip(head.T, ["red", "blue"], strict=True):
+        ids = processor.tokenizer([name, f"two {name} things"], padding="max_length", max_length=10)
+        mean = Encoder().text_features(np.array(ids["input_ids"], np.int32)).mean(0)
+        np.testing.assert_allclose(column, mean / np.linalg.norm(mean), atol=1e-6)
+        assert np.linalg.norm(mean) < 0.99
 
 
 def test_more_processes_than_samples(data, processor):
