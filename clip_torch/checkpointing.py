@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -31,6 +32,8 @@ from clip_core.weights import Difference
 from .parallel import Topology, index, world
 
 STATE = "state.json"
+# What json, safetensors and DCP raise on files that are not what they were.
+_DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 if not hasattr(dcp, "HuggingFaceStorageWriter"):
     raise MissingDependencyError(
         f"training with backend 'torch' needs a torch whose distributed checkpoints can be safetensors files, found "
@@ -146,13 +149,12 @@ class Checkpoints:
     def _whole(self, folder: Path) -> Found | None:
         try:
             state = json.loads((folder / STATE).read_text("utf-8"))
-            sizes = {name: (folder / name).stat().st_size for name in state["files"]}
             found = Found(folder, int(state["step"]), int(state["processes"]), state["data"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            wrong = [name for name, size in state["files"].items() if (folder / name).stat().st_size != size]
+            if wrong or folder.name != f"step-{found.step:08d}":
+                raise ValueError(f"{wrong[0]} has another size" if wrong else f"it says step {found.step}")
+        except _DAMAGE as error:
             logging.getLogger("triclip").warning("%s: passed over, this checkpoint is damaged: %s", folder, error)
-            return None
-        if wrong := [name for name, size in sizes.items() if size != state["files"][name]]:
-            logging.getLogger("triclip").warning("%s: passed over, its size has changed: %s", folder, wrong[0])
             return None
         return found
 
@@ -164,14 +166,14 @@ class Checkpoints:
         reader = dcp.HuggingFaceStorageReader(str(found.folder))
         try:
             saved = reader.read_metadata().state_dict_metadata
-        except Exception as error:  # noqa: BLE001 - safetensors, json and DCP raise of every kind on a damaged file
+        except _DAMAGE as error:
             raise CheckpointError(f"{found.folder}: a damaged checkpoint: {error}") from error
         _check(saved, tensors, found.folder)
         wanted = {**tensors, **{name: tensor for name, tensor in optional.items() if name in saved}}
         try:
             group = self.topology.saving
             dcp.load(wanted, storage_reader=reader, process_group=group, no_dist=group is None)
-        except (CheckpointException, ValueError, RuntimeError) as error:
+        except (CheckpointException, *_DAMAGE) as error:
             raise CheckpointError(f"{found.folder}: a damaged checkpoint: {error}") from error
         return set(wanted) - set(tensors)
 

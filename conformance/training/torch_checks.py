@@ -154,7 +154,7 @@ def check_2(folder: Path) -> dict[str, Any]:
             death["DIE_AT_STEP"] = int(random.integers(max(reached, default=0) + 1, STEPS + 1))
         death["DIE_RANK"] = int(random.integers(0, 2))
         codes = loop(config, folder / "killed", 2, ok=False, **death)
-        died += -9 in codes
+        died += codes[death["DIE_RANK"]] == -9
         left.append({**death, "exit codes": codes})
         if codes == [0, 0]:
             break

@@ -93,7 +93,9 @@ def advance(engine: Any, until: int, index: int = 0, count: int = 1, save_at: tu
     return figures
 
 
-def launch(count: int, folder: Path, actions: list[dict[str, Any]], seconds: int = 240, ok: bool = True) -> list[int]:
+def launch(
+    count: int, folder: Path, actions: list[dict[str, Any]], seconds: int = 240, ok: bool = True
+) -> list[int | None]:
     """Run the actions in `count` processes; their exit codes. Raises when one fails, if `ok`."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "actions.json"
@@ -103,8 +105,8 @@ def launch(count: int, folder: Path, actions: list[dict[str, Any]], seconds: int
 
 def processes(
     count: int, folder: Path, script: list[str], seconds: int, ok: bool = True, extra: dict[str, str] | None = None
-) -> list[int]:
-    """Run a script in `count` processes on the loopback device. When one fails, the others are killed."""
+) -> list[int | None]:
+    """Run a script in `count` processes on the loopback device. When one fails, the others are killed: exit code None."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -125,12 +127,13 @@ def processes(
         while (codes := [process.poll() for process in running]) and None in codes:
             if any(codes) or time.monotonic() > end:
                 time.sleep(0.5)  # those that fail together are let end by themselves
+                codes = [process.poll() for process in running]
                 break
             time.sleep(0.05)
     finally:
         for process in running:
             process.kill()
-    codes = [process.wait() for process in running]
+            process.wait()
     if ok and any(codes):
         raise AssertionError(f"exit codes {codes}\n" + "\n".join(log.read_text()[-3000:] for log in logs))
     return codes
