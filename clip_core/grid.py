@@ -30,15 +30,15 @@ def similarity_grid(
         path: the file to write; its folder is made if needed.
     """
     font = ImageFont.load_default(FONT_SIZE)
-    left = MARGIN + max(int(font.getlength(_shorten(text))) for text in texts) + MARGIN
+    left = MARGIN + max(int(font.getlength(shorten(text))) for text in texts) + MARGIN
     top = MARGIN + CELL + 6
     canvas = Image.new("RGB", (left + CELL * len(pictures) + MARGIN, top + CELL // 2 * len(texts) + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
     for column, picture in enumerate(pictures):
-        canvas.paste(_thumbnail(picture), (left + column * CELL + 4, MARGIN))
+        canvas.paste(thumbnail(picture, (CELL - 8, CELL)), (left + column * CELL + 4, MARGIN))
     for row, text in enumerate(texts):
         y = top + row * CELL // 2
-        draw.text((left - MARGIN, y + CELL // 4), _shorten(text), INK, font, anchor="rm")
+        draw.text((left - MARGIN, y + CELL // 4), shorten(text), INK, font, anchor="rm")
         _draw_row(draw, cosines[:, row], left, y, font)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,14 +62,16 @@ def _shade(strength: float) -> tuple[int, int, int]:
     return tuple(round(255 + (end - 255) * strength) for end in (21, 66, 140))  # type: ignore[return-value]
 
 
-def _thumbnail(picture: Any) -> Image.Image:
+def thumbnail(picture: Any, size: tuple[int, int]) -> Image.Image:
+    """A path, Pillow image or array as RGB over white, at most `size` (width, height) in pixels."""
     image = load_image(picture)
     image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
     image = image.convert("RGBA")
-    image.thumbnail((CELL - 8, CELL))
+    image.thumbnail(size)
     paper = Image.new("RGBA", image.size, PAPER)
     return Image.alpha_composite(paper, image).convert("RGB")
 
 
-def _shorten(text: str, limit: int = 48) -> str:
+def shorten(text: str, limit: int = 48) -> str:
+    """At most `limit` letters, the last one an ellipsis where some were left out."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
