@@ -10,10 +10,12 @@ from benchmarks.harness import Pair, Row, Side
 OURS = """
 import json, sys
 from clip_core import Clip
-clip = Clip.from_pretrained(sys.argv[1] + "/vit_b32")
+clip = Clip.from_pretrained(sys.argv[1] + "/vit_b32"MMAP)
 result = clip.classify(sys.argv[1] + "/photos_640/0000.jpg", ["cat", "dog", "car"], "a photo of a {}")
 print(json.dumps(result.probabilities[0].tolist()))
 """
+MAPPED = OURS.replace("MMAP", ", mmap=True")
+OURS = OURS.replace("MMAP", "")
 HF = """
 import json, sys, torch
 from PIL import Image
@@ -49,16 +51,22 @@ ROW = Row(
     data=("vit_b32", "photos_640"),
     sides={
         "triclip": Side("triclip", "OURS", "process"),
+        "triclip, mmap=True": Side("triclip", "MAPPED", "process"),
         "HF 5.23": Side("hf5", "HF", "process"),
         "HF 4.57": Side("hf4", "HF", "process"),
         "open_clip": Side("openclip", "OPEN_CLIP", "process"),
     },
     pairs=(
         Pair("triclip", "HF 5.23", at_most=0.55),
+        Pair("triclip, mmap=True", "HF 5.23", at_most=0.55),
         Pair("triclip", "HF 5.23", at_most=0.85, of="peak"),
-        Pair("triclip", "HF 4.57", of="peak"),
+        Pair("triclip, mmap=True", "HF 5.23", at_most=0.85, of="peak"),
     ),
     check="same_probabilities",
+    limits=(
+        "the weights are 605 MB and PyTorch 220 MB. transformers maps the file, so the table of tokens (101 MB) is hardly "
+        "read; triclip does so only with mmap=True, because a model must not end with a bus error when its file is cut."
+    ),
     rounds=7,
 )
 

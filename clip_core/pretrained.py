@@ -65,6 +65,9 @@ class Pretrained:
                 checkpoints saved in float16.
             ignore_mismatched_sizes: initialise weights of another shape freshly, with a warning. Default False.
             strict: False initialises missing weights freshly and skips unknown ones, with a warning. Default True.
+            mmap: PyTorch only. True leaves weights of the wanted dtype in their file: they are read as they are used,
+                written ones live in memory, and loading is faster and takes less. The file may be replaced (as all
+                that save here do), but a process that cuts it short in its place ends this one. Default False.
             output_loading_info: also return {"missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"}.
             **kwargs: values that override single config fields.
 

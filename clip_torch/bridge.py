@@ -45,10 +45,16 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def to_torch(tensor: LazyTensor, dtype: torch.dtype) -> torch.Tensor:
-    """A lazy tensor's numbers, rounded once to `dtype`, in memory that the result owns."""
+def to_torch(tensor: LazyTensor, dtype: torch.dtype, mapped: bool = False) -> torch.Tensor:
+    """A lazy tensor's numbers, rounded once to `dtype`, in memory that the result owns.
+
+    `mapped`: over the file itself where its dtype allows that.
+    """
     name = str(dtype).removeprefix("torch.")
-    array = tensor.astype(name).numpy() if "float" in tensor.dtype else tensor.numpy()
+    if mapped and tensor.map is not None and tensor.dtype == name:
+        array = tensor.map()
+    else:
+        array = tensor.astype(name).numpy() if "float" in tensor.dtype else tensor.numpy()
     if not array.flags.writeable:
         array = array.copy()
     if name == "bfloat16":  # the core carries bfloat16 as bit patterns
@@ -104,7 +110,7 @@ class PreTrainedModel(nn.Module, Pretrained):
 
     @classmethod
     def _build_arguments(cls) -> tuple[str, ...]:
-        return ("device_map", "attn_implementation")
+        return ("device_map", "attn_implementation", "mmap")
 
     @classmethod
     def _from_weights(cls, loaded: Loaded, *model_args: Any, **kwargs: Any) -> Any:
@@ -116,7 +122,7 @@ class PreTrainedModel(nn.Module, Pretrained):
         dtype = getattr(torch, loaded.dtype)
         for name, parameter in model.named_parameters():
             if name in loaded.tensors:
-                value = to_torch(loaded.tensors[name], dtype)
+                value = to_torch(loaded.tensors[name], dtype, mapped=kwargs.get("mmap", False))
             else:
                 value = torch.empty(parameter.shape, dtype=dtype)
             _replace(model, name, nn.Parameter(value, requires_grad=parameter.requires_grad))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ class FileSource:
     """A file held open for reading.
 
     The file stays open for as long as a tensor refers to it, so tensors of a checkpoint keep their numbers when the
-    file is replaced by a new one. Nothing is mapped: a file that shrinks gives an error, not a bus error.
+    file is replaced by a new one. Nothing is mapped unless a tensor's `map` is called: a file that shrinks gives an
+    error, not a bus error.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -68,7 +70,15 @@ class FileSource:
             return native(data.view(storage), big_endian)
 
         place = None if big_endian else offset
-        return Tensor(dtype, shape, lambda: part(0, size).reshape(shape), part, place)
+        mappable = size and offset % storage.itemsize == 0 and big_endian != np.little_endian
+        mapped = (lambda: self._map(offset, storage, size).reshape(shape)) if mappable else None
+        return Tensor(dtype, shape, lambda: part(0, size).reshape(shape), part, place, mapped)
+
+    def _map(self, offset: int, storage: np.dtype, size: int) -> np.ndarray:
+        if os.fstat(self._file.fileno()).st_size < offset + size * storage.itemsize:
+            raise CheckpointError(f"{self.path}: the file became shorter since it was opened")
+        whole = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return np.frombuffer(whole, storage, size, offset)
 
 
 def stream(tensor: Tensor) -> Iterator[memoryview]:

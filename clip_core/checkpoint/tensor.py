@@ -59,6 +59,8 @@ class Tensor:
             so nothing is kept in memory. A damaged source raises CheckpointError here.
         part: optional; `part(start, stop)` reads only that range of the flattened elements.
         place: optional; the byte of its file where it starts, for numbers kept there plainly, in little-endian order.
+        map: optional; returns a writable array over the file itself: what is never touched is never read, and what is
+            written stays in memory. Unlike `load`'s, its numbers are lost if the file is cut short in its place.
     """
 
     dtype: str
@@ -66,6 +68,7 @@ class Tensor:
     load: Callable[[], np.ndarray]
     part: Callable[[int, int], np.ndarray] | None = None
     place: int | None = None
+    map: Callable[[], np.ndarray] | None = None
 
     @staticmethod
     def from_numpy(array: np.ndarray, dtype: str | None = None) -> Tensor:
