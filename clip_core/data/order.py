@@ -60,4 +60,5 @@ class Order:
     def random(self, step: int, row: int, use: int) -> np.random.Generator:
         """The random numbers of a place, for one use."""
         position = step * self.batch_size + row
-        return np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position], counter=[0, 0, 0, use]))
+        key = np.array([self.seed % 2**64, position], np.uint64)  # a list of both would pass through floats
+        return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, use]))

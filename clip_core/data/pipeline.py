@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -29,6 +31,7 @@ CHUNK = 16  # rows made at once: the unit that threads and workers share the wor
 MOST_THREADS = 16
 BATCHES_AHEAD = 2
 CLOSING_ATTEMPTS = 100
+SHARED_MEMORY = "/dev/shm"  # where workers leave their rows, on Linux
 STEPS = 1 << 40  # more than any run has
 
 Part = tuple[dict[str, np.ndarray], list[Broken]]  # rows of a batch, and the broken samples met in making them
@@ -110,6 +113,16 @@ class Pipeline:
     def __exit__(self, *error: Any) -> None:
         self.close()
 
+    def _check_shared_memory(self, rows: int) -> None:
+        """Warn when workers will run out of shared memory: the system then kills them without a reason."""
+        wanted = (BATCHES_AHEAD + 1) * rows * math.prod(self._rows.pictures.shape) * 4
+        if os.path.isdir(SHARED_MEMORY) and (free := shutil.disk_usage(SHARED_MEMORY).free) < wanted:
+            logger.warning(
+                "data.workers: about %d MB will be wanted in %s, found %d; in a container raise it (--shm-size), or "
+                "set data.workers to 0",
+                *(wanted >> 20, SHARED_MEMORY, free >> 20),
+            )
+
     def _report(self, sample: Broken) -> None:
         if sample.number not in self._skipped:
             self._skipped.add(sample.number)
@@ -128,6 +141,7 @@ class Pipeline:
             # One thread in each worker; grain deals the chunks out in turn, and takes them back in turn.
             data = data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
             _mark_flags_parsed()
+            self._check_shared_memory(len(own))
             ahead = max(1, BATCHES_AHEAD * chunks // self._workers)
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)
             data = data.mp_prefetch(options, worker_init_fn=_begin_worker)

@@ -180,6 +180,14 @@ def test_substitutes_reach_every_sample_and_rows_share_none_while_they_can(sampl
         assert sorted(sum(exclusive, [])) == list(range(samples))
 
 
+def test_every_place_use_and_seed_has_numbers_of_its_own():
+    places = [(seed, step, row, use) for seed in (0, 1, -1, 2**63, 2**64 - 2) for step in (0, 1) for row in (0, 1)
+              for use in range(3)]  # fmt: skip
+    drawn = {place: Order(9, 2, place[0], False).random(*place[1:]).random() for place in places}
+    assert len(set(drawn.values())) == len(places)
+    assert drawn[0, 0, 1, 2] == Order(9, 1, 0, False).random(1, 0, 2).random()  # the place in the run alone counts
+
+
 def test_too_few_samples(tmp_path, processor):
     with pytest.raises(ConfigError, match=r"batch_size.*\(5\), found 8"):
         opened(configured([table(tmp_path, 5)]), processor)
