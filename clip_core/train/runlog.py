@@ -6,9 +6,10 @@ The first process has one RunLog; the others none.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,6 +50,24 @@ class Meter:
         return rate
 
 
+class _OwnLines(logging.Handler):
+    """Warnings of this package on lines of their own, where the progress line is updated in place."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say, self._logger = say, logging.getLogger("triclip")
+        self._propagate, self._logger.propagate = self._logger.propagate, False
+        self._logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(record.getMessage())
+
+    def close(self) -> None:
+        self._logger.removeHandler(self)
+        self._logger.propagate = self._propagate
+        super().close()
+
+
 class RunLog:
     """Writes the lines of a run.
 
@@ -73,6 +92,7 @@ class RunLog:
         self.stream = sys.stderr if stream is None else stream
         self._in_place = self.stream.isatty()
         self._open_line = False
+        self._warnings = _OwnLines(self.say) if self._in_place else None
         kept = {name: keep_until(folder / name, step) for name in (METRICS, EVALUATION)}
         self.seconds = float(kept[METRICS][-1].get("seconds", 0.0)) if kept[METRICS] else 0.0
         self.evaluated = {line["step"] for line in kept[EVALUATION]}
@@ -138,6 +158,8 @@ class RunLog:
         if self._open_line:
             self.stream.write("\n")
             self._open_line = False
+        if self._warnings is not None:
+            self._warnings.close()
         if self._events is not None:
             self._events.close()
             self._events = None

@@ -6,6 +6,7 @@ asks, each name from its own stream, so that neither order nor process count mat
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import math
@@ -168,12 +169,13 @@ def _resized(model_config: CLIPConfig, tensors: dict[str, Any], size: int) -> tu
 
 def with_image_size(model_config: CLIPConfig, size: int) -> CLIPConfig:
     """A copy for pictures of `size` x `size`. Raises ConfigError when no patch fits."""
-    values = model_config.to_dict()
-    values["vision_config"]["image_size"] = size
+    resized = copy.deepcopy(model_config)
+    resized.vision_config.image_size = size
     try:
-        return CLIPConfig(**values)
+        resized.validate()
     except ConfigError as error:
         raise ConfigError(f"model.image_size: {error}") from error
+    return resized
 
 
 def resample_positions(table: np.ndarray, old: int, new: int) -> np.ndarray:
@@ -221,7 +223,8 @@ def _fresh(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
             source = f"model.config: {given}"
             model_config = CLIPConfig.from_pretrained(given)
         elif isinstance(given, CLIPConfig):
-            model_config = CLIPConfig(**given.to_dict())
+            model_config = copy.deepcopy(given)
+            model_config.validate()
         else:
             model_config = CLIPConfig(**given)
     except (ConfigError, TypeError) as error:
@@ -229,8 +232,7 @@ def _fresh(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
     if config.model.image_size is not None:
         model_config = with_image_size(model_config, config.model.image_size)
     if config.loss.kind == "sigmoid":
-        values = {**model_config.to_dict(), "logit_scale_init_value": _SIGMOID_SCALE}
-        model_config = CLIPConfig(**values)
+        model_config.logit_scale_init_value = _SIGMOID_SCALE
     return model_config, _Fresh(model_config, config.seed)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -298,11 +299,12 @@ def test_sigmoid_begins_where_siglip_does_and_keeps_its_bias_beside_the_model(co
     assert report["logit_bias"] == pytest.approx(last["logit_bias"]) and report["loss_kind"] == "sigmoid"
 
 
-def test_mfu_tensorboard_and_a_terminal(config):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
+
+def test_mfu_tensorboard_and_a_terminal(config):
     found = config("log.peak_flops=1e9", "log.tensorboard=true", "model.patch_dropout=0.5", "model.lock=vision")
     stream = Terminal()
     train(found, stream=stream)
@@ -314,6 +316,21 @@ def test_mfu_tensorboard_and_a_terminal(config):
     assert "\r\x1b[K" in stream.getvalue() and stream.getvalue().count("\n") == 1
     events = b"".join(path.read_bytes() for path in (Path(found.output) / "tensorboard").iterdir())
     assert b"train/loss" in events and b"train/mfu" in events
+
+
+def test_warnings_do_not_run_into_the_progress_line(config, monkeypatch):
+    class Warning(Engine):
+        def train_step(self, batch, lr):
+            if self.step == 7:
+                logging.getLogger("triclip").warning("left out %s", "something")
+            return super().train_step(batch, lr)
+
+    fake_engine.install(monkeypatch, Warning)
+    stream = Terminal()
+    train(config(), stream=stream)
+    before, after = stream.getvalue().split("left out something")
+    assert before.endswith("left\n") and after.startswith("\n\r")
+    assert logging.getLogger("triclip").propagate and not logging.getLogger("triclip").handlers
 
 
 def test_flops_of_a_published_model():

@@ -61,6 +61,17 @@ def test_a_config_may_be_a_file_or_an_object(tmp_path):
         assert job.model_config.text_config.hidden_size == 16 and job.model_config.projection_dim == 8
 
 
+def test_what_is_no_number_of_a_config_stays_too():
+    given = {**MODEL, "vision_config": {**MODEL["vision_config"], "attn_implementation": "eager"}}
+    before = CLIPConfig(**given)
+    for source in (given, before):
+        loss = LossSection(kind="sigmoid")
+        found = prepare(config(config=source, image_size=24, loss=loss)).model_config
+        assert found.vision_config._attn_implementation == "eager" and found.vision_config.image_size == 24
+        assert found.logit_scale_init_value == pytest.approx(np.log(10))
+    assert before.vision_config.image_size == 16 and before.logit_scale_init_value == 2.6592  # not what was given
+
+
 def test_a_checkpoint_s_weights_arrive_as_they_are():
     job = prepare(config(init="emoji"))
     read = checkpoint.load(EMOJI).tensors
