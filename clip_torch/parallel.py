@@ -127,10 +127,12 @@ def distributed(network: nn.Module, layers: list[nn.Module], topology: Topology,
     """Shard parameters over the mesh's "fsdp" axis, layer by layer; "data" holds copies. Scalars stay whole."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # Layers are gathered in bfloat16, and their gradients added up in float32. Activations stay as autocast has them.
+    # Matrices travel in bfloat16, their gradients are added up in float32. Norms, which compute in float32, and all
+    # else belong to the whole network. Activations stay as autocast has them.
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for layer in layers:
-        fully_shard(layer, mesh=topology.mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
+        matrices = [layer.self_attn, layer.mlp]
+        fully_shard(matrices, mesh=topology.mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
     scalars = {parameter for parameter in network.parameters() if parameter.dim() == 0}  # FSDP2 has no place for them
     fully_shard(network, mesh=topology.mesh, reshard_after_forward=True, ignored_params=scalars)
 

@@ -290,6 +290,7 @@ def main(wanted: list[str]) -> int:
             found = CHECKS[number](Path(folder))
         summary = (CHECKS[number].__doc__ or "").strip()
         results[number] = {"check": summary, **found, "seconds": round(time.monotonic() - begun, 1)}
+        results = dict(sorted(results.items()))
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
         print(f"{number}: {'ok' if found['ok'] else 'FAILED'} {json.dumps(found)[:1000]}", flush=True)
     return 0 if all(results[number]["ok"] for number in wanted or CHECKS) else 1

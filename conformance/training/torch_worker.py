@@ -106,7 +106,7 @@ def launch(
 def processes(
     count: int, folder: Path, script: list[str], seconds: int, ok: bool = True, extra: dict[str, str] | None = None
 ) -> list[int | None]:
-    """Run a script in `count` processes on the loopback device. When one fails, the others are killed: exit code None."""
+    """Run a script in `count` processes on the loopback device. When one fails, those left are killed: code None."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -18,10 +18,12 @@ from conformance.training.torch_worker import advance, launch, tiny_job
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 CURVE = 1e-5  # float32, gradients added up in another order
+BRAIN = 2e-3  # bfloat16 matrices, the same ones
 EXACT = 1e-12
 BASE: dict[str, Any] = {"ema": 0.99, "loss.anchors": {}, "optimizer.clip_norm": 1.0}
 FSDP = {**BASE, "mesh.data": 1, "mesh.fsdp": 4, "loss.mode": "chunked", "loss.chunk": 3}
 HSDP = {**BASE, "mesh.data": 2, "mesh.fsdp": 2, "loss.mode": "ring", "loss.chunk": 3, "accumulate": 2}
+HALF = {"precision": "bf16", "model.lock": ["vision"], "loss.kind": "sigmoid", "ema": 0.9, "accumulate": 2}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +50,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"do": "curve", "name": "resumed", "values": BASE, "until": 6, "resume": True, "output": str(folder / "ddp")},
         {"do": "curve", "name": "fsdp", "values": FSDP, "until": 6, "save_at": [4], "export": "exported"},
         {"do": "curve", "name": "hsdp", "values": HSDP, "until": 6},
+        {"do": "curve", "name": "half", "values": {**HALF, "mesh.fsdp": 4}, "until": 3},
     ])  # fmt: skip
     return folder
 
@@ -75,6 +78,15 @@ def test_the_curve_is_that_of_one_process(four: Path, alone: tuple[Engine, list]
     for average, kind in ((False, "parameters"), (True, "average")):
         for key, value in engine.weights(average).items():
             np.testing.assert_allclose(arrays[f"{kind}/{key}"], value, rtol=0, atol=CURVE, err_msg=key)
+
+
+def test_bfloat16_shards_compute_what_one_process_does(four: Path, tmp_path: Path) -> None:
+    wanted = advance(Engine(tiny_job(tmp_path, **HALF)), 3)
+    figures, arrays = curve_of(four, "half")
+    for found, right in zip(figures, wanted, strict=True):
+        for key, value in right.items():
+            assert found[key] == pytest.approx(value, rel=BRAIN), key
+    assert {array.dtype for array in arrays.values()} == {np.dtype("float32")}
 
 
 def test_features_of_uneven_rows_are_gathered_in_order(four: Path, alone: tuple[Engine, list]) -> None:
