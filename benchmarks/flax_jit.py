@@ -1,0 +1,65 @@
+"""ViT-B/32 image embeddings in Flax: under jit, and as the classes are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import models
+from benchmarks.harness import Pair, Row, Side
+
+ROW = Row(
+    title="ViT-B/32 image embeddings, Flax",
+    about="Batches of 16 pictures' pixels through `get_image_features`, float32: inside a jax.jit, and called plainly.",
+    data=("vit_b32",),
+    sides={
+        "triclip, jit": Side("triclip", "ours_jit"),
+        "HF 4.57, jit": Side("hf4", "peer_jit"),
+        "triclip": Side("triclip", "ours"),
+        "HF 4.57": Side("hf4", "peer"),
+    },
+    pairs=(
+        Pair("triclip, jit", "HF 4.57, jit", at_least=1.1),
+        Pair("triclip", "HF 4.57", at_least=1.5),
+    ),
+    count=models.BATCH,
+    unit="pictures",
+    check="same_vectors",
+    limits="The same XLA products on both sides; ours has fewer in the last layer, and compiles plain calls.",
+)
+
+
+def ours(data: Path) -> Callable[[], Any]:
+    import numpy as np
+
+    model, pixels = models.flax_model(data), models.pixels()
+    return lambda: np.asarray(model.get_image_features(pixels))
+
+
+def peer(data: Path) -> Callable[[], Any]:
+    import numpy as np
+
+    model, pixels = models.hf_flax(data), models.pixels()
+    return lambda: np.asarray(model.get_image_features(pixels))
+
+
+def ours_jit(data: Path) -> Callable[[], Any]:
+    return _jitted(models.flax_model(data))
+
+
+def peer_jit(data: Path) -> Callable[[], Any]:
+    return _jitted(models.hf_flax(data))
+
+
+def _jitted(model: Any) -> Callable[[], Any]:
+    import jax
+    import numpy as np
+
+    pixels = jax.numpy.asarray(models.pixels())
+    run = jax.jit(lambda params, x: model.get_image_features(x, params=params))
+    return lambda: np.asarray(run(model.params, pixels))
+
+
+def same_vectors(results: dict[str, Any]) -> str:
+    return models.compare(results, 1e-5)

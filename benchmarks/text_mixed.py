@@ -1,0 +1,94 @@
+"""Real captions of mixed length, from strings to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import models
+from benchmarks.harness import Pair, Row, Side
+
+COUNT, BATCH, FEW = 512, 64, 64
+
+ROW = Row(
+    title="Text embeddings, captions of mixed length",
+    about=(
+        f"{COUNT} captions, strings to unit vectors, PyTorch, float32: `Clip.encode_text`; transformers in batches of "
+        f"{BATCH}, each padded to its longest; open_clip ({FEW} of them) always has 77 tokens."
+    ),
+    data=("captions", "vit_b32"),
+    sides={
+        "triclip": Side("triclip", "ours"),
+        "HF 4.57": Side("hf4", "hf"),
+        "open_clip": Side("openclip", "open_clip", count=FEW),
+    },
+    pairs=(Pair("triclip", "HF 4.57", at_least=1.6), Pair("triclip", "open_clip", at_least=8)),
+    count=COUNT,
+    unit="captions",
+    check="same_vectors",
+    limits="The matrix products of the tokens that differ: no padding, and beginnings that captions share once.",
+)
+
+
+def ours(data: Path) -> Callable[[], Any]:
+    from benchmarks.data import captions
+    from clip_core.pipeline import Clip
+
+    clip, texts = Clip.from_pretrained(data / "vit_b32"), captions(data, COUNT)
+    return lambda: clip.encode_text(texts, progress=False)
+
+
+def hf(data: Path) -> Callable[[], Any]:
+    from transformers import CLIPTokenizerFast
+
+    from benchmarks.data import captions
+
+    return hf_encoder(models.hf_torch(data), CLIPTokenizerFast.from_pretrained(data / "vit_b32"), captions(data, COUNT))
+
+
+def hf_encoder(model: Any, tokenizer: Any, texts: list[str]) -> Callable[[], Any]:
+    """Batches in the given order, each padded to its longest text."""
+    import numpy as np
+    import torch
+
+    @torch.inference_mode()
+    def run() -> Any:
+        out = []
+        for start in range(0, len(texts), BATCH):
+            inputs = tokenizer(texts[start : start + BATCH], padding=True, truncation=True, return_tensors="pt")
+            vectors = model.get_text_features(**inputs)
+            out.append((vectors / vectors.norm(dim=-1, keepdim=True)).numpy())
+        return np.concatenate(out)
+
+    return run
+
+
+def open_clip(data: Path) -> Callable[[], Any]:
+    from benchmarks.data import captions
+
+    return open_clip_encoder(captions(data, FEW))
+
+
+def open_clip_encoder(texts: list[str]) -> Callable[[], Any]:
+    """With weights of its own: only its time is compared."""
+    import torch
+
+    from benchmarks.peers import stub_torchvision
+
+    stub_torchvision()
+    import open_clip
+
+    model = open_clip.create_model("ViT-B-32-quickgelu").eval()
+    tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+
+    @torch.inference_mode()
+    def run() -> None:
+        for start in range(0, len(texts), BATCH):
+            model.encode_text(tokenizer(texts[start : start + BATCH]), normalize=True)
+
+    return run
+
+
+def same_vectors(results: dict[str, Any]) -> str:
+    return models.compare({name: value for name, value in results.items() if value is not None}, 1e-5)

@@ -1,0 +1,45 @@
+"""ViT-B/32 image embeddings in TensorFlow, as a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import models
+from benchmarks.harness import Pair, Row, Side
+
+ROW = Row(
+    title="ViT-B/32 image embeddings, TensorFlow graph",
+    about="Batches of 16 pictures' pixels through `tf.function(model.get_image_features)`, float32.",
+    data=("vit_b32",),
+    sides={
+        "triclip": Side("triclip", "ours"),
+        "HF 4.57": Side("hf4", "peer", environ={"TF_USE_LEGACY_KERAS": "1"}),
+    },
+    pairs=(Pair("triclip", "HF 4.57", at_least=1.08),),
+    count=models.BATCH,
+    unit="pictures",
+    check="same_vectors",
+    limits="The same oneDNN products on both sides; ours has fewer of them in the last layer.",
+)
+
+
+def ours(data: Path) -> Callable[[], Any]:
+    return _features(models.tf_model(data))
+
+
+def peer(data: Path) -> Callable[[], Any]:
+    return _features(models.hf_tf(data))
+
+
+def _features(model: Any) -> Callable[[], Any]:
+    import tensorflow as tf
+
+    pixels = tf.constant(models.pixels())
+    graph = tf.function(lambda x: model.get_image_features(x))
+    return lambda: graph(pixels).numpy()
+
+
+def same_vectors(results: dict[str, Any]) -> str:
+    return models.compare(results, 1e-5)
