@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.harness import Row, Side
 from benchmarks.images_640 import (
     GOALS,
+    LIMITS,
     decode_one_by_one,
     files,
     process_with_hf,
@@ -24,11 +25,13 @@ ROW = Row(
     data=("photos_2000",),
     sides={
         "triclip": Side("triclip", "ours"),
+        "triclip, reduced decoding": Side("triclip", "reduced"),
         "HF slow 4.57": Side("hf4", "hf_slow"),
         "hf-processors-rs": Side("rust", "rust"),
         "decoding alone, one core": Side("triclip", "decode"),
     },
     pairs=GOALS,
+    limits=LIMITS,
     count=COUNT,
     unit="pictures",
     check="same_bits",
@@ -38,6 +41,10 @@ __all__ = ["ROW", "same_bits"]
 
 def ours(data: Path) -> Callable[[], Any]:
     return process_with_triclip(files(data, 2000, COUNT))
+
+
+def reduced(data: Path) -> Callable[[], Any]:
+    return process_with_triclip(files(data, 2000, COUNT), reduced_decoding=True)
 
 
 def hf_slow(data: Path) -> Callable[[], Any]:

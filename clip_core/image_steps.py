@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Steps:
     profile: str
     data_format: str | None
     input_data_format: str | None
+    reduced: bool = False
 
 
 def pixel_values(pictures: list[Any], steps: Steps) -> list[np.ndarray]:
@@ -93,6 +94,24 @@ def _opened(picture: Image.Image, steps: Steps) -> Image.Image:
     return apply_exif(picture) if steps.exif else picture
 
 
+def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
+    """A JPEG that was opened but not decoded, to be decoded smaller; the steps then state its exact resized size.
+
+    Another Image over the same file: the caller's stays as it is.
+    """
+    if picture.format != "JPEG" or not getattr(picture, "tile", None) or picture.mode not in ("RGB", "L"):
+        return picture, steps
+    assert steps.size
+    height, width = image_ops.resized_size(picture.height, picture.width, steps.size)
+    if 2 * height > picture.height or 2 * width > picture.width:
+        return picture, steps
+    smaller = Image.open(picture.fp, formats=["JPEG"])  # type: ignore[attr-defined]
+    smaller.draft(picture.mode, (width, height))
+    if steps.exif and picture.getexif().get(0x0112, 1) >= 5:  # the size is that of the picture turned upright
+        height, width = image_ops.resized_size(picture.width, picture.height, steps.size)
+    return smaller, replace(steps, size={"height": height, "width": width})
+
+
 def _hf_values(picture: Any, first: str, steps: Steps, place: np.ndarray | None) -> np.ndarray:
     """One picture's values, by the short cut where there is one."""
     source = first
@@ -102,6 +121,8 @@ def _hf_values(picture: Any, first: str, steps: Steps, place: np.ndarray | None)
         if len(shape) != 3 or shape[0 if first == FIRST else -1] not in (1, 3):
             source = _format_of(picture, steps)
     if isinstance(picture, Image.Image):
+        if steps.reduced and steps.size:
+            picture, steps = _reduced(picture, steps)
         picture = _opened(picture, steps)
         picture = to_rgb(picture) if steps.convert_rgb else picture
         if picture.mode != "RGB" or source != LAST:

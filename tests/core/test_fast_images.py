@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core import CLIPImageProcessor, image_fast, image_resample
+from clip_core import CLIPImageProcessor, ImageError, image_fast, image_resample
 from clip_core.image_ops import center_crop, normalize, rescale
 from clip_core.image_resample import BITS, passing, resized_planes
 
@@ -128,3 +128,63 @@ def test_a_batch_is_made_in_place_and_equals_single_pictures():
         np.testing.assert_array_equal(processor(picture)["pixel_values"][0], row)
     bytes_ = processor(pictures, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
     assert bytes_.dtype == np.uint8
+
+
+def photograph(path, width, height, **options):
+    """A smooth picture with some texture, as a JPEG file."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    waves = np.stack([np.sin(x / 37 + c) + np.cos(y / 53 - c) + np.sin((x + y) / 11) / 4 for c in range(3)], -1)
+    Image.fromarray((127 + 50 * waves).clip(0, 255).astype(np.uint8)).save(path, quality=92, **options)
+    return path
+
+
+@pytest.mark.parametrize("size", [(1000, 750), (747, 1333), (460, 900)])
+@pytest.mark.parametrize("crop", [True, False])
+def test_reduced_decoding_is_close_and_of_the_same_shape(size, crop, tmp_path):
+    path = photograph(tmp_path / "a.jpg", *size)
+    exact = CLIPImageProcessor(do_center_crop=crop)(Image.open(path))["pixel_values"][0]
+    opened = Image.open(path)
+    near = CLIPImageProcessor(do_center_crop=crop, reduced_decoding=True)(opened)["pixel_values"][0]
+    assert near.shape == exact.shape
+    error = np.abs(near - exact)
+    assert 0 < error.mean() < 0.03 and error.max() < 0.5
+    # The caller's picture is still itself.
+    assert opened.size == size
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(Image.open(path)))
+
+
+def test_reduced_decoding_leaves_other_pictures_exact(tmp_path):
+    exact, reduced = CLIPImageProcessor(), CLIPImageProcessor(reduced_decoding=True)
+    small = photograph(tmp_path / "small.jpg", 440, 400)  # not twice as large as needed
+    png = tmp_path / "a.png"
+    noise("RGB", 900, 700).save(png)
+    decoded = Image.open(photograph(tmp_path / "large.jpg", 900, 700))
+    decoded.load()
+    for picture in (small, png):
+        found = reduced(Image.open(picture))["pixel_values"][0]
+        np.testing.assert_array_equal(found, exact(Image.open(picture))["pixel_values"][0])
+    np.testing.assert_array_equal(reduced(decoded)["pixel_values"][0], exact(decoded)["pixel_values"][0])
+
+
+def test_reduced_decoding_of_a_turned_picture(tmp_path):
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    path = photograph(tmp_path / "a.jpg", 1000, 700, exif=tag)
+    settings_ = {"apply_exif_orientation": True, "do_center_crop": False}
+    exact = CLIPImageProcessor(**settings_)(Image.open(path))["pixel_values"][0]
+    near = CLIPImageProcessor(**settings_, reduced_decoding=True)(Image.open(path))["pixel_values"][0]
+    assert exact.shape == near.shape == (3, 320, 224)
+    assert np.abs(near - exact).mean() < 0.03
+
+
+def test_reduced_decoding_is_saved_only_when_chosen(tmp_path):
+    CLIPImageProcessor(reduced_decoding=True).save_pretrained(tmp_path)
+    assert CLIPImageProcessor.from_pretrained(tmp_path).reduced_decoding is True
+    assert "reduced_decoding" not in CLIPImageProcessor().to_dict()
+
+
+def test_reduced_decoding_of_a_truncated_file_is_an_error(tmp_path):
+    path = photograph(tmp_path / "a.jpg", 1000, 700)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(ImageError, match="truncated|damaged"):
+        CLIPImageProcessor(reduced_decoding=True)(Image.open(path))
