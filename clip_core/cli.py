@@ -74,6 +74,18 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def _plot_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--plot", metavar="FILE", help=f"also draw {what}: .pdf, .svg or .png (extra `viz`)")
+
+
+def _check_plot(args: argparse.Namespace) -> None:
+    """Before the work, not after it."""
+    if args.plot:
+        from . import viz
+
+        viz.check_output(args.plot)
+
+
 def _report_skipped(skipped: Sequence[tuple[Any, str]]) -> None:
     for source, reason in skipped:
         named = reason if str(source) in reason else f"{source}: {reason}"
@@ -102,16 +114,23 @@ def _add_classify(commands: Any) -> None:
     labels.add_argument("--labels-file", metavar="FILE", help="the labels, one a line")
     parser.add_argument("--template", action="append", metavar="TEXT", help="a sentence with {} for the label")
     parser.add_argument("--top", type=_positive, default=5, metavar="K", help="labels shown per picture (default 5)")
+    _plot_argument(parser, "the pictures with their labels, the first 40")
     _model_arguments(parser)
     parser.set_defaults(run=_classify)
 
 
 def _classify(args: argparse.Namespace) -> int:
     labels = args.labels or _lines(args.labels_file)
+    _check_plot(args)
     clip = _load(args)
     found = _embed(clip, args.images)
     result = clip.classify(found.vectors, labels, args.template)
     rows = [(str(source), ranked[: args.top]) for source, ranked in zip(found.sources, result, strict=True)]
+    if args.plot:
+        from . import viz
+
+        shown = [ranked for _, ranked in rows[:40]]
+        viz.save(viz.predictions(found.sources[:40], shown, top=args.top), args.plot)
     if args.json:
         _print_json([{"image": s, "labels": [{"label": n, "probability": p} for n, p in ranked]} for s, ranked in rows])
         return 0
@@ -150,6 +169,7 @@ def _add_embed(commands: Any) -> None:
     parser.add_argument("--output", "-o", required=True, metavar="FILE", help=".npz, .npy, .parquet or .index")
     parser.add_argument("--append", action="store_true", help="add to the .index folder that is there")
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    _plot_argument(parser, "a map of the vectors (PCA)")
     _model_arguments(parser)
     parser.set_defaults(run=_embed_command)
 
@@ -160,6 +180,7 @@ def _embed_command(args: argparse.Namespace) -> int:
     if bool(args.images) == bool(args.texts):
         raise ValueError("embed: wanted either pictures or --texts FILE")
     check_output(args.output)  # before the work, not after it
+    _check_plot(args)
     target = _appended_to(args.output) if args.append else None
     clip = _load(args)
     if args.texts:
@@ -173,12 +194,23 @@ def _embed_command(args: argparse.Namespace) -> int:
         found_index.save(args.output)
     else:
         append_index(target, found_index)
+    if args.plot:
+        _plot_map(args, vectors, names)
     report = {"output": args.output, "count": len(names), "width": int(vectors.shape[1]), "model": str(args.model)}
     if args.json:
         _print_json({**report, "skipped": [{"image": str(s), "reason": r} for s, r in skipped]})
     else:
         print(f"{len(names)} vectors of width {vectors.shape[1]} -> {args.output}")
     return 0
+
+
+def _plot_map(args: argparse.Namespace, vectors: Any, names: Sequence[str]) -> None:
+    from . import viz
+
+    few = len(names) <= 60  # pictures that can be told apart on one map
+    labels = list(names) if args.texts else [Path(name).stem for name in names]
+    pictures = None if args.texts or not few else [Path(name) for name in names]
+    viz.save(viz.embedding_map(vectors, labels, pictures=pictures), args.plot)
 
 
 def _appended_to(path: str) -> Any:
@@ -246,6 +278,7 @@ def _add_search(commands: Any) -> None:
     parser.add_argument("--filter", action="append", metavar="EXPR", help='e.g. "year>=2020", "name~*.png"; all hold')
     parser.add_argument("--index-type", choices=("exact", "hnsw", "ivf"), default="exact", help=_INDEX_TYPES)
     parser.add_argument("--top", type=_positive, default=5, metavar="K", help="results shown (default 5)")
+    _plot_argument(parser, "a sheet of what was found")
     _model_arguments(parser, default=None)
     parser.set_defaults(run=_search)
 
@@ -254,6 +287,7 @@ def _search(args: argparse.Namespace) -> int:
     from .index import Index, combine
 
     terms = _terms(args)
+    _check_plot(args)
     index = Index.load(args.index)
     args.model = args.model or index.model
     clip = _load(args)
@@ -261,6 +295,8 @@ def _search(args: argparse.Namespace) -> int:
     query = combine(vectors, [weight for _, _, weight in terms])
     scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type)
     results = [(index.metadata(int(row)), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+    if args.plot:
+        _plot_found(args.plot, terms, results)
     if args.json:
         found = [{"name": about.pop("name"), "similarity": score, "metadata": about} for about, score in results]
         _print_json([{key: value for key, value in one.items() if value != {}} for one in found])
@@ -268,6 +304,19 @@ def _search(args: argparse.Namespace) -> int:
     for rank, (about, score) in enumerate(results, 1):
         print(f"{rank:3d}  {score:6.3f}  {about['name']}")
     return 0
+
+
+def _plot_found(path: str, terms: Sequence[tuple[str, bool, float]], results: Sequence[tuple[Any, float]]) -> None:
+    """The query as a picture where it is one alone, in words otherwise."""
+    from . import viz
+
+    words = [os.path.basename(what) if is_picture else what for what, is_picture, _ in terms]
+    factors = ["" if weight == 1 else f"{weight:g} × " for _, _, weight in terms]
+    query: Any = " + ".join(factor + word for factor, word in zip(factors, words, strict=True))
+    if len(terms) == 1 and terms[0][1]:
+        query = Path(terms[0][0])
+    found = [Path(about["name"]) if os.path.isfile(about["name"]) else about["name"] for about, _ in results]
+    viz.save(viz.retrieval_sheet([query], [found], [[score for _, score in results]]), path)
 
 
 def _terms(args: argparse.Namespace) -> list[tuple[str, bool, float]]:

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="print every field, not the worst of each kind")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON ('-': print it)")
     parser.add_argument("--html", metavar="FILE", help="write the report as a page")
+    parser.add_argument("--plot", metavar="FILE", help="draw the report: .pdf, .svg or .png (extra `viz`)")
     parser.add_argument("--save", metavar="FILE.npz", help="only write one backend's inputs and fields there")
 
 
@@ -33,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
         save_reference(args.save, args.checkpoint, backends[0] if backends else None, args.images, args.texts)
         print(f"{args.checkpoint} -> {args.save}")
         return 0
+    if args.plot:
+        from .. import viz
+
+        viz.check_output(args.plot)  # before the work, not after it
     options = {"dtype": args.dtype, "tolerance": args.tolerance}
     report = conform(args.checkpoint, backends, args.reference, args.images, args.texts, **options)
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
@@ -44,4 +49,6 @@ def run(args: argparse.Namespace) -> int:
         Path(args.json).write_text(text, encoding="utf-8")
     if args.html:
         Path(args.html).write_text(report.to_html(), encoding="utf-8")
+    if args.plot:
+        viz.save(viz.conform_report(report), args.plot)
     return 0 if report.ok else 1

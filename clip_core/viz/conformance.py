@@ -32,7 +32,7 @@ def conform_report(report: Report | Mapping[str, Any], title: str | None = None)
     """
     about = report.to_dict() if isinstance(report, Report) else report
     rows = _rows(about)
-    towers = {name: [row for row in rows if tower_of(row["field"]) == name] for name in _TOWERS}
+    towers = {name: [row for row in rows if _tower(row["field"], rows) == name] for name in _TOWERS}
     panels = {name: found for name, found in towers.items() if found}
     lengths = [len({row["field"] for row in found}) for found in panels.values()]
     widths = [max(1.1, 0.135 * count) for count in lengths]
@@ -43,15 +43,23 @@ def conform_report(report: Report | Mapping[str, Any], title: str | None = None)
     top = 10 * max(row["tolerance"] for row in rows)
     top = max([top, *(2 * row["error"] for row in rows if row["error"] is not None)])
     for (tower, found), axes in zip(panels.items(), grid, strict=True):
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", which="both", length=3 if axes is grid[0] else 0)
         _panel(axes, found, backends, top)
         axes.set_title(_TOWERS[tower])
-    grid[0].set(yscale="log", ylim=(_FLOOR / 2, top * 1.5), ylabel="relative error")
+    grid[0].set(yscale="log", ylim=(_FLOOR / 2, top * 3), ylabel="relative error")
     # The usual labels of a logarithmic scale are formulas, which need another font.
-    grid[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))
+    grid[0].yaxis.set_major_formatter(lambda value, _: _power(value))
     grid[0].yaxis.minorticks_off()
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     return figure
+
+
+def _tower(field: str, rows: list[Mapping[str, Any]]) -> str:
+    """The panel of a field: the mask and positions of a full model are its text's."""
+    of_a_full_model = any(tower_of(row["field"]) == "text" for row in rows)
+    return tower_of(field) or ("text" if of_a_full_model else "")
 
 
 def _panel(axes: Any, rows: list[Mapping[str, Any]], backends: list[str], top: float) -> None:
@@ -73,6 +81,11 @@ def _panel(axes: Any, rows: list[Mapping[str, Any]], backends: list[str], top: f
     step = -(-len(fields) // _TICKS)
     axes.set_xticks(range(0, len(fields), step), [_short(field) for field in fields[::step]], rotation=90, fontsize=6)
     axes.set_xlim(-0.7, len(fields) - 0.3)
+
+
+def _power(value: float) -> str:
+    text = f"{value:.0e}".replace("e-0", "e-")
+    return f"≤{text}" if value <= _FLOOR else text
 
 
 def _height(error: float | None, top: float) -> float:

@@ -17,6 +17,7 @@ METHODS = ("pca", "umap")
 _BLOCK = 1 << 14
 _PICTURE = 0.32  # inches
 _LABELLED_UP_TO = 200
+_MARGIN = 3  # pixels around a label, as letters are some wider or narrower at another resolution
 # Where a label may stand, in points from its point, the best place first.
 _PLACES = [
     (6, 0),
@@ -134,7 +135,7 @@ def _scatter(axes: Any, points: np.ndarray, groups: Sequence[str] | None, pictur
     axes.scatter(*points.T, s=0)  # the limits, pictures included
     size = 16 if len(points) <= 500 else 3
     if groups is None:
-        axes.scatter(*points[bare].T, s=size, color=PALETTE[0], linewidths=0)
+        axes.scatter(*points[bare].T, s=size, color=PALETTE[0], linewidths=0, zorder=3)
         return
     titles = list(dict.fromkeys(groups))
     if len(titles) > len(PALETTE):
@@ -143,9 +144,9 @@ def _scatter(axes: Any, points: np.ndarray, groups: Sequence[str] | None, pictur
         chosen = bare & np.array([one == group for one in groups])
         if chosen.any():
             style = {"color": PALETTE[number], "marker": MARKERS[number], "linewidths": 0}
-            axes.scatter(*points[chosen].T, s=size, label=plain(group), **style)
+            axes.scatter(*points[chosen].T, s=size, label=plain(group), zorder=3, **style)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.2)
+        axes.figure.legend(loc="outside lower center", ncols=4, markerscale=1.2)
 
 
 def _place_picture(axes: Any, point: np.ndarray, picture: Any) -> None:
@@ -174,10 +175,10 @@ def _place_labels(
             across = "left" if right > 0 else "right" if right < 0 else "center"
             along = "bottom" if up > 0 else "top" if up < 0 else "center"
             text = axes.annotate(
-                plain(label, 28), points[i], (right, up), textcoords="offset points", ha=across, va=along, fontsize=6
+                plain(label, 36), points[i], (right, up), textcoords="offset points", ha=across, va=along, fontsize=6
             )
             text.set_in_layout(False)
-            box = text.get_window_extent()
+            box = text.get_window_extent().padded(_MARGIN)
             inside = whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
             others = (other for j, other in enumerate(taken) if j != i)
             if inside and not any(box.overlaps(other) for other in others):

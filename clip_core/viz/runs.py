@@ -78,14 +78,14 @@ def loss_curves(
     rows = -(-len(shown) // columns)
     legend = 0.3 if len(read) > 1 else 0
     figure = new_figure(2.4 * columns + 0.2, 1.9 * rows + legend + (0.3 if title else 0), title)
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for key, axes in zip(shown, grid, strict=False):
         for number, (name, records) in enumerate(read.items()):
             colour, line = PALETTE[number % len(PALETTE)], _STYLES[number // len(PALETTE)]
             _curve(axes, *series(records, key), color=colour, linestyle=line, label=plain(name), smooth=key == "loss")
         axes.set(xlabel="step", title=plain(_TITLES.get(key, key)))
         axes.grid(True)
-    for axes in list(grid)[len(shown) :]:
+    for axes in grid[len(shown) :]:
         axes.set_axis_off()
     if legend:
         handles, names = figure.axes[0].get_legend_handles_labels()

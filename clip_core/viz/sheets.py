@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIDE = 0.95  # inches of a picture
+_QUERY = 1.35  # of a query, in pictures
 _LARGEST = 40  # rows of a sheet
 
 
@@ -44,7 +45,7 @@ def retrieval_sheet(
             raise InputError(f"retrieval_sheet: query {row}: wanted one score (and truth) for each of its results")
     columns = 1 + max(1, max(map(len, results)))
     figure = new_figure(columns * _SIDE * 1.12 + 0.35, len(queries) * _SIDE * 1.3 + (0.3 if title else 0.05), title)
-    grid = figure.subplots(len(queries), columns, squeeze=False, width_ratios=[1.35] + [1] * (columns - 1))
+    grid = figure.subplots(len(queries), columns, squeeze=False, width_ratios=[_QUERY] + [1] * (columns - 1))
     for row, query in enumerate(queries):
         _fill(grid[row, 0], query, PALETTE[-1], 0.6, "query" if row == 0 else "")
         for column in range(1, columns):
@@ -63,7 +64,7 @@ def retrieval_sheet(
 def _fill(axes: Any, content: Any, frame: str, width: float, label: str) -> None:
     if isinstance(content, str):
         axes.text(0.5, 0.5, wrapped(content, 17, 6), ha="center", va="center", transform=axes.transAxes, fontsize=7)
-        axes.set_box_aspect(1 if label and label != "query" else None)
+        axes.set_box_aspect(1 if width > 1 or label not in ("", "query") else 1 / _QUERY)
         bare(axes, frame if width > 1 else FAINT, width)
     else:
         show_picture(axes, content, frame, width)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from .style import FAINT, INK, SEQUENTIAL, drawn, ink_on, new_figure, picture_array, plain
+from .style import FAINT, PALETTE, SEQUENTIAL, drawn, ink_on, new_figure, picture_array, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LARGEST = 64  # pictures or texts of a grid; more can't be read on paper
 _NUMBERS_UP_TO = 24  # classes: larger matrices show colours alone
 _NAMES_UP_TO = 60
+_LETTERS = 60  # of a text
 _WIDTH, _HEIGHT = 0.52, 0.29  # inches of a cell of the grid
 
 
@@ -43,7 +44,8 @@ def similarity_grid(
     if max(values.shape) > _LARGEST:
         raise InputError(f"similarity_grid: wanted at most {_LARGEST} pictures and texts, found {values.shape[::-1]}")
     rows, columns = values.shape
-    letters = max(len(plain(text)) for text in texts)
+    labels = [plain(text, _LETTERS) for text in texts]
+    letters = max(map(len, labels))
     width = columns * _WIDTH + letters * 0.062 + 0.9
     figure = new_figure(width, rows * _HEIGHT + _WIDTH + (0.55 if title else 0.25), title)
     axes = figure.subplots()
@@ -57,7 +59,7 @@ def similarity_grid(
     axes.set_ylim(rows - 0.5, -0.6 - _WIDTH / _HEIGHT)
     axes.set_aspect(_HEIGHT / _WIDTH)
     axes.set_xticks([])
-    axes.set_yticks(range(rows), [plain(text) for text in texts])
+    axes.set_yticks(range(rows), labels)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(cells, ax=axes, shrink=0.8, pad=0.02, aspect=25)
@@ -78,13 +80,16 @@ def _picture_above(axes: Any, picture: np.ndarray, column: int) -> None:
 def _frame(column: int, row: int) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=INK, linewidth=1.1)
+    return Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=PALETTE[1], linewidth=1.4)
 
 
-def _write_numbers(axes: Any, cells: Any, values: np.ndarray, number: str, size: float = 7) -> None:
+def _write_numbers(axes: Any, cells: Any, values: np.ndarray, number: str, size: float = 7, zeros: bool = True) -> None:
     for (row, column), value in np.ndenumerate(values):
-        ink = ink_on(float(cells.norm(value)))
-        axes.text(column, row, format(value, number), ha="center", va="center", color=ink, fontsize=size)
+        if not (zeros or value):
+            continue
+        ink, text = ink_on(float(cells.norm(value))), format(value, number)
+        text = text.replace("-", "\N{MINUS SIGN}") if float(text.rstrip("%")) else text.removeprefix("-")  # no -0.00
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=size)
 
 
 def confusion_counts(truth: Sequence[int], predicted: Sequence[int], classes: int) -> np.ndarray:
@@ -130,7 +135,7 @@ def confusion_matrix(
     axes = figure.subplots()
     cells = axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=100 if normalize else max(values.max(), 1))
     if with_numbers:
-        _write_numbers(axes, cells, values, ".0f", 6)
+        _write_numbers(axes, cells, values, ".0f", 6, zeros=False)
     _class_ticks(axes, labels, cell)
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set(visible=True, color=FAINT)

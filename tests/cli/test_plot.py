@@ -1,0 +1,85 @@
+"""`--plot FILE`: every command that has it writes the figure, and refuses before the work what it can't write."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clip_core import viz
+from clip_core.cli import main
+from clip_core.hub import MODELS
+
+pytest.importorskip("matplotlib", reason="extra `viz`")
+PICTURES = MODELS / "emoji" / "pictures"
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The figures that were saved."""
+    figures = []
+    real = viz.save
+
+    def save(figure, path):
+        figures.append(figure)
+        return real(figure, path)
+
+    monkeypatch.setattr(viz, "save", save)
+    return figures
+
+
+def words_of(figure):
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_classify(tmp_path, capsys, saved):
+    picture = PICTURES / "rocket.png"
+    assert run("classify", picture, "--labels", "rocket", "pizza", "--json", "--plot", tmp_path / "a.png") == 0
+    found = json.loads(capsys.readouterr().out)[0]["labels"]
+    assert Image.open(tmp_path / "a.png").size[0] > 500
+    words = words_of(saved[0])
+    assert {"rocket", "pizza"} <= set(words)
+    assert f"{found[0]['probability']:.1%}" in words
+
+
+def test_embed_and_search(tmp_path, capsys, saved):
+    index = tmp_path / "a.index"
+    assert run("embed", PICTURES, "--output", index, "--plot", tmp_path / "map.svg") == 0
+    assert "<svg" in (tmp_path / "map.svg").read_text()
+    assert "sunflower" in words_of(saved[0])
+    capsys.readouterr()
+    arguments = ["a pizza", "--term", "-0.5", "snow", "--top", 3, "--json", "--plot", tmp_path / "b.pdf"]
+    assert run("search", index, *arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "b.pdf").read_bytes().startswith(b"%PDF")
+    words = words_of(saved[1])
+    assert [f"{one['similarity']:.3f}" for one in found] == [word for word in words if word[-4:-3] == "."]
+    assert any("a pizza" in word and "-0.5 × snow" in word.replace("\n", " ") for word in words)
+    assert run("search", index, PICTURES / "lion.png", "--plot", tmp_path / "c.png") == 0
+    assert len(saved[2].findobj(lambda artist: type(artist).__name__ == "AxesImage")) == 6  # query and five found
+
+
+def test_conform(tmp_path, capsys, saved, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["triclip", "conform"])
+    arguments = ["--backends", "torch,torch", "--plot", tmp_path / "a.svg", "--save", tmp_path / "reference.npz"]
+    assert run("conform", "emoji", *arguments) == 0
+    arguments = ["--backends", "torch", "--reference", tmp_path / "reference.npz", "--plot", tmp_path / "a.svg"]
+    assert run("conform", "emoji", *arguments) == 0
+    words = words_of(saved[0])
+    assert {"vision tower", "text tower", "hidden 4", "logits_per_image"} <= set(words)
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("clip_core.cli._load", None)
+    assert run("classify", PICTURES, "--labels", "a", "--plot", tmp_path / "a.gif") == 1
+    assert "a.gif: wanted a name ending in .pdf, .png, .svg" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run("embed", PICTURES, "-o", tmp_path / "a.npz", "--plot", Path(tmp_path, "a.png")) == 1
+    assert "triclip[viz]" in capsys.readouterr().err
