@@ -145,14 +145,15 @@ def parse_override(override: str) -> tuple[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise ConfigError(f"override {override!r}: wanted dotted.key=value")
-    hint = _hint_at(key)
-    if hint is str or (_optional(hint) is str and text.strip().lower() not in ("", "null", "~", "none")):
-        return key, text.strip()  # what looks like a number may be a name
+    hint, text = _hint_at(key), text.strip()
+    if _optional(hint) is not None and text.lower() in ("", "none", "null", "~"):
+        return key, None
+    if str in (hint, _optional(hint)):
+        return key, text  # what looks like a number may be a name
     try:
-        value = _yaml(text)
+        return key, _yaml(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: the value does not parse as YAML: {error}") from error
-    return key, None if value == "none" and _optional(hint) is not None and hint is not Any else value
 
 
 def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:

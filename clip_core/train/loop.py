@@ -183,6 +183,7 @@ class _Run:
 
     def _write_line(self, batch: Batch, figures: Mapping[str, Any], lr: float) -> None:
         values = self._finite(figures)
+        self.meter.tick(0)  # the wait for the device belongs to these steps
         rate = self.meter.rate()
         record = {"step": self.engine.step, **values, "lr": lr, "images_per_second": round(rate, 3)}
         if self.config.log.peak_flops is not None:
