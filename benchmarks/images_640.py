@@ -113,6 +113,6 @@ def same_bits(results: dict[str, Any]) -> str:
     error = np.abs(results["triclip, reduced decoding"] - want)
     return (
         f"triclip's {len(want)} pictures equal transformers' to the bit; {off} of hf-processors-rs' differ. With "
-        f"reduced decoding values are off by {error.mean():.3f} on average and {error.max():.2f} at most (a step of one "
-        f"byte is 0.015; the values span about -1.8 to 2.1)."
+        f"reduced decoding values are off by {error.mean():.3f} on average and {error.max():.2f} at most (a byte is "
+        f"0.015; values span -1.8 to 2.1)."
     )

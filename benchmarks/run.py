@@ -77,9 +77,15 @@ def _rounded(value: Any) -> Any:
 def write_page() -> None:
     """docs/benchmarks.md from the results that are there."""
     rows = [(load_row(name)[1], RESULTS / f"{name}.json") for name in row_names()]
-    found = [(row, json.loads(path.read_text()) if path.exists() else None) for row, path in rows]
+    found = [(row, _kept(row, path)) for row, path in rows]
     PAGE.write_text(report.page(found), encoding="utf-8")
     print(f"\n{PAGE.relative_to(ROOT)}")
+
+
+def _kept(row: Any, path: Path) -> Any:
+    """A row's last result; None where there is none, or the row has changed its sides since."""
+    result = json.loads(path.read_text()) if path.exists() else None
+    return result if result and set(result["measured"]) == set(row.sides) else None
 
 
 def main() -> int:

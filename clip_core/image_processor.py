@@ -53,8 +53,8 @@ class CLIPImageProcessor:
         do_convert_rgb: convert Pillow images to RGB first. Arrays are never converted.
         profile: "hf" (default), "openai" or "open_clip": whose pixel values to give, see `image_profiles.py`.
         apply_exif_orientation: turn Pillow images as their EXIF tag says; default False, as transformers and OpenAI.
-        reduced_decoding: True decodes JPEG files that Pillow opened but didn't read yet at 1/2, 1/4 or 1/8 of their size
-            where that is no smaller than the resized picture: several times faster for large photographs, and not
+        reduced_decoding: True decodes JPEG files that Pillow opened but didn't read yet at 1/2, 1/4 or 1/8 of their
+            size where that is no smaller than the resized picture: several times faster for large photographs, and not
             exact: values differ by 0.02 to 0.05 on average, at edges by up to 1 (docs/benchmarks.md measures it).
             Default False. Only in the "hf" profile.
         **kwargs: kept as attributes and saved, as transformers does with keys of other versions.
@@ -301,7 +301,7 @@ class CLIPImageProcessor:
         return cls.from_dict(_settings(Path(json_file)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings, unknown ones included, as a new dict. Those of triclip's own only where they aren't the default."""
+        """The settings, unknown ones included, as a new dict. triclip's own only where they aren't the default."""
         settings = copy.deepcopy(self._extra)
         settings |= {key: copy.deepcopy(value) for key, value in vars(self).items() if not key.startswith("_")}
         if "height" in self.size:
