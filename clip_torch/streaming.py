@@ -105,7 +105,8 @@ class Streamed(torch.autograd.Function):
             dx, dy = softmax_backward(x, y, scale, LogSumExp(*sums[:2]), LogSumExp(*sums[2:]), plan)
             db = None
         dt = x.flatten() @ dx.flatten()
-        return dx.mul_(grad), dy.mul_(grad), dt * grad, db * grad if ctx.needs_input_grad[3] else None, None
+        db = db * grad if db is not None and ctx.needs_input_grad[3] else None
+        return dx.mul_(grad), dy.mul_(grad), dt * grad, db, None
 
 
 def softmax_forward(x: Tensor, y: Tensor, scale: Tensor, plan: Plan) -> tuple[Tensor, LogSumExp, LogSumExp]:

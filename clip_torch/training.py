@@ -153,10 +153,12 @@ class Engine:
         return out
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        ids = shortened(batch["input_ids"], self.job.model_config.text_config.eos_token_id)
-        arrays = {"input_ids": ids, "pixel_values": batch["pixel_values"]}
+        arrays = {"input_ids": self._shortened(batch["input_ids"]), "pixel_values": batch["pixel_values"]}
         arrays |= {name: batch[name] for name in ("patches", "sample") if name in batch}
         return {name: self._tensor(array) for name, array in arrays.items()}
+
+    def _shortened(self, input_ids: np.ndarray) -> np.ndarray:
+        return shortened(input_ids, self.job.model_config.text_config.eos_token_id)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         array = np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.int64)
@@ -329,7 +331,7 @@ class Engine:
 
     def text_features(self, input_ids: np.ndarray) -> np.ndarray:
         """[b, S] -> unit rows [b, P] float32, of the average where there is one."""
-        return self._features("input_ids", input_ids)
+        return self._features("input_ids", self._shortened(input_ids))
 
     @torch.no_grad()
     def _features(self, name: str, rows: np.ndarray) -> np.ndarray:

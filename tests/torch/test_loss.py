@@ -122,6 +122,17 @@ def test_streamed_forms_make_no_matrix_of_all_pairs(kind: str, mode: str) -> Non
         assert largest.numbers <= max(count * width, chunk * chunk)
 
 
+@pytest.mark.parametrize(("kind", "mode"), FORMS)
+def test_a_bias_where_there_is_none_and_none_where_there_could_be(kind: str, mode: str) -> None:
+    rows = [torch.tensor(unit_rows(np.random.default_rng(6), 5, 4), requires_grad=True) for _ in range(2)]
+    t, bias = torch.tensor(1.0, requires_grad=True), torch.tensor(-1.0, requires_grad=True)
+    with_bias = contrastive_loss(*rows, t, bias, kind=kind, mode=mode, chunk=2)
+    without = contrastive_loss(*rows, t, kind=kind, mode=mode, chunk=2)
+    assert (with_bias == without) == (kind == "softmax")
+    (with_bias + without).backward()
+    assert (bias.grad is None or bias.grad == 0) == (kind == "softmax") and torch.isfinite(t.grad)
+
+
 def test_arguments_that_cannot_be() -> None:
     rows = torch.eye(3)
     with pytest.raises(ConfigError, match="found 'hinge' and 'dense'"):
