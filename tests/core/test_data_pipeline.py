@@ -15,7 +15,7 @@ from clip_core.data.order import Order
 from clip_core.errors import ConfigError, DataError
 from clip_core.train.config import AnchorSection, TrainConfig
 from clip_core.train.engine import Process
-from tests.core.image_text import bomb, picture, shard, table
+from tests.core.image_text import bomb, picture, shard, table, write_tar
 
 pytest.importorskip("grain", reason="the pipeline is grain's")
 
@@ -204,9 +204,19 @@ def test_too_few_samples(tmp_path, processor):
 
 
 def test_the_same_bytes_on_1_2_4_and_8_processes(tmp_path, processor):
-    config = all_of_it(configured([shard(tmp_path / "a.tar", 43, s5_png=b"broken", s9_txt=b"")], batch_size=16))
+    several = [
+        (f"{number}.{end}", data)
+        for number in range(40)
+        for end, data in (
+            ("front.png", picture(number)),
+            ("back.png", picture(100 + number)),
+            ("json", json.dumps({"captions": [f"{number} {word}" for word in "abcdefgh"]}).encode()),
+        )
+    ]
+    shards = [write_tar(tmp_path / "b.tar", several), shard(tmp_path / "a.tar", 12, s5_png=b"broken", s9_txt=b"")]
+    config = all_of_it(configured(shards, batch_size=16))
     want = steps(config, processor, 6)
-    assert len(set(want)) == 6
+    assert len(set(want)) == 6 and steps(config, processor, 6) == want
     for count in (2, 4, 8):
         assert steps(config, processor, 6, count) == want
     config.seed += 1
