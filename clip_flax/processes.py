@@ -17,6 +17,10 @@ from jax.experimental import multihost_utils
 from clip_core.errors import ConfigError
 from clip_core.train.engine import Process
 
+# Seconds. JAX itself leaves the group at the end of the process, and waits for the others so long: when one has failed,
+# the others learn of it no earlier. Its own 300 is long for that.
+LEAVING = 60
+
 
 @functools.cache  # a later run in this process is in the same group
 def join() -> Process:
@@ -30,12 +34,12 @@ def join() -> Process:
     if os.environ.get("JAX_COORDINATOR_ADDRESS"):
         count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
         try:
-            jax.distributed.initialize(num_processes=count, process_id=index)
+            jax.distributed.initialize(num_processes=count, process_id=index, shutdown_timeout_seconds=LEAVING)
         except ValueError as error:
             raise ConfigError(f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID: {error}") from error
     elif not jax.distributed.is_initialized():
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(shutdown_timeout_seconds=LEAVING)
         except ValueError:
             pass  # "coordinator_address should be defined": no cluster
         except RuntimeError as error:  # JAX has computed already, in a notebook say

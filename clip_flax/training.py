@@ -38,6 +38,7 @@ from .modeling import FlaxCLIPModel, FlaxCLIPModule, normalize
 
 Params = dict[str, jax.Array]
 State = dict[str, Any]
+Key = jax.Array | None
 
 # Steps that may wait on the devices while the host prepares more; each holds its batch in their memory.
 AHEAD = 2
@@ -84,28 +85,39 @@ class Network:
             gradient_checkpointing=REMAT[job.config.model.gradient_checkpointing],
         )
         self.layouts = layouts(job.model_config)
+        towers = job.model_config.text_config, job.model_config.vision_config
+        self.drops = any(tower.attention_dropout > 0 for tower in towers)
         self.locked = {name for name, rule in job.rules.items() if not rule.trainable}
 
-    def images(self, params: Params, pixel_values: jax.Array, patches: jax.Array | None = None) -> jax.Array:
-        """[B, C, h, w] -> unit rows [B, P] float32."""
+    def images(
+        self, params: Params, pixel_values: jax.Array, patches: jax.Array | None = None, key: Key = None
+    ) -> jax.Array:
+        """[B, C, h, w] -> unit rows [B, P] float32. key: of dropout; None for none."""
 
         def embed(module: FlaxCLIPModule) -> jax.Array:
             pixels = jnp.transpose(pixel_values, (0, 2, 3, 1))
-            return module.visual_projection(module.vision_model.pooled(pixels, patches=patches))
+            tower = module.vision_model
+            return module.visual_projection(tower.pooled(pixels, patches=patches, deterministic=key is None))
 
-        return self._unit(params, embed)
+        return self._unit(params, embed, key)
 
-    def texts(self, params: Params, input_ids: jax.Array) -> jax.Array:
-        """[B, S] -> unit rows [B, P] float32."""
-        return self._unit(params, lambda module: module.text_projection(module.text_model.pooled(input_ids)))
+    def texts(self, params: Params, input_ids: jax.Array, key: Key = None) -> jax.Array:
+        """[B, S] -> unit rows [B, P] float32. key: of dropout; None for none."""
 
-    def _unit(self, params: Params, embed: Any) -> jax.Array:
+        def embed(module: FlaxCLIPModule) -> jax.Array:
+            return module.text_projection(module.text_model.pooled(input_ids, deterministic=key is None))
+
+        return self._unit(params, embed, key)
+
+    def _unit(self, params: Params, embed: Any, key: Key) -> jax.Array:
         tree = unflatten_dict({path: params[name] for name, (path, _) in self.layouts.items()})
-        return normalize(self.module.apply({"params": tree}, method=embed).astype(jnp.float32))
+        rngs = {} if key is None else {"dropout": key}
+        return normalize(self.module.apply({"params": tree}, rngs=rngs, method=embed).astype(jnp.float32))
 
-    def embed(self, params: Params, part: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        images = self.images(params, part["pixel_values"], part.get("patches"))
-        return images, self.texts(params, part["input_ids"])
+    def embed(self, params: Params, part: Mapping[str, jax.Array], key: Key) -> tuple[jax.Array, jax.Array]:
+        for_images, for_texts = (None, None) if key is None else jax.random.split(key)
+        images = self.images(params, part["pixel_values"], part.get("patches"), for_images)
+        return images, self.texts(params, part["input_ids"], for_texts)
 
     def features(self, params: Params, kind: str, rows: jax.Array) -> jax.Array:
         """Unit rows [B, P] of "pixel_values" or "input_ids"."""
@@ -132,36 +144,48 @@ class Network:
             value = value + anchors.image_weight * against(x) + anchors.text_weight * against(y)
         return value
 
-    def gradients(self, params: Params, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, Params]:
-        """The loss of the global batch, and its gradients by the trainable parameters."""
+    def gradients(
+        self, params: Params, batch: Mapping[str, jax.Array], step: jax.Array | int = 0
+    ) -> tuple[jax.Array, Params]:
+        """The loss of the global batch, and its gradients by the trainable parameters.
+
+        Dropout, where the model has any, depends on the run's seed and the step alone: not on the devices, and nothing
+        of it has to be saved.
+        """
+        key = jax.random.fold_in(jax.random.key(self.config.seed), step) if self.drops else None
         locked = {name: lax.stop_gradient(value) for name, value in params.items() if name in self.locked}
         trainable = {name: value for name, value in params.items() if name not in self.locked}
         with jax.default_matmul_precision("default" if self.bf16 else "highest"):
             if self.config.accumulate == 1:
-                return jax.value_and_grad(lambda own: self._whole(self._use(own | locked), batch))(trainable)
-            return self._in_parts(trainable, locked, batch)
+                return jax.value_and_grad(lambda own: self._whole(self._use(own | locked), batch, key))(trainable)
+            return self._in_parts(trainable, locked, batch, key)
 
-    def _whole(self, params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
-        x, y = self.embed(params, self._constrain(batch, P(("data", "fsdp"))))
+    def _whole(self, params: Params, batch: Mapping[str, jax.Array], key: Key) -> jax.Array:
+        x, y = self.embed(params, self._constrain(batch, P(("data", "fsdp"))), key)
         return self.pair_loss(x, y, params, batch.get("sample"))
 
-    def _in_parts(self, trainable: Params, locked: Params, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, Params]:
+    def _in_parts(
+        self, trainable: Params, locked: Params, batch: Mapping[str, jax.Array], key: Key
+    ) -> tuple[jax.Array, Params]:
         """Gradient caching: embeddings of every part without what a gradient needs, the loss over all of them, then
         part after part once more with the gradient of its own embeddings. Exact: the loss never sees a part alone."""
         parts = {name: self._split(rows) for name, rows in batch.items() if name != "sample"}  # [k, B / k, …]
-        x, y = lax.map(lambda part: self.embed(self._use(trainable | locked), part), parts)
+        keys = None if key is None else jax.random.split(key, self.config.accumulate)
+
+        def embed(own: Params, part: Any) -> tuple[jax.Array, jax.Array]:
+            return self.embed(self._use(own | locked), *part)
 
         def whole(x: jax.Array, y: jax.Array, own: Params) -> jax.Array:
             return self.pair_loss(self._join(x), self._join(y), own | locked, batch.get("sample"))
 
-        value, (dx, dy, gradients) = jax.value_and_grad(whole, argnums=(0, 1, 2))(x, y, trainable)
-
         def add(gradients: Params, step: Any) -> tuple[Params, None]:
             part, cotangents = step
-            _, pull = jax.vjp(lambda own: self.embed(self._use(own | locked), part), trainable)
+            _, pull = jax.vjp(lambda own: embed(own, part), trainable)
             return jax.tree.map(jnp.add, gradients, pull(cotangents)[0]), None
 
-        gradients, _ = lax.scan(add, gradients, (parts, (dx, dy)))
+        x, y = lax.map(lambda part: embed(trainable, part), (parts, keys))
+        value, (dx, dy, gradients) = jax.value_and_grad(whole, argnums=(0, 1, 2))(x, y, trainable)
+        gradients, _ = lax.scan(add, gradients, ((parts, keys), (dx, dy)))
         return value, gradients
 
     def _split(self, rows: jax.Array) -> jax.Array:
@@ -243,7 +267,7 @@ class Engine:
         self.state = jax.jit(self._fresh_state, out_shardings=self._shardings, donate_argnums=0)(params)
         self._train = jax.jit(
             self._step,
-            in_shardings=(self._shardings, self._rows, self._same),
+            in_shardings=(self._shardings, self._rows, self._same, self._same),
             out_shardings=(self._shardings, self._same),
             donate_argnums=0,
         )
@@ -264,9 +288,11 @@ class Engine:
             "average": average if self.config.ema is not None else {},
         }
 
-    def _step(self, state: State, batch: Batch, rates: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+    def _step(
+        self, state: State, batch: Mapping[str, jax.Array], rates: jax.Array, step: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
         """rates: [learning rate, weight of the old average]."""
-        value, gradients = self.network.gradients(state["params"], batch)
+        value, gradients = self.network.gradients(state["params"], batch, step)
         params, moments = self.optimizer.update(gradients, state["moments"], state["params"], rates[0])
         average = {name: rates[1] * old + (1 - rates[1]) * params[name] for name, old in state["average"].items()}
         metrics = {
@@ -283,7 +309,8 @@ class Engine:
         with jax.profiler.StepTraceAnnotation("train", step_num=self.step):
             rows = {name: sharding.place_rows(self.mesh, value) for name, value in batch.items()}
             rates = sharding.place_same(self.mesh, np.array([lr, decay], np.float32))
-            self.state, metrics = self._train(self.state, rows, rates)
+            step = sharding.place_same(self.mesh, np.array(self.step, np.int32))
+            self.state, metrics = self._train(self.state, rows, rates, step)
         self.step += 1
         self._ahead.append(metrics["loss"])
         if len(self._ahead) > AHEAD:
@@ -364,10 +391,10 @@ class Engine:
             raise problem or OSError(f"{folder}: the first process could not write the model")
 
     def close(self) -> None:
+        # The group is left when the process ends, by JAX: leaving it means waiting for the others, and after an error
+        # here they don't come.
         self._stop.close()
         self._checkpoints.close()
-        if jax.distributed.is_initialized():
-            jax.distributed.shutdown()
 
     # -- placement ----------------------------------------------------------------------------------------------------
 

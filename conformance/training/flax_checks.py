@@ -141,7 +141,7 @@ def topology(folder: Path) -> dict[str, Any]:
 
 
 def kill(folder: Path) -> dict[str, Any]:
-    """`triclip train`, killed at random moments and in saves, until it is done; against a run left alone, to the bit."""
+    """`triclip train`, killed at random moments and in saves, until done; against a run left alone, to the bit."""
     config = make_data(folder)
     alone, killed = folder / "alone", folder / "killed"
     finish(train(config, alone))

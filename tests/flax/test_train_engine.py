@@ -20,7 +20,7 @@ from clip_core.train.engine import Process, Rule
 from clip_core.train.start import extra_parameters, prepare
 from clip_flax import FlaxCLIPModel, training
 from clip_flax.sharding import make_mesh, parameter_spec
-from conformance.training.flax_worker import SAMPLES, Spec, batch, run_config
+from conformance.training.flax_worker import MODEL, SAMPLES, Spec, batch, run_config
 
 ALONE = Process(0, 1)
 
@@ -100,6 +100,21 @@ def test_remat_recomputes(tmp_path: Path) -> None:
         params = training.initial_parameters(job, network.layouts)
         counts[remat] = str(jax.make_jaxpr(network.gradients)(params, batch(job, ALONE, 0))).count("dot_general")
     assert counts["none"] < counts["dots"] < counts["full"]
+
+
+def test_dropout_depends_on_the_step_alone(tmp_path: Path) -> None:
+    """Both passes over a part drop the same weights: the gradient is that of the loss."""
+    model = {**MODEL, "vision_config": {**MODEL["vision_config"], "attention_dropout": 0.5}}
+    job = prepare(config(tmp_path, model={"config": model}, accumulate=2))
+    network = training.Network(job, make_mesh(MeshSection(1)))
+    params = training.initial_parameters(job, network.layouts)
+    rows = {name: jnp.asarray(value) for name, value in batch(job, ALONE, 0).items()}
+    compute = jax.jit(network.gradients)
+    (first, slope), (again, _), (other, _) = (compute(params, rows, step) for step in (3, 3, 4))
+    assert first == again != other
+    name, change = "vision_model.post_layernorm.weight", 2e-2 * np.sign(slope["vision_model.post_layernorm.weight"])
+    up, down = (compute({**params, name: params[name] + sign * change}, rows, 3)[0] for sign in (1, -1))
+    assert float(up - down) == pytest.approx(2 * float((slope[name] * change).sum()), rel=0.01)
 
 
 def test_bfloat16_keeps_float32_parameters(tmp_path: Path, whole: Any) -> None:
