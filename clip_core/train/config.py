@@ -59,13 +59,15 @@ class DataSection:
     """Where image-text pairs come from.
 
     train: paths or patterns; one format for all. Relative to the config file.
-    format: "webdataset" (.tar), "table" (CSV, TSV, JSONL, parquet beside the pictures), "datasets" (a folder written
-        by Hugging Face `save_to_disk`), "arrayrecord" (tf.train.Example records), or "auto" (by suffix and contents).
+    format: "webdataset" (.tar), "table" (CSV, TSV, JSONL, parquet beside the pictures, or a folder of pictures with a
+        .txt beside each), "datasets" (a folder written by Hugging Face `save_to_disk`), "arrayrecord" (tf.train.Example
+        records), or "auto" (by suffix and contents).
     image_key, caption_key: column, suffix or feature; None: the usual ones. Either may hold several per sample, of
         which each epoch draws one.
     batch_size: pairs per step over all processes and devices; also the size of the contrastive loss.
-    workers: processes that decode, tokenise and augment; 0 for threads of this one.
-    shuffle: a fresh order per epoch.
+    workers: processes that decode, tokenise and augment; 0 for threads of this one. A script that asks for them needs
+        the `if __name__ == "__main__":` of Python's multiprocessing.
+    shuffle: a fresh order per epoch, cut into whole batches; false: round and round in the order of the data.
     """
 
     train: list[str] = field(default_factory=list)
