@@ -88,28 +88,39 @@ def _shape_only(picture: Any, steps: Steps) -> np.ndarray:
     return np.broadcast_to(np.uint8(0), (height, width, bands) if bands > 1 else (height, width))
 
 
+def _is_unread_jpeg(picture: Image.Image) -> bool:
+    return picture.format == "JPEG" and bool(getattr(picture, "tile", None)) and bool(getattr(picture, "fp", None))
+
+
+def _twin(picture: Any) -> Any:
+    """Another Image over the file of a JPEG that was opened but not decoded.
+
+    The caller's stays as it is, and its pixels don't pile up in a list of many: new memory is slow.
+    """
+    twin = Image.open(picture.fp, formats=["JPEG"])
+    twin.filename = getattr(picture, "filename", "")  # type: ignore[attr-defined]  # for messages
+    return twin
+
+
 def _opened(picture: Image.Image, steps: Steps) -> Image.Image:
     """The picture decoded, and upright when asked for."""
-    picture = decode(picture)
+    picture = decode(_twin(picture) if _is_unread_jpeg(picture) else picture)
     return apply_exif(picture) if steps.exif else picture
 
 
 def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
-    """A JPEG that was opened but not decoded, to be decoded smaller; the steps then state its exact resized size.
-
-    Another Image over the same file: the caller's stays as it is.
-    """
-    if picture.format != "JPEG" or not getattr(picture, "tile", None) or picture.mode not in ("RGB", "L"):
+    """A JPEG that was opened but not decoded, to be decoded smaller; the steps then state its exact resized size."""
+    if not _is_unread_jpeg(picture) or picture.mode not in ("RGB", "L"):
         return picture, steps
     assert steps.size
     height, width = image_ops.resized_size(picture.height, picture.width, steps.size)
     if 2 * height > picture.height or 2 * width > picture.width:
         return picture, steps
-    smaller = Image.open(picture.fp, formats=["JPEG"])  # type: ignore[attr-defined]
+    smaller = _twin(picture)
     smaller.draft(picture.mode, (width, height))
     if steps.exif and picture.getexif().get(0x0112, 1) >= 5:  # the size is that of the picture turned upright
         height, width = image_ops.resized_size(picture.width, picture.height, steps.size)
-    return smaller, replace(steps, size={"height": height, "width": width})
+    return decode(smaller), replace(steps, size={"height": height, "width": width})
 
 
 def _hf_values(picture: Any, first: str, steps: Steps, place: np.ndarray | None) -> np.ndarray:

@@ -188,3 +188,20 @@ def test_reduced_decoding_of_a_truncated_file_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(ImageError, match="truncated|damaged"):
         CLIPImageProcessor(reduced_decoding=True)(Image.open(path))
+
+
+def test_an_opened_jpeg_is_left_as_it_is(tmp_path):
+    path = photograph(tmp_path / "a.jpg", 500, 400)
+    opened = Image.open(path)
+    want = CLIPImageProcessor()(Image.open(path).copy())["pixel_values"][0]
+    for _ in range(2):
+        np.testing.assert_array_equal(CLIPImageProcessor()(opened)["pixel_values"][0], want)
+    assert opened.tile, "not decoded"
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(Image.open(path)))
+
+
+def test_a_broken_opened_jpeg_is_named(tmp_path):
+    path = photograph(tmp_path / "broken.jpg", 500, 400)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ImageError, match="broken.jpg"):
+        CLIPImageProcessor()(Image.open(path))
