@@ -23,7 +23,7 @@ TEXTS = ("txt", "caption", "text")
 CLASSES = ("cls", "label", "class")
 JSON = "json"
 IMAGE, TEXT, RECORD, LABEL = range(4)  # what a member is for
-LONGEST_TEXT = 1 << 24  # bytes of a caption or JSON member
+LARGEST = {IMAGE: 1 << 29, TEXT: 1 << 24, RECORD: 1 << 24, LABEL: 1 << 24}  # bytes of a member
 
 
 class WebDataset(Source):
@@ -101,9 +101,10 @@ class WebDataset(Source):
         shard, found = self._place(number)
         parts: dict[int, list[bytes]] = {use: [] for use in range(4)}
         for member in found:
-            if self._use[member] != IMAGE and self._size[member] > LONGEST_TEXT:
-                raise DataError(f"{self.name(number)}: wanted a text of at most {LONGEST_TEXT} bytes")
-            parts[self._use[member]].append(self.files.read(shard, self._offset[member], self._size[member]))
+            use, size = self._use[member], self._size[member]
+            if size > LARGEST[use]:
+                raise DataError(f"{self.name(number)}: wanted members of at most {LARGEST[use]} bytes, found {size}")
+            parts[use].append(self.files.read(shard, self._offset[member], size))
         name = self.name(number)
         record = _record(parts[RECORD], name)
         captions = as_captions([decode_text(text, name) for text in parts[TEXT]], name) if parts[TEXT] else []

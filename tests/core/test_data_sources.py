@@ -10,6 +10,7 @@ import pytest
 
 from clip_core.data import open_source
 from clip_core.data.sources import expand
+from clip_core.data.webdataset import IMAGE, LARGEST
 from clip_core.errors import DataError
 from tests.core.image_text import picture, shard, table, write_tar
 
@@ -142,6 +143,14 @@ def test_a_broken_sample_is_its_own_error(tmp_path):
         with pytest.raises(DataError, match=rf"b\.tar: {number}"):
             source[number]
     assert source[4].captions == ["ok"]
+
+
+def test_members_larger_than_any_picture_are_not_read(tmp_path, monkeypatch):
+    source = open_source(shard(tmp_path / "a.tar", 3, s1_png=b"x" * 9000))
+    monkeypatch.setitem(LARGEST, IMAGE, 8999)
+    assert source[0].images and source[2].images
+    with pytest.raises(DataError, match=r"00001: wanted members of at most 8999 bytes, found 9000"):
+        source[1]
 
 
 def test_a_shard_that_shrinks_later_is_an_error_not_a_hang(tmp_path):
