@@ -110,7 +110,7 @@ def launch(
     plan.write_text(json.dumps(actions), "utf-8")
     base = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
     base = {name: value for name, value in base.items() if not name.lower().endswith("_proxy")}
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(processes)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(processes)]
     command = [sys.executable, "-u", "-m", __spec__.name, str(folder), str(devices), str(plan)]
     started = []
     for index in range(processes):
@@ -121,7 +121,7 @@ def launch(
     return started
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
