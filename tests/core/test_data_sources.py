@@ -1,5 +1,6 @@
 """Sources: what each format gives, and what each says of data that can't be used."""
 
+import csv
 import json
 import logging
 import pickle
@@ -7,6 +8,8 @@ import tarfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clip_core.data import open_source
 from clip_core.data.sources import expand
@@ -194,6 +197,17 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
         ([f"{tmp_path}/b.jpg"], ['5" pipe'], 3),
         ([f"{tmp_path}/c.jpg"], ["[1] bracket"], 4),
     ]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=6), st.sampled_from(["a.csv", "a.tsv"]))
+def test_whatever_a_csv_writer_writes_is_found_again(tmp_path_factory, captions, name):
+    path = tmp_path_factory.mktemp("t") / name
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if name.endswith("tsv") else ",")
+        writer.writerows([["caption", "image"], *([f"{caption}.", "x.jpg"] for caption in captions)])
+    found = [sample.captions for sample in open_source(path)]
+    assert found == [[f"{caption}.".strip()] for caption in captions]
 
 
 def test_lists_in_tables(tmp_path):
