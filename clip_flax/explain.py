@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import flax.linen as nn
 import jax
@@ -15,34 +16,41 @@ from clip_core.explain import PairAttentions
 from .modeling import FlaxCLIPModel
 
 Path = tuple[str, ...]
+_COMPILED: WeakKeyDictionary[FlaxCLIPModel, dict[bool, Callable[..., Any]]] = WeakKeyDictionary()
 
 
 def pair_attentions(
     model: FlaxCLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
 ) -> PairAttentions:
     """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
-    module = model.module.clone(gradient_checkpointing=False)
-    ids, pixels = jnp.asarray(input_ids, jnp.int32), jnp.asarray(pixel_values.transpose(0, 2, 3, 1))
+    compiled = _COMPILED.setdefault(model, {})
+    if gradients not in compiled:  # for a model; and by JAX for a length of the text
+        compiled[gradients] = jax.jit(_traced(model.module.clone(gradient_checkpointing=False), gradients))
+    pixels = jnp.asarray(pixel_values.transpose(0, 2, 3, 1))
+    vision, text, slopes, logit = compiled[gradients](model.params, jnp.asarray(input_ids, jnp.int32), pixels)
 
-    def run() -> Any:
-        return module.apply({"params": model.params}, ids, pixels, output_attentions=True)
+    def of(tower: str) -> np.ndarray | None:
+        layers = range(len(vision if tower == "vision_model" else text))
+        return (
+            _stacked([slopes[tower, "encoder", "layers", str(i), "self_attn"] for i in layers]) if gradients else None
+        )
 
-    out = run()
-    vision, text = out.vision_model_output.attentions, out.text_model_output.attentions
-    slopes = _gradients(lambda: run().logits_per_image[0, 0]) if gradients else {}
+    return PairAttentions(_stacked(vision), _stacked(text), of("vision_model"), of("text_model"), float(logit))
 
-    def of(tower: str, layers: Sequence[Any]) -> np.ndarray | None:
-        if not gradients:
-            return None
-        return _stacked([slopes[tower, "encoder", "layers", str(i), "self_attn"] for i in range(len(layers))])
 
-    return PairAttentions(
-        _stacked(vision),
-        _stacked(text),
-        of("vision_model", vision),
-        of("text_model", text),
-        float(out.logits_per_image[0, 0]),
-    )
+def _traced(module: nn.Module, gradients: bool) -> Callable[..., Any]:
+    """(params, input_ids, pixel_values) -> both towers' attentions, the gradients by path, the logit."""
+
+    def run(params: Any, input_ids: jax.Array, pixel_values: jax.Array) -> Any:
+        def forward() -> Any:
+            return module.apply({"params": params}, input_ids, pixel_values, output_attentions=True)
+
+        out = forward()
+        slopes = _gradients(lambda: forward().logits_per_image[0, 0]) if gradients else {}
+        attentions = out.vision_model_output.attentions, out.text_model_output.attentions
+        return *attentions, slopes, out.logits_per_image[0, 0]
+
+    return run
 
 
 def _gradients(logit: Callable[[], jax.Array]) -> dict[Path, jax.Array]:
