@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -88,13 +89,12 @@ def losses(output: Path) -> list[float]:
 def checkpoint(output: Path, step: int) -> dict[str, bytes]:
     """Every leaf of a checkpoint, and the data's position, as bytes."""
     folder = (output / "checkpoints" / str(step)).absolute()
-    tree = ocp.StandardCheckpointer().restore(folder / "state")
-    import jax
-
-    leaves = {
-        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(folder / "state").item_metadata.tree
+        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = reader.restore(folder / "state", args=ocp.args.PyTreeRestore(restore_args=plain))
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    leaves = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in flat}
     return leaves | {"data": (folder / "data" / "metadata").read_bytes()}
 
 
