@@ -266,7 +266,10 @@ class FlaxPreTrainedModel(Pretrained):
     def _filled(self, tensors: Mapping[str, LazyTensor], dtype: str, do_init: bool, complete: bool = False) -> Any:
         """The model with these parameters, or (model, params). `complete`: draw those that are not there."""
         with jax.default_device(None if do_init else jax.local_devices(backend="cpu")[0]):
-            flat = {tuple(path.split(".")): jnp.array(to_jax(tensor, dtype)) for path, tensor in tensors.items()}
+            # The largest first: what is read is copied, and while the table is twice there, nothing else is.
+            largest_first = sorted(tensors.items(), key=lambda item: -item[1].nbytes)
+            flat = {tuple(path.split(".")): jnp.array(to_jax(tensor, dtype)) for path, tensor in largest_first}
+            flat = {tuple(path.split(".")): flat[tuple(path.split("."))] for path in tensors}
             if complete:
                 drawn = _cast(self.init_weights(self.key, self.input_shape), as_dtype(dtype))
                 flat = {**flatten_dict(drawn), **flat}

@@ -49,6 +49,8 @@ LEAVES: dict[tuple[str, str], tuple[str, tuple[int, ...] | None]] = {
     ("embedding", "weight"): ("embeddings", None),
 }
 
+PIECE = 2 << 20  # bytes
+
 _drawing: ContextVar[bool] = ContextVar("drawing", default=True)
 
 
@@ -164,8 +166,7 @@ class TFPreTrainedModel(keras.Model, Pretrained):
         for name, (variable, permutation) in model._variables_by_name().items():
             if name in loaded.tensors:
                 tensor = loaded.tensors[name].astype(variable.dtype)
-                array = (tensor.permute(*permutation) if permutation else tensor).numpy()
-                variable.assign(array.view(tf.as_dtype(variable.dtype).as_numpy_dtype))  # bfloat16 comes as bits
+                fill(variable, tensor.permute(*permutation) if permutation else tensor)
         model.init_weights(loaded.fresh)
         return model
 
@@ -410,6 +411,20 @@ class TFPreTrainedModel(keras.Model, Pretrained):
 
     def _towers(self) -> list[Any]:
         return [getattr(self, name) for name in ("text_model", "vision_model") if hasattr(self, name)]
+
+
+def fill(variable: keras.Variable, tensor: LazyTensor) -> None:
+    """Assign a tensor of the variable's dtype; a large one piece by piece, in place: TensorFlow copies what it takes."""
+    dtype = tf.as_dtype(variable.dtype).as_numpy_dtype  # bfloat16 comes as bits
+    if tensor.nbytes <= PIECE or not isinstance(variable.value, tf.Variable):
+        variable.assign(tensor.numpy().view(dtype))
+        return
+    whole = tensor.numpy() if tensor.part is None else None  # transposed: there is no reading a part of it
+    rows = max(PIECE * tensor.shape[0] // tensor.nbytes, 1)
+    for start in range(0, tensor.shape[0], rows):
+        stop = min(start + rows, tensor.shape[0])
+        piece = tensor.rows(start, stop).numpy() if whole is None else whole[start:stop]
+        variable.value[start:stop].assign(piece.view(dtype))
 
 
 def match_labels(y: Any, y_pred: Any) -> tuple[Any, Any]:
