@@ -62,12 +62,14 @@ def _shade(strength: float) -> tuple[int, int, int]:
     return tuple(round(255 + (end - 255) * strength) for end in (21, 66, 140))  # type: ignore[return-value]
 
 
-def thumbnail(picture: Any, size: tuple[int, int]) -> Image.Image:
-    """A path, Pillow image or array as RGB over white, at most `size` (width, height) in pixels."""
+def thumbnail(picture: Any, size: tuple[int, int], transparent: bool = False) -> Image.Image:
+    """A path, Pillow image or array as RGB over white (or as RGBA), at most `size` (width, height) in pixels."""
     image = load_image(picture)
     image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
     image = image.convert("RGBA")
     image.thumbnail(size)
+    if transparent:
+        return image
     paper = Image.new("RGBA", image.size, PAPER)
     return Image.alpha_composite(paper, image).convert("RGB")
 

@@ -18,7 +18,7 @@ _FLOOR = 1e-9  # errors below it, and none at all, are drawn here: float32 has s
 _BACKENDS = {"torch": 0, "tf": 1, "flax": 2}  # colours stay the same from figure to figure
 
 
-_TOWERS = {"vision": "vision tower", "text": "text tower", "both": "both", "": ""}
+_TOWERS = {"vision": "vision tower", "text": "text tower", "both": "both towers", "": ""}
 _TICKS = 34  # that can be read below one panel
 
 

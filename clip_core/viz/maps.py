@@ -17,7 +17,7 @@ METHODS = ("pca", "umap")
 _BLOCK = 1 << 14
 _PICTURE = 0.32  # inches
 _LABELLED_UP_TO = 200
-_MARGIN = 3  # pixels around a label, as letters are some wider or narrower at another resolution
+_MARGIN = 5  # pixels around a label, as letters are some wider or narrower at another resolution
 # Where a label may stand, in points from its point, the best place first.
 _PLACES = [
     (6, 0),
@@ -152,7 +152,7 @@ def _scatter(axes: Any, points: np.ndarray, groups: Sequence[str] | None, pictur
 def _place_picture(axes: Any, point: np.ndarray, picture: Any) -> None:
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-    array = picture_array(picture)
+    array = picture_array(picture, transparent=True)
     image = OffsetImage(array, zoom=_PICTURE * 72 / max(array.shape[:2]), dpi_cor=True)
     axes.add_artist(AnnotationBbox(image, tuple(point), frameon=False, pad=0, zorder=2))
 

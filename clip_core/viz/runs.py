@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -157,8 +156,8 @@ def _panels(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
         found.append(sides or {"": [key for key, value in result.items() if isinstance(value, float)]})
     for name, result in results.items():
         for side, keys in found[0].items():
-            values = [(result.get(side, {}) if side else result).get(key) for key in keys]
-            if not all(_is_number(value) and math.isfinite(value) and 0 <= value <= 1 for value in values):
+            values: list[Any] = [(result.get(side, {}) if side else result).get(key) for key in keys]
+            if not all(_is_number(value) and 0 <= value <= 1 for value in values):
                 raise InputError(f"recall_bars: {name!r}: wanted shares for {', '.join(keys)}, found {result!r}")
     if not all(found[0].values()):
         raise InputError(f"recall_bars: wanted shares such as R@1, found {next(iter(results.values()))!r}")

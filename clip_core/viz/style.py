@@ -28,7 +28,7 @@ SEQUENTIAL = "Blues"
 DARK_FROM = 0.55  # of the colour scale: numbers are white from here on
 TITLE_LIMIT = 90  # characters
 _PICTURE_PIXELS = 160
-_SETTINGS = {
+_SETTINGS: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -68,7 +68,10 @@ def style() -> Iterator[None]:
         raise MissingDependencyError("figures need matplotlib: pip install 'triclip[viz]'") from error
     installed = {font.name for font in font_manager.fontManager.ttflist}
     fonts = ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_SETTINGS, "font.family": fonts}):
+    defaults: Any = {
+        key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"
+    }  # not restored
+    with matplotlib.rc_context({**defaults, **_SETTINGS, "font.family": fonts}):
         yield
 
 
@@ -143,9 +146,9 @@ def show_picture(axes: Any, picture: Any, frame: str = FAINT, width: float = 0.6
     bare(axes, frame, width)
 
 
-def picture_array(picture: Any, pixels: int = _PICTURE_PIXELS) -> np.ndarray:
-    """uint8 [h, w, 3] of a path, Pillow image or array, over white and at most so large."""
-    return np.asarray(thumbnail(picture, (pixels, pixels)))
+def picture_array(picture: Any, transparent: bool = False) -> np.ndarray:
+    """uint8 [h, w, 3] of a path, Pillow image or array, small and over white; [h, w, 4] if it may be see-through."""
+    return np.asarray(thumbnail(picture, (_PICTURE_PIXELS, _PICTURE_PIXELS), transparent))
 
 
 def bare(axes: Any, frame: str = FAINT, width: float = 0.6) -> None:

@@ -276,7 +276,7 @@ def test_the_report_draws_every_error_by_tower():
     for given in (report(), json.loads(json.dumps(report().to_dict()))):
         figure = viz.conform_report(given)
         panels = {axes.get_title(): axes for axes in figure.axes}
-        assert list(panels) == ["vision tower", "text tower", "both"]
+        assert list(panels) == ["vision tower", "text tower", "both towers"]
         lines = {line.get_label(): line for line in panels["vision tower"].lines}
         np.testing.assert_allclose(lines["tf"].get_xydata(), [[0, 1e-9], [1, 2e-7]])
         np.testing.assert_allclose(lines["flax"].get_xydata(), [[1, 3e-7]])
@@ -317,12 +317,13 @@ def test_other_suffixes_and_failures_leave_nothing(tmp_path, monkeypatch):
 def test_settings_of_the_caller_stay():
     import matplotlib
 
+    matplotlib.use("svg")  # a caller's own choice, which rc_context does not put back
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"font.size": 33, "text.usetex": True}):
         figure = viz.recall_bars({"a": {"R@1": 0.5}})
         assert matplotlib.rcParams["font.size"] == 33
         assert max(text.get_fontsize() for text in figure.findobj(Text)) < 20
-    assert dict(matplotlib.rcParams) == before
+    assert dict(matplotlib.rcParams) == before and matplotlib.get_backend() == "svg"
 
 
 def test_figures_leave_pyplot_alone_and_import_late():
