@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import ImageError, InputError, MissingDependencyError
 from .hub import DEFAULT_MODEL, HUB_ARGUMENTS
+from .image_input import load_image
 from .prefixes import shared_prefixes, until_end
 from .progress import Progress
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
@@ -33,6 +34,13 @@ class ImageEmbeddings(NamedTuple):
     vectors: np.ndarray
     sources: list[Any]
     skipped: list[tuple[Any, str]]
+
+
+class _Values(NamedTuple):
+    """A picture file's pixel values [C, H, W]."""
+
+    source: Any
+    pixels: np.ndarray
 
 
 class Clip:
@@ -69,7 +77,7 @@ class Clip:
             backend: "torch" (default), "tf" or "flax"; that extra must be installed.
             dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend.
             device: a device of the backend, e.g. "cuda"; default its own default.
-            **kwargs: as for `CLIPModel.from_pretrained`: revision, cache_dir, local_files_only, token, …
+            **kwargs: as for `CLIPModel.from_pretrained`: mmap, revision, cache_dir, local_files_only, token, …
 
         Raises FileNotFoundError, CheckpointError, ConfigError as that does; MissingDependencyError without the backend.
         """
@@ -147,13 +155,18 @@ class Clip:
         sources = expand_images(images)
         vectors, kept, skipped = [], [], []
         batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
-        # The next batch is decoded while the model computes this one.
-        with ThreadPoolExecutor(1) as ahead, Progress("images", len(sources), progress) as bar:
-            pending = ahead.submit(self._pixels, batches[0], skip_unreadable)
+        # The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock.
+        workers = min(os.cpu_count() or 1, len(batches[0]))
+        with (
+            ThreadPoolExecutor(workers) as pool,
+            ThreadPoolExecutor(1) as ahead,
+            Progress("images", len(sources), progress) as bar,
+        ):
+            pending = ahead.submit(self._pixels, batches[0], skip_unreadable, pool)
             for number, batch in enumerate(batches):
                 pixels, good, bad = pending.result()
                 if number + 1 < len(batches):
-                    pending = ahead.submit(self._pixels, batches[number + 1], skip_unreadable)
+                    pending = ahead.submit(self._pixels, batches[number + 1], skip_unreadable, pool)
                 if len(good):
                     vectors.append(self._bridge.image_features(self.model, pixels))
                 kept += good
@@ -163,9 +176,9 @@ class Clip:
         joined = joined.astype(np.float32, copy=False)
         return ImageEmbeddings(unit(joined) if normalize else joined, kept, skipped)
 
-    def _pixels(self, sources: Sequence[Any], skip: bool) -> tuple[np.ndarray | None, list, list]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-            loaded = list(pool.map(_load_or_reason, sources))
+    def _pixels(self, sources: Sequence[Any], skip: bool, pool: Executor) -> tuple[np.ndarray | None, list, list]:
+        """(pixel values or None, the sources they belong to, (source, reason) of the others)."""
+        loaded = list(pool.map(self._load_or_reason, sources))
         pairs = list(zip(sources, loaded, strict=True))
         bad = [(source, result) for source, result in pairs if isinstance(result, Exception)]
         if bad and not skip:
@@ -175,7 +188,25 @@ class Clip:
         skipped = [(source, str(error)) for source, error in bad]
         if not pictures:
             return None, good, skipped
+        values = [picture for picture in pictures if isinstance(picture, _Values)]
+        if len(values) == len(pictures) and len({value.pixels.shape for value in values}) == 1:
+            return np.stack([value.pixels for value in values]), good, skipped
+        # Arrays are read together, since their channels' order is; results of several shapes make the error here.
+        pictures = [load_image(picture.source) if isinstance(picture, _Values) else picture for picture in pictures]
         return self.processor.image_processor(pictures, return_tensors="np")["pixel_values"], good, skipped
+
+    def _load_or_reason(self, source: Any) -> Any:
+        """A file's pixel values, any other picture decoded, or the error that says why not.
+
+        A file's pixels are worked on where they were decoded, while they are in that core's cache.
+        """
+        try:
+            picture = load_image(source)
+            if not isinstance(source, (str, os.PathLike)):
+                return picture
+            return _Values(source, self.processor.image_processor(picture)["pixel_values"][0])
+        except (ImageError, OSError) as error:
+            return error
 
     def similarity(self, images: Any, texts: Any) -> np.ndarray:
         """Cosines float32 [images, texts]. Either side may also be vectors [N, P] from the encoders."""
@@ -203,16 +234,6 @@ class Clip:
         head = self.zero_shot_head(labels, templates)
         logits = self._vectors(images, self.encode_image) @ head * self.logit_scale
         return Classification(tuple(labels), softmax(logits))
-
-
-def _load_or_reason(source: Any) -> Any:
-    """A decoded picture, or the error that says why not."""
-    from .image_input import load_image
-
-    try:
-        return load_image(source)
-    except (ImageError, OSError) as error:
-        return error
 
 
 def pad_rows(array: np.ndarray) -> np.ndarray:

@@ -205,3 +205,28 @@ def test_a_broken_opened_jpeg_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ImageError, match="broken.jpg"):
         CLIPImageProcessor()(Image.open(path))
+
+
+@pytest.mark.parametrize("kinds", [("file",), ("file", "picture"), ("file", "array", "broken")])
+def test_a_folder_s_values_are_the_processor_s(kinds, tmp_path):
+    """`Clip` makes a file's values where it decodes it; the same as the image processor in one call."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from clip_core.pipeline import Clip
+
+    sources, pictures = [], []
+    for number, kind in enumerate(kinds * 3):
+        path = photograph(tmp_path / f"{number}.jpg", 300 + number, 280)
+        picture = Image.open(path)
+        picture.load()
+        sources.append({"picture": picture, "array": np.asarray(picture)}.get(kind, path))
+        if kind == "broken":
+            path.write_bytes(path.read_bytes()[:3000])
+        else:
+            pictures.append(np.asarray(picture) if kind == "array" else picture)
+    clip = Clip.__new__(Clip)
+    clip.processor = type("Processor", (), {"image_processor": CLIPImageProcessor()})()
+    with ThreadPoolExecutor(2) as pool:
+        pixels, good, skipped = clip._pixels(sources, True, pool)
+    np.testing.assert_array_equal(pixels, CLIPImageProcessor()(pictures, return_tensors="np")["pixel_values"])
+    assert len(good) == len(pictures) and len(skipped) == len(sources) - len(pictures)
