@@ -42,7 +42,7 @@ ROW = Row(
         "resizing 1.5: no overlap can make that 1.5x what a peer at 80% of the machine's ceiling reaches."
     ),
     rounds=5,
-    budget=150,
+    budget=100,
 )
 
 

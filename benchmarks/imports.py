@@ -12,8 +12,8 @@ TRANSFORMERS = "from transformers import CLIPConfig, CLIPImageProcessor, CLIPPro
 ROW = Row(
     title="Imports",
     about=(
-        "Whole processes, Python's own start included. `import clip_core` imports names on first use; the second figure "
-        "uses all of them: tokenizers, image processor, configs, pipeline. transformers is asked for its counterparts."
+        "Whole processes, Python's own start included. `import clip_core` imports names on first use; the next figure "
+        "uses all of them: tokenizers, image processor, configs, pipeline. transformers imports its counterparts."
     ),
     sides={
         "python, nothing imported": Side("triclip", "PYTHON", "process"),
