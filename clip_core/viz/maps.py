@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError, MissingDependencyError
-from .style import MARKERS, PALETTE, drawn, new_figure, picture_array, plain
+from .style import MARKERS, PALETTE, PNG_DPI, drawn, new_figure, picture_array, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ METHODS = ("pca", "umap")
 _BLOCK = 1 << 14
 _PICTURE = 0.32  # inches
 _LABELLED_UP_TO = 200
-_MARGIN = 5  # pixels around a label, as letters are some wider or narrower at another resolution
+_MARGIN = 4  # pixels around a label
 # Where a label may stand, in points from its point, the best place first.
 _PLACES = [
     (6, 0),
@@ -163,6 +163,8 @@ def _place_labels(
     """Each label at the first place where it covers nothing; left out where there is none."""
     from matplotlib.transforms import Bbox
 
+    shown_at = figure.dpi
+    figure.set_dpi(PNG_DPI)  # letters are some wider or narrower at another resolution
     figure.draw_without_rendering()  # fixes where the axes are
     at = axes.transData.transform(points)
     scale = figure.dpi / 72
@@ -185,6 +187,7 @@ def _place_labels(
                 taken.append(box)
                 break
             text.remove()
+    figure.set_dpi(shown_at)
 
 
 def _reach(away: float) -> Iterator[tuple[float, float]]:

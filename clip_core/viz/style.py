@@ -27,6 +27,7 @@ RIGHT, WRONG = PALETTE[0], PALETTE[1]
 SEQUENTIAL = "Blues"
 DARK_FROM = 0.55  # of the colour scale: numbers are white from here on
 TITLE_LIMIT = 90  # characters
+PNG_DPI = 200
 _PICTURE_PIXELS = 160
 _SETTINGS: Any = {
     "font.size": 8,
@@ -106,7 +107,7 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with style():
-            figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=_FIXED[path.suffix])
+            figure.savefig(temporary, format=path.suffix[1:], dpi=PNG_DPI, metadata=_FIXED[path.suffix])
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ def test_exact_search_of_few_distinct_values(data):
 def test_rows_that_float32_cannot_tell_apart_are_ordered_by_their_exact_sums(small_blocks):
     rng = np.random.default_rng(3)
     query = unit(rng.normal(size=(1, 512)))[0].astype(np.float32)
-    vectors = np.repeat(query[None], 600, 0) + rng.normal(size=(600, 512)).astype(np.float32) * 1e-6
+    vectors = np.repeat(query[None], 600, 0) + rng.normal(size=(600, 512)).astype(np.float32) * 5e-8
     assert_same(exact.best_rows([vectors], query[None], 20, 1.1), brute_force(vectors, query[None], 20))
 
 
