@@ -15,7 +15,8 @@ ROW = Row(
     title="Loading ViT-B/32",
     about=(
         "`from_pretrained` of model.safetensors (605 MB, in the page cache) in a new process, after the imports. "
-        "transformers leaves PyTorch's weights in the file, as mmap=True does here; its TensorFlow and Flax classes read it with from_pt=True."
+        "transformers leaves PyTorch's weights in the file, as mmap=True does here; its TensorFlow and Flax classes "
+        "read it with from_pt=True."
     ),
     data=("vit_b32",),
     sides={

@@ -13,7 +13,7 @@ BATCH, LENGTH = 32, 77
 
 ROW = Row(
     title="A training step, ViT-B/32, batch 32",
-    about=f"{BATCH} pictures and texts of {LENGTH} tokens, contrastive loss, gradients, AdamW; float32. Returns the loss.",
+    about=f"{BATCH} pictures and texts of {LENGTH} tokens, contrastive loss, gradients, AdamW; float32.",
     data=("vit_b32",),
     sides={
         "triclip, torch": Side("triclip", "ours_torch"),
@@ -28,7 +28,7 @@ ROW = Row(
     count=BATCH,
     unit="pairs",
     check="same_loss",
-    limits="Products by oneDNN, forwards and backwards, in PyTorch; in both the last layer for the pooled tokens alone.",
+    limits="Products by oneDNN, forwards and backwards, in PyTorch; in both the last layer for pooled tokens alone.",
     rounds=5,
     budget=240,
 )

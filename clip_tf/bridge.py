@@ -414,7 +414,7 @@ class TFPreTrainedModel(keras.Model, Pretrained):
 
 
 def fill(variable: keras.Variable, tensor: LazyTensor) -> None:
-    """Assign a tensor of the variable's dtype; a large one piece by piece, in place: TensorFlow copies what it takes."""
+    """Assign a tensor of the variable's dtype; a large one in pieces, in place: TensorFlow copies what it takes."""
     dtype = tf.as_dtype(variable.dtype).as_numpy_dtype  # bfloat16 comes as bits
     if tensor.nbytes <= PIECE or not isinstance(variable.value, tf.Variable):
         variable.assign(tensor.numpy().view(dtype))
