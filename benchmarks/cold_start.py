@@ -65,7 +65,7 @@ ROW = Row(
     check="same_probabilities",
     limits=(
         "the weights are 605 MB and PyTorch 220 MB. transformers maps the file, so the table of tokens (101 MB) is "
-        "hardly read; triclip does so only with mmap=True, because a model must not end with a bus error when its file is cut."
+        "hardly read; triclip does so only with mmap=True, because cutting the file then ends the process."
     ),
     rounds=7,
 )
