@@ -179,6 +179,7 @@ class Worker:
         resume: bool = False,
         save_at: Sequence[int] = (),
         die_in_save: int = -1,
+        say: bool = False,
     ) -> None:
         """Train to a step, perhaps from a checkpoint: figures, and everything that was trained."""
         if die_in_save >= 0:
@@ -187,6 +188,8 @@ class Worker:
         if resume and engine.restore() != {"position": engine.step}:
             raise AssertionError(f"{name}: nothing to go on from, or not the data's position")
         first = engine.step
+        if say:
+            print("going on from", first, flush=True)
         figures = advance(engine, until, self.index, self.count, save_at)
         # Every process has another number of rows.
         rows = batch_of(0)["pixel_values"][: self.index + 3]
