@@ -310,9 +310,11 @@ def _plot_found(path: str, terms: Sequence[tuple[str, bool, float]], results: Se
     """The query as a picture where it is one alone, in words otherwise."""
     from . import viz
 
-    words = [os.path.basename(what) if is_picture else what for what, is_picture, _ in terms]
-    factors = ["" if weight == 1 else f"{weight:g} × " for _, _, weight in terms]
-    query: Any = " + ".join(factor + word for factor, word in zip(factors, words, strict=True))
+    query: Any = ""
+    for what, is_picture, weight in terms:
+        sign = "−" if weight < 0 else "+" if query else ""
+        factor = "" if abs(weight) == 1 else f"{abs(weight):g} × "
+        query = f"{query} {sign} {factor}{os.path.basename(what) if is_picture else what}".strip()
     if len(terms) == 1 and terms[0][1]:
         query = Path(terms[0][0])
     found = [Path(about["name"]) if os.path.isfile(about["name"]) else about["name"] for about, _ in results]

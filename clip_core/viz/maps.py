@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = ("pca", "umap")
+_UMAP_ROWS = 5  # with fewer its start, from three eigenvectors, can't be found
 _BLOCK = 1 << 14
 _PICTURE = 0.32  # inches
 _LABELLED_UP_TO = 200
@@ -46,7 +47,7 @@ def project(vectors: np.ndarray, method: str = "pca", seed: int = 0) -> Projecti
     """Two dimensions that keep most of the variance (PCA), or the neighbourhoods (UMAP, if umap-learn is installed).
 
     Args:
-        vectors: [N, P], N from 2.
+        vectors: [N, P], N from 2 (UMAP: from 5).
         method: "pca" (default) or "umap" (by cosine).
         seed: of UMAP. PCA needs none; each axis points where its largest loading is positive.
 
@@ -65,6 +66,8 @@ def project(vectors: np.ndarray, method: str = "pca", seed: int = 0) -> Projecti
         from umap import UMAP
     except ImportError as error:
         raise MissingDependencyError("a UMAP needs umap-learn: pip install umap-learn") from error
+    if len(array) < _UMAP_ROWS:
+        raise InputError(f"vectors: UMAP wants at least {_UMAP_ROWS} rows, found {len(array)}")
     points = UMAP(n_neighbors=min(15, len(array) - 1), metric="cosine", random_state=seed).fit_transform(array)
     return Projection(np.asarray(points, np.float32), None)
 

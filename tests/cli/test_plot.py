@@ -61,7 +61,7 @@ def test_embed_and_search(tmp_path, capsys, saved):
     assert (tmp_path / "b.pdf").read_bytes().startswith(b"%PDF")
     words = words_of(saved[1])
     assert [f"{one['similarity']:.3f}" for one in found] == [word for word in words if word[-4:-3] == "."]
-    assert any("a pizza" in word and "-0.5 × snow" in word.replace("\n", " ") for word in words)
+    assert any("a pizza" in word and "− 0.5 × snow" in word.replace("\n", " ") for word in words)
     assert run("search", index, PICTURES / "lion.png", "--plot", tmp_path / "c.png") == 0
     assert len(saved[2].findobj(lambda artist: type(artist).__name__ == "AxesImage")) == 6  # query and five found
 

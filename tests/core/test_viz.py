@@ -192,6 +192,8 @@ def test_umap_is_used_when_installed_and_named_when_not(monkeypatch):
     found = viz.project(vectors, "umap", seed=3)
     np.testing.assert_allclose(found.points, vectors[:, :2] * 2, rtol=1e-6)
     assert found.explained is None
+    with pytest.raises(InputError, match="at least 5 rows, found 4"):
+        viz.project(vectors[:4], "umap")
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(MissingDependencyError, match="umap-learn"):
         viz.project(vectors, "umap")
