@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,8 @@ class Checkpoints:
     """Numbered by step under a folder. A save appears whole, by a rename, or not at all."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        self.folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.folder, self._swept = folder, False
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         with self._naming():
             folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,16 @@ class Checkpoints:
         """Copies the state off the devices and returns; the writing goes on in the background."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(dict(data)))
         with self._naming():
+            self._sweep()
             self._manager.save(step, args=args, force=True)
+
+    def _sweep(self) -> None:
+        """Remove what interrupted saves left. Not when the folder is opened, as Orbax would: an export reads it while a
+        run may be saving; only that run itself writes here."""
+        if not self._swept and jax.process_index() == 0:
+            for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left)
+        self._swept = True
 
     def wait(self) -> None:
         with self._naming():

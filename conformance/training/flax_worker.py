@@ -3,8 +3,8 @@
     python -m conformance.training.flax_worker '[{"output": …, "result": …, "steps": 8, …}, …]'
 
 Batches are drawn from (seed, step), so that any number of processes and devices sees the same global batches. `Spec` is
-the specification of a run; several go one after the other. The result is an .npz file: the curve, and every leaf of the
-final state, whole.
+the specification of a run; several go one after the other. The result is an .npz file: the curve, every leaf of the
+final state, whole, and the bytes that the first device keeps of it.
 """
 
 from __future__ import annotations
@@ -153,8 +153,9 @@ def run(spec: Spec) -> None:
     if spec.result:
         curve = {f"curve/{name}": np.array([float(value) for value in values]) for name, values in curve.items()}
         state = leaves(engine)
+        kept = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(engine.state))
         if process.index == 0:
-            np.savez(spec.result, compiled=engine._train._cache_size(), **curve, **state)
+            np.savez(spec.result, compiled=engine._train._cache_size(), kept=kept, **curve, **state)
     print("stopped at" if engine.step < spec.steps else "done", engine.step, flush=True)
     engine.close()
 

@@ -59,6 +59,13 @@ def test_one_compilation_per_run(runs: Path) -> None:
         assert np.load(runs / f"{name}.npz")["compiled"] == 1
 
 
+def test_state_is_spread(runs: Path) -> None:
+    """Over fsdp and tensor; `data` keeps copies."""
+    kept = {name: int(np.load(runs / f"{name}.npz")["kept"]) for name in TOPOLOGIES}
+    assert kept["one device"] == kept["8 x 1 x 1"]
+    assert kept["2 x 2 x 2"] < 0.4 * kept["one device"]  # a quarter, and the vectors
+
+
 def test_goes_on_with_other_numbers_of_devices(runs: Path) -> None:
     parts = [runs / f"elastic{number}.npz" for number in range(3)]
     assert [list(curve(part, "step")) for part in parts] == [[1, 2, 3], [4, 5, 6], [7, 8]]
