@@ -56,9 +56,9 @@ class AdamW:
             gradients = [gradient * factor for gradient in gradients]
         return norm, gradients
 
-    def update(self, strategy: tf.distribute.Strategy, gradients: list[Any], scalars: tf.Tensor) -> None:
-        """One step of every variable on every device, from gradients equal there. In a cross-replica context."""
-        values = tf.unstack(scalars)
+    def update(self, strategy: tf.distribute.Strategy, gradients: list[Any], values: list[Any]) -> None:
+        """One step of every variable on every device, from gradients equal there, and `scalars` one by one. In a
+        cross-replica context."""
         for (name, variable), gradient in zip(self.variables.items(), gradients, strict=True):
             arguments = [gradient, values, self.first[name], self.second[name]]
             if name in self.averages:

@@ -126,18 +126,18 @@ class Engine:
 
     def _whole_step(self, inputs: dict[str, Any], scalars: tf.Tensor) -> dict[str, tf.Tensor]:
         strategy = self._group.strategy
-        variables = list(self._trained.values())
-        losses, local = strategy.run(self._loss_and_gradients, args=(inputs,))
-        gradients = strategy.extended.batch_reduce_to("SUM", list(zip(local, variables, strict=True)))
-        norm, gradients = strategy.run(self._optimizer.clipped, args=(gradients,))
-        self._optimizer.update(strategy, gradients, scalars)
-        scale = tf.exp(self._parameters["logit_scale"][0])
-        stop = strategy.reduce("SUM", inputs["stop"], axis=None)
-        norm = strategy.experimental_local_results(norm)[0]
-        metrics = {"loss": strategy.reduce("SUM", losses, axis=None), "logit_scale": scale, "grad_norm": norm}
-        if "logit_bias" in self._parameters:
-            metrics["logit_bias"] = tf.identity(self._parameters["logit_bias"][0])
-        return {**metrics, "stop": stop}
+        metrics = strategy.run(self._replica_step, args=(inputs, scalars))
+        metrics = {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
+        ends = {name: self._parameters[name][0] for name in ("logit_scale", "logit_bias") if name in self._parameters}
+        return {**metrics, **{n: tf.exp(x) if n == "logit_scale" else tf.identity(x) for n, x in ends.items()}}
+
+    def _replica_step(self, inputs: dict[str, tf.Tensor], scalars: tf.Tensor) -> dict[str, tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        loss, gradients = self._loss_and_gradients(inputs)
+        norm, gradients = self._optimizer.clipped(context.all_reduce("SUM", gradients))
+        context.merge_call(self._optimizer.update, args=(gradients, tf.unstack(scalars)))
+        stop = context.all_reduce("SUM", tf.identity(inputs["stop"]))  # an argument has no device
+        return {"loss": context.all_reduce("SUM", loss), "grad_norm": norm, "stop": stop}
 
     def _loss_and_gradients(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """This replica's shares of the loss and of the gradients of `self._trained`. In a replica context."""
