@@ -1,5 +1,7 @@
 """Search: exact against a brute-force definition, in memory, mapped, filtered; and the approximate kinds against it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -273,6 +275,31 @@ def test_an_append_that_fails_leaves_the_index_as_it_was(tmp_path, monkeypatch):
     assert FolderIndex(path).names == list("abcde")
     index.append(random_unit(1), ["h"])
     assert FolderIndex(path).names == list("abcdeh")
+
+
+def test_writers_take_turns(tmp_path):
+    """Each through an index of its own, at once: no row is lost or doubled."""
+    path = tmp_path / "a.index"
+    FolderIndex.create(path, "emoji", 24, {})
+
+    def write(writer):
+        index = FolderIndex(path)
+        for i in range(8):
+            index.append(random_unit(2, seed=i), [f"{writer}-{i}-a", f"{writer}-{i}-b"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    wanted = sorted(f"{writer}-{i}-{row}" for writer in range(4) for i in range(8) for row in "ab")
+    assert sorted(FolderIndex(path).names) == wanted
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".index"])
+def test_half_precision_stays_so_in_every_file(tmp_path, suffix):
+    vectors = random_unit(7).astype(np.float16)
+    Index(vectors, list("abcdefg"), "emoji").save(tmp_path / f"a{suffix}")
+    found = Index.load(tmp_path / f"a{suffix}")
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found.vectors, vectors)
 
 
 def test_a_folder_is_replaced_whole_and_nothing_else_is(tmp_path):
