@@ -275,8 +275,7 @@ def _blocks(text: tf.Tensor, ring: bool) -> list[Callable[[tf.Tensor], Block]]:
     if _replicas() == 1:
         return [lambda _: Block(text, tf.constant(0), lambda x, _: x)]
     if not ring:
-        first = replica * length
-        return [lambda _: Block(gather(text), -first, lambda x, _: x[first : first + length])]
+        return [lambda _: Block(gather(text), -replica * length, _own_rows)]
 
     def broadcast(k: int, after: tf.Tensor) -> Block:
         def mine(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
@@ -287,6 +286,12 @@ def _blocks(text: tf.Tensor, ring: bool) -> list[Callable[[tf.Tensor], Block]]:
         return Block(texts, (k - replica) * length, mine)
 
     return [partial(broadcast, k) for k in range(_replicas())]
+
+
+def _own_rows(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Of all replicas' rows, as many as `like` has: this replica's. (XLA wants the size apart from the start.)"""
+    start = tf.stack([_first_row(like), *[0] * (x.shape.rank - 1)])
+    return tf.slice(x, start, tf.concat([tf.shape(like)[:1], tf.shape(x)[1:]], axis=0))
 
 
 def gather(x: tf.Tensor) -> tf.Tensor:
