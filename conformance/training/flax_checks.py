@@ -278,7 +278,7 @@ def memory(folder: Path) -> dict[str, Any]:
 
 
 def accumulation(folder: Path) -> dict[str, Any]:
-    """1, 2 and 8 parts: curves of loss and scale over 20 steps, at an eps (1e-3) with which Adam doesn't magnify rounding.
+    """1, 2 and 8 parts: curves of loss and scale over 20 steps, at an eps (1e-3) where Adam doesn't magnify rounding.
     Gradients themselves are compared in tests/flax/test_train_engine.py."""
     parts = (1, 2, 8)
     specs = [
