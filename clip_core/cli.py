@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_classify(commands)
+    _add_explain(commands)
     _add_embed(commands)
     _add_index(commands)
     _add_search(commands)
@@ -157,6 +158,37 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"wanted at least 1, found {value}")
     return value
+
+
+def _add_explain(commands: Any) -> None:
+    parser = commands.add_parser("explain", help="what the similarity of a picture and a text rests on")
+    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    parser.add_argument("text", metavar="TEXT", help="a sentence")
+    parser.add_argument("--method", choices=("relevance", "rollout"), default="relevance", help="default: relevance")
+    parser.add_argument("--first-layer", type=int, default=0, metavar="N", help="leave out the layers before it")
+    _plot_argument(parser, "the scores over the picture and beside the words")
+    _model_arguments(parser)
+    parser.set_defaults(run=_explain)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from .explain import explain
+
+    _check_plot(args)
+    found = explain(_load(args), args.image, args.text, args.method, args.first_layer)
+    if args.plot:
+        from . import viz
+
+        viz.save(viz.explanations(found), args.plot)
+    words = [(word, float(score)) for word, score in zip(found.words, found.word_scores, strict=True)]
+    if args.json:
+        scores = [{"word": word, "score": score} for word, score in words]
+        _print_json({"similarity": found.similarity, "words": scores, "patches": found.patches.tolist()})
+        return 0
+    print(f"similarity {found.similarity:.3f}; {found.method} of the words:")
+    for word, score in words:
+        print(f"  {score:7.4f}  {word}")
+    return 0
 
 
 # -- embed and search -------------------------------------------------------------------------------------------------

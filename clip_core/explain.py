@@ -78,6 +78,9 @@ def explain(clip: Clip, image: Any, text: str, method: str = "relevance", first_
         raise InputError(f"method: wanted one of {', '.join(METHODS)}, found {method!r}")
     if not isinstance(text, str):
         raise InputError(f"text: wanted one string, found {text!r}")
+    count = min(part.num_hidden_layers for part in (clip.config.vision_config, clip.config.text_config))
+    if not -count <= first_layer < count:
+        raise InputError(f"first_layer: wanted a layer of the model, from {-count} to {count - 1}, found {first_layer}")
     pixels, picture = _pixels(clip, image)
     ids, words, word_of_token = _tokens(clip, text)
     gradients = method == "relevance"

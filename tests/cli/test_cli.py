@@ -120,7 +120,10 @@ def test_wrong_usage_exits_with_2(capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("command", ["classify", "embed", "index", "search", "inspect", "convert", "conform", "demo"])
+COMMANDS = ("classify", "explain", "embed", "index", "search", "inspect", "convert", "conform", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from clip_core import viz
+from clip_core import Clip, viz
 from clip_core.cli import main
+from clip_core.explain import explain
 from clip_core.hub import MODELS
 
 pytest.importorskip("matplotlib", reason="extra `viz`")
@@ -47,6 +49,20 @@ def test_classify(tmp_path, capsys, saved):
     words = words_of(saved[0])
     assert {"rocket", "pizza"} <= set(words)
     assert f"{found[0]['probability']:.1%}" in words
+
+
+def test_explain(tmp_path, capsys, saved):
+    arguments = [PICTURES / "rocket.png", "this is a rocket", "--plot", tmp_path / "a.png"]
+    assert run("explain", *arguments, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    wanted = explain(Clip.from_pretrained("emoji"), *arguments[:2])
+    assert found["similarity"] == pytest.approx(wanted.similarity, abs=1e-5)
+    assert [one["word"] for one in found["words"]] == ["this", "is", "a", "rocket"]
+    np.testing.assert_allclose([one["score"] for one in found["words"]], wanted.word_scores, atol=1e-5)
+    np.testing.assert_allclose(found["patches"], wanted.patches, atol=1e-5)
+    assert {"this", "rocket", "relevance"} <= set(words_of(saved[0]))
+    assert run("explain", *arguments[:2], "--method", "rollout", "--first-layer", "-1") == 0
+    assert "rollout of the words" in capsys.readouterr().out
 
 
 def test_embed_and_search(tmp_path, capsys, saved):

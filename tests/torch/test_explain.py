@@ -163,6 +163,8 @@ def test_frozen_half_precision_and_training_models_stay_as_they_are(clip):
 def test_bad_arguments(clip):
     with pytest.raises(InputError, match="relevance, rollout, found 'magic'"):
         explain(clip, PICTURES / "pizza.png", "a pizza", "magic")
+    with pytest.raises(InputError, match="from -4 to 3, found 4"):
+        explain(clip, PICTURES / "pizza.png", "a pizza", first_layer=4)
     with pytest.raises(InputError, match="one string"):
         explain(clip, PICTURES / "pizza.png", ["a pizza"])
     with pytest.raises(FileNotFoundError, match="absent.png"):
