@@ -117,7 +117,8 @@ class OptimizerSection:
         then linear to `min_lr` over the last `decay_fraction` of the steps).
     weight_decay: none on norms, biases, class embedding, logit scale and bias, whatever their rank; `no_decay` adds
         regular expressions on canonical names.
-    layer_decay: a layer's rate is lr * layer_decay ** (layers above it in its tower); 1 for none.
+    layer_decay: a layer's rate is lr * layer_decay ** (layers above it in its tower, the final norm counted as one);
+        1 for none.
     clip_norm: largest global gradient norm; None for no clipping.
     max_logit_scale: the parameter (a logarithm) is clamped to [0, this] after every step.
     """
