@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 
 class DataError(ValueError):
-    """Training or evaluation data that can't be used. The message names the file, what was wanted and what was found."""
+    """Training or evaluation data that can't be used. The message names the file, what was wanted and found."""
 
 
 class ImageError(InputError):

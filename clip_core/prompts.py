@@ -1,7 +1,7 @@
 """Sentences for zero-shot classification, as data."""
 
-# OpenAI's 80 for ImageNet, from the notebook Prompt_Engineering_for_ImageNet of github.com/openai/CLIP (MIT licence; see
-# NOTICE). For `Clip.zero_shot_head(labels, OPENAI_IMAGENET_TEMPLATES)` and `Clip.classify(..., templates=...)`.
+# OpenAI's 80 for ImageNet, from the notebook Prompt_Engineering_for_ImageNet of github.com/openai/CLIP (MIT licence;
+# see NOTICE). For `Clip.zero_shot_head(labels, OPENAI_IMAGENET_TEMPLATES)` and `Clip.classify(..., templates=...)`.
 OPENAI_IMAGENET_TEMPLATES = (
     "a bad photo of a {}.",
     "a photo of many {}.",

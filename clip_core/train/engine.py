@@ -110,7 +110,12 @@ class Engine(Protocol):
         """Leave the group of processes. Saves are finished first."""
 
 
-def start(config: TrainConfig) -> Process:
-    """Each backend's `start`: join the group of processes when the environment describes one (jax.distributed,
-    torchrun, TF_CONFIG), choose devices, check `mesh` against them. Raises ConfigError with both numbers."""
-    raise NotImplementedError("this is the description; a backend's training.py has the function")
+class TrainingModule(Protocol):
+    """What `clip_<backend>/training.py` holds."""
+
+    Engine: type[Engine]
+
+    def start(self, config: TrainConfig) -> Process:
+        """Join the group of processes when the environment describes one (jax.distributed, torchrun, TF_CONFIG),
+        choose devices, check `mesh` against them. Raises ConfigError with both numbers."""
+        ...

@@ -19,7 +19,7 @@ import numpy as np
 from ..config_base import write_text_atomically
 from ..errors import ConfigError, MissingDependencyError
 from .config import TrainConfig
-from .engine import Batch, Engine, Job, Process
+from .engine import Batch, Engine, Job, Process, TrainingModule
 from .evaluate import Evaluator, Stopped
 from .flops import training_flops
 from .load import validate
@@ -76,7 +76,7 @@ def export(config: TrainConfig, folder: str | Path) -> dict[str, Any]:
         return {"step": run.engine.step, "model": str(folder)}
 
 
-def backend_module(backend: str) -> Any:
+def backend_module(backend: str) -> TrainingModule:
     """`clip_<backend>.training`. Raises MissingDependencyError naming the extra to install."""
     try:
         return import_module(f"clip_{backend}.training")
@@ -95,7 +95,7 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
-        backend: Any,
+        backend: TrainingModule,
         process: Process,
         stack: contextlib.ExitStack,
         stream: TextIO | None,

@@ -17,7 +17,6 @@ from typing import Any, TextIO
 from ..config_base import write_text_atomically
 
 METRICS, EVALUATION, CURVE = "metrics.jsonl", "evaluation.jsonl", "loss.png"
-_SMOOTHED_FROM = 50  # points; fewer are drawn as they are
 
 
 class Meter:
@@ -148,9 +147,11 @@ class RunLog:
 
     def draw(self) -> Path | None:
         """Write loss.png; None (said once) where it can't be."""
+        from ..viz import loss_curves, save
+
         try:
-            return draw_curve(self.folder)
-        except ModuleNotFoundError:
+            return save(loss_curves(self.folder / METRICS, title=self.folder.name), self.folder / CURVE)
+        except ImportError:
             self.say(f"no {CURVE}: matplotlib is not installed (pip install 'triclip[train]')")
             return None
 
@@ -239,33 +240,4 @@ def flatten(record: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
             out |= {f"{name}{separator}{key}": inner for key, inner in flatten(value, separator).items()}
         else:
             out[name] = value
-    return out
-
-
-def draw_curve(folder: Path) -> Path:
-    """loss.png from metrics.jsonl: the loss at every logged step, and its running mean where there are many."""
-    from matplotlib.figure import Figure
-
-    records = [record for record in map(_record, (folder / METRICS).read_text("utf-8").splitlines()) if record]
-    steps, losses = [record["step"] for record in records], [record["loss"] for record in records]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    many = len(losses) >= _SMOOTHED_FROM
-    axes.plot(steps, losses, color="#9db8d9" if many else "#1f5fa8", linewidth=1, marker="" if many else ".")
-    if many:
-        axes.plot(steps, _running_mean(losses, len(losses) // 25), color="#1f5fa8", linewidth=2)
-    axes.set(xlabel="step", ylabel="loss", title=folder.name)
-    axes.grid(alpha=0.3)
-    temporary = folder / f".{CURVE}"
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(folder / CURVE)
-    return folder / CURVE
-
-
-def _running_mean(values: list[float], width: int) -> list[float]:
-    """Over the last `width` values."""
-    out, total = [], 0.0
-    for i, value in enumerate(values):
-        total += value - (values[i - width] if i >= width else 0.0)
-        out.append(total / min(i + 1, width))
     return out
