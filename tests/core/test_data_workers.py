@@ -19,13 +19,16 @@ pytest.importorskip("grain", reason="the pipeline is grain's")
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
+    import signal
     import sys
+    import time
     from clip_core import CLIPImageProcessor, CLIPProcessor, CLIPTokenizerFast
     from clip_core.data import open_pipeline
     from clip_core.train.config import TrainConfig
     from clip_core.train.engine import Process
 
     def main():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may ignore it
         config = TrainConfig()
         config.data.train, config.data.batch_size, config.data.workers = [sys.argv[1]], 8, 2
         processor = CLIPProcessor(CLIPImageProcessor(size=24, crop_size=24), CLIPTokenizerFast())
@@ -33,6 +36,7 @@ SCRIPT = """
         for step in range(10 ** 9):
             next(pipeline)
             print("step", step, flush=True)
+            time.sleep(0.05)  # the workers wait, as they mostly do beside a model
             {then}
 
     if __name__ == "__main__":
@@ -124,8 +128,7 @@ def test_no_worker_outlives_its_program(tmp_path, end):
             script.kill()
         elif end == "terminate group":  # as job schedulers do
             os.killpg(script.pid, signal.SIGTERM)
-        output = script.stdout.read()  # until the last process that could write has ended
-        script.wait()
+        output, _ = script.communicate(timeout=120)  # until the last process that could write has ended
         assert gone(script.pid), "workers are left"
         assert script.returncode != 0
         if end in ("raise", "interrupt"):  # the workers themselves are told nothing
