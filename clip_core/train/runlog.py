@@ -56,6 +56,9 @@ class _OwnLines(logging.Handler):
         super().__init__(logging.WARNING)
         self._say, self._logger = say, logging.getLogger("triclip")
         self._propagate, self._logger.propagate = self._logger.propagate, False
+        self._level = self._logger.level
+        if self._level == logging.NOTSET:  # frameworks raise the root's level for their own sake
+            self._logger.setLevel(logging.WARNING)
         self._logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -64,6 +67,7 @@ class _OwnLines(logging.Handler):
     def close(self) -> None:
         self._logger.removeHandler(self)
         self._logger.propagate = self._propagate
+        self._logger.setLevel(self._level)
         super().close()
 
 

@@ -15,7 +15,7 @@ SAME = 1e-4
 def test_one_run_in_every_backend(tmp_path: Path) -> None:
     for framework in ("jax", "tensorflow", "torch"):
         pytest.importorskip(framework, reason=f"{framework} is not installed")
-    table = compare(tmp_path, list(RUNS), {"softmax": SHARED}, timeout=300)
+    table = compare(tmp_path, list(RUNS), {"softmax": SHARED}, timeout=600)
     assert len(table) == 3
     for name, found in table.items():
         assert found["steps"] == STEPS and found["count"] > 90

@@ -142,7 +142,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     return "".join(printed)
 
 
-def finish(started: Sequence[subprocess.Popen[str]], wanted: int = 0, timeout: float = 300) -> list[str]:
+def finish(started: Sequence[subprocess.Popen[str]], wanted: int = 0, timeout: float = 600) -> list[str]:
     """What they printed, once all have ended as wanted."""
     outputs, codes = [], []
     try:

@@ -327,6 +327,7 @@ def test_warnings_do_not_run_into_the_progress_line(config, monkeypatch):
 
     fake_engine.install(monkeypatch, Warning)
     stream = Terminal()
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)  # as frameworks leave it
     train(config(), stream=stream)
     before, after = stream.getvalue().split("left out something")
     assert before.endswith("left\n") and after.startswith("\n\r")
