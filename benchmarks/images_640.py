@@ -15,9 +15,8 @@ GOALS = (
     Pair("triclip, reduced decoding", "hf-processors-rs", at_least=4.0),
 )
 LIMITS = (
-    "Pillow's decoding is about 40% of triclip's time and can't be shared out further; the rest is the pass across, as "
-    "matrix products, and copies. On a machine with other work, look at CPU seconds: triclip's and Rust's are spread "
-    "over all cores."
+    "Pillow's decoding is about a third of triclip's CPU time; the rest is the pass across, as matrix products, and "
+    "copies. On a machine with other work, look at CPU seconds: triclip's and Rust's are spread over all cores."
 )
 ROW = Row(
     title="640-pixel JPEGs to pixel_values",
