@@ -4,7 +4,8 @@
 - Pillow resizes an 8-bit picture in two passes, across and down, rounding to bytes between them. The passes
   can be asked for one at a time, with the crop between and after them. (`resize(box=...)` rounds its coefficients
   differently.)
-- Rescaling and normalising a byte is a function of the byte and its channel: a table of 256 floats for each channel.
+- Rescaling and normalising a byte is a function of the byte and its channel: a table of 256 floats for each channel, or
+  three operations in float32 where these give the same 256 floats.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -129,8 +130,33 @@ def central_planes(
     return planes.transpose(0, 2, 1)
 
 
-def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> np.ndarray:
-    """[channels, 256]: what rescaling by `scale` and normalising (each unless None) make of every byte."""
+class ByteValues(NamedTuple):
+    """What a byte becomes: looked up, or worked out where that is known to give the same floats."""
+
+    table: np.ndarray  # [channels, 256]
+    arithmetic: tuple[np.ndarray, np.ndarray] | None  # float32 mean and std [channels, 1, 1]: (byte / 255 - mean) / std
+
+
+def byte_values(table: np.ndarray, mean: tuple | None, std: tuple | None) -> ByteValues:
+    """A table, with the arithmetic if it gives all of its values to the bit: that is quicker than looking them up."""
+    table.flags.writeable = False  # shared between calls
+    if mean is None:
+        return ByteValues(table, None)
+    numbers = [np.array(values, np.float32)[:, None, None] for values in (mean, std)]
+    every = np.tile(np.arange(256, dtype=np.uint8), (len(table), 1, 1))
+    worked_out = _work_out(every, numbers[0], numbers[1], np.empty(every.shape, np.float32))
+    same = table.dtype == np.float32 and np.array_equal(worked_out[:, 0], table)
+    return ByteValues(table, (numbers[0], numbers[1]) if same else None)
+
+
+def _work_out(planes: np.ndarray, mean: np.ndarray, std: np.ndarray, out: np.ndarray) -> np.ndarray:
+    np.divide(planes, np.float32(255), out=out)
+    np.subtract(out, mean, out=out)
+    return np.divide(out, std, out=out)
+
+
+def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> ByteValues:
+    """What rescaling by `scale` and normalising (each unless None) make of every byte."""
     if mean is None:
         return _table(channels, scale, None, None)
     return _table(
@@ -142,34 +168,36 @@ def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> np.
 
 
 @lru_cache(maxsize=16)
-def _table(channels: int, scale: float | None, mean: tuple | None, std: tuple | None) -> np.ndarray:
+def _table(channels: int, scale: float | None, mean: tuple | None, std: tuple | None) -> ByteValues:
     table = np.tile(np.arange(256, dtype=np.uint8), (channels, 1, 1))
     if scale is not None:
         table = rescale(table, scale)
     if mean is not None:
         table = normalize(table, mean, std, FIRST)
-    table = table[:, 0]
-    table.flags.writeable = False  # shared between calls
-    return table
+    return byte_values(table[:, 0], mean, std)
 
 
-def apply_table(pixels: np.ndarray, table: np.ndarray, crop: Mapping[str, int] | None, out: np.ndarray | None = None):
-    """Bytes [H, W] or [H, W, C], padded to `crop` where they are smaller, through the table: [C, H, W]."""
-    return look_up(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None], table, crop, out)
+def apply_table(
+    pixels: np.ndarray, values: ByteValues, crop: Mapping[str, int] | None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Bytes [H, W] or [H, W, C], padded to `crop` where they are smaller, as their values: [C, H, W]."""
+    return look_up(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None], values, crop, out)
 
 
 def look_up(
-    planes: np.ndarray, table: np.ndarray, crop: Mapping[str, int] | None, out: np.ndarray | None = None
+    planes: np.ndarray, values: ByteValues, crop: Mapping[str, int] | None, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Bytes [C, H, W], padded to `crop` where they are smaller, through the table [C, 256].
+    """Bytes [C, H, W], padded to `crop` where they are smaller, as their values.
 
-    The values are in `out` where it has their shape and dtype, else in a new array.
+    These are in `out` where it has their shape and dtype, else in a new array.
     """
     if crop and planes.shape[1:] != (crop["height"], crop["width"]):
         planes = center_crop(planes, crop["height"], crop["width"], FIRST)
-    if out is None or out.shape != planes.shape or out.dtype != table.dtype:
-        out = np.empty(planes.shape, table.dtype)
-    for plane, row, values in zip(planes, table, out, strict=True):
+    if out is None or out.shape != planes.shape or out.dtype != values.table.dtype:
+        out = np.empty(planes.shape, values.table.dtype)
+    if values.arithmetic:
+        return _work_out(planes, *values.arithmetic, out=out)
+    for plane, row, part in zip(planes, values.table, out, strict=True):
         # A byte is always inside the table; "clip" only spares NumPy a buffered copy.
-        np.take(row, plane, out=values, mode="clip")
+        np.take(row, plane, out=part, mode="clip")
     return out

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import ImageError, InputError
-from .image_fast import resize_and_crop
+from .image_fast import ByteValues, byte_values, resize_and_crop
 from .image_input import check_depth
 from .image_ops import channel_values, resized_size
 
@@ -110,8 +110,8 @@ def torchvision_pixels(
     return np.asarray(picture)
 
 
-def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> np.ndarray:
-    """[channels, 256]: what ToTensor (unless `scale` is None) and Normalize (unless `mean` is) make of every byte."""
+def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> ByteValues:
+    """What ToTensor (unless `scale` is None) and Normalize (unless `mean` is) make of every byte."""
     if mean is None:
         return _table(channels, scale, None, None)
     return _table(
@@ -123,7 +123,7 @@ def lookup_table(channels: int, scale: float | None, mean: Any, std: Any) -> np.
 
 
 @lru_cache(maxsize=16)
-def _table(channels: int, scale: float | None, mean: tuple | None, std: tuple | None) -> np.ndarray:
+def _table(channels: int, scale: float | None, mean: tuple | None, std: tuple | None) -> ByteValues:
     table: np.ndarray = np.tile(np.arange(256, dtype=np.uint8), (channels, 1))
     if scale is not None:
         # ToTensor divides, which the usual factor stands for; it knows no other.
@@ -132,5 +132,4 @@ def _table(channels: int, scale: float | None, mean: tuple | None, std: tuple | 
     if mean is not None:
         table = table.astype(np.float32) - np.array(mean, np.float32)[:, None]
         table = table / np.array(std, np.float32)[:, None]
-    table.flags.writeable = False  # shared between calls
-    return table
+    return byte_values(table, mean, std)

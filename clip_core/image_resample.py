@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from PIL import Image
 
 BITS = 22  # Pillow's precision of 8-bit weights (PRECISION_BITS in its Resample.c)
@@ -37,21 +38,34 @@ FILTER_SUPPORT = {
 # A product of at most this many multiplications stays on one OpenBLAS thread: pictures already have one each.
 SMALL_PRODUCT = 1 << 18
 GROUP = 160  # rows in one product of the pass across
-BAND_FLOATS = 1 << 18  # input floats worked on at a time: they stay in a core's cache
+BAND_FLOATS = 1 << 20  # input floats worked on at a time; fewer would mean more calls, which let go of the GIL each
 MAX_TAPS = 64  # beyond it too many sums come close to a border
 MAX_OUTPUT = 1 << 20  # pixels
 MIN_INPUT = 1 << 16  # pixels; smaller pictures gain nothing
 
 
 class Pass(NamedTuple):
-    """One pass along one edge, for the outputs `first` to `last`."""
+    """One pass along one edge, for the outputs `first` to `last`.
+
+    Neighbouring outputs make a block, whose inputs start `step` behind the last one's: so NumPy runs through all
+    blocks in one call. The inputs lie in a buffer of `span`, which starts at input `low`. That may be before the first
+    one, and the end behind the last: what is in the buffer there meets weights of zero.
+    """
 
     starts: np.ndarray  # [outputs]: the first input of each
     weights: np.ndarray  # float64 [outputs, taps]: whole numbers, zero behind the last one
-    blocks: tuple[tuple[int, int, int, int, np.ndarray], ...]  # (input from, to; output from, to; float32 [in, out])
+    matrices: np.ndarray  # float32 [blocks, inputs, outputs of a block]
+    step: int
+    low: int
+    span: int
     begin: int  # the inputs that are looked at
     end: int
     surest: np.float32  # a float32 sum this close to a whole number rounds to it
+
+    @property
+    def outputs(self) -> int:
+        """Those of all blocks: the last may have some too many, whose sums are 0."""
+        return self.matrices.shape[0] * self.matrices.shape[2]
 
 
 def suits(size: tuple[int, int], height: int, width: int, box: tuple[int, int, int, int], resample: Any) -> bool:
@@ -84,28 +98,32 @@ def passing(size: int, outputs: int, first: int, last: int, resample: Any, acros
     points[np.arange(size) % taps, np.arange(size)] = 1 << BITS
     seen = np.asarray(Image.fromarray(points).resize((outputs, taps), resample))
     weights = seen[(starts[:, None] + np.arange(taps)) % taps, wanted[:, None]]
-    blocks = _blocks(starts, weights, max(1, across))
+    matrices, step, low = _blocks(starts, weights, max(1, across))
+    span = (len(matrices) - 1) * step + matrices.shape[1]
     # n products and their sum, each rounded to float32, are off by at most (n + 1) * 2**-24 of the sum of magnitudes.
     worst = 255 * np.abs(weights).sum(1).max() / 2**BITS * (taps + 2) * 2**-24
-    return Pass(starts, weights.astype(np.float64), blocks, blocks[0][0], blocks[-1][1], np.float32(0.5 - 1.1 * worst))
+    surest = np.float32(0.5 - 1.1 * worst)
+    begin, end = int(starts[0]), int(starts[-1]) + taps
+    return Pass(starts, weights.astype(np.float64), matrices, step, low, span, begin, end, surest)
 
 
-def _blocks(starts: np.ndarray, weights: np.ndarray, across: int) -> tuple:
-    """Neighbouring outputs, with the matrix from the inputs that any of them looks at."""
+def _blocks(starts: np.ndarray, weights: np.ndarray, across: int) -> tuple[np.ndarray, int, int]:
+    """The matrices of a Pass, its step and its low."""
     outputs, taps = weights.shape
+    inputs_an_output = (starts[-1] - starts[0]) / max(outputs - 1, 1)
     for length in (16, 8, 4, 2, 1):
-        reach = taps + math.ceil(length * (starts[-1] - starts[0]) / max(outputs - 1, 1))
+        reach = taps + math.ceil(length * inputs_an_output)
         if length * reach * across <= SMALL_PRODUCT and reach <= 4 * taps:
             break
-    blocks = []
-    for begin in range(0, outputs, length):
-        end = min(begin + length, outputs)
-        low, high = int(starts[begin]), int(starts[end - 1]) + taps
-        matrix = np.zeros((high - low, end - begin), np.float32)
-        for i in range(begin, end):  # 22 bits: exact in float32
-            matrix[starts[i] - low : starts[i] - low + taps, i - begin] = weights[i] / 2.0**BITS
-        blocks.append((low, high, begin, end, matrix))
-    return tuple(blocks)
+    step = round(length * inputs_an_output)
+    begins = np.arange(0, outputs, length)
+    shifts = starts - np.arange(outputs) // length * step  # an output's first input, seen from its block's start
+    low = int(shifts.min())
+    matrices = np.zeros((len(begins), int(shifts.max()) - low + taps, length), np.float32)
+    block, place = np.divmod(np.arange(outputs), length)
+    for tap in range(taps):  # 22 bits: exact in float32
+        matrices[block, shifts - low + tap, place] = weights[:, tap] / 2.0**BITS
+    return matrices, step, low
 
 
 class _Scratch(threading.local):
@@ -136,33 +154,44 @@ def resized_planes(
     channels = len(picture.getbands())
     down = passing(picture.height, height, top, bottom, resample, right - left)
     across = passing(picture.width, width, left, right, resample, GROUP)
-    squeezed = _scratch.array("squeezed", (channels, down.end - down.begin, right - left))
-    columns = across.end - across.begin
-    rows = max(1, BAND_FLOATS // (columns * channels * GROUP)) * GROUP
+    squeezed = _scratch.array("squeezed", (channels, down.span, across.outputs))
+    rows = max(1, BAND_FLOATS // (across.span * channels * GROUP)) * GROUP
+    source = _scratch.array("source", (channels, min(rows, -(-(down.end - down.begin) // GROUP) * GROUP), across.span))
+    columns = slice(across.begin - across.low, across.end - across.low)
     for begin in range(down.begin, down.end, rows):
         end = min(begin + rows, down.end)
         band = picture.crop((across.begin, begin, across.end, end))
-        source = _scratch.array("source", (channels, rows, columns))
         for plane, name in zip(source, picture.getbands(), strict=True):  # by Pillow: quicker than strided copies
-            plane[: end - begin] = np.frombuffer(band.tobytes("raw", name), np.uint8).reshape(-1, columns)
-        _across(source, across, squeezed[:, begin - down.begin : end - down.begin])
-    sums = _scratch.array("sums", (channels, bottom - top, right - left))
-    for low, high, begin, end, matrix in down.blocks:
-        np.matmul(matrix.T, squeezed[:, low - down.begin : high - down.begin], out=sums[:, begin:end])
-    out = _scratch.array("out", sums.shape, np.uint8)
-    out[...] = _round(sums, squeezed.swapaxes(1, 2), down, sums, rows_first=True)
+            values = np.frombuffer(band.tobytes("raw", name), np.uint8)
+            plane[: end - begin, columns] = values.reshape(end - begin, -1)
+        _across(source, across, squeezed[:, begin - down.low : end - down.low])
+    sums = _scratch.array("sums", (channels, down.outputs, across.outputs))
+    blocks = len(down.matrices)
+    np.matmul(
+        down.matrices.swapaxes(1, 2),
+        _windows(squeezed, 1, blocks, down.step, down.matrices.shape[1]),
+        out=sums.reshape(channels, blocks, -1, across.outputs),
+    )
+    out = _scratch.array("out", (channels, bottom - top, right - left), np.uint8)
+    out[...] = _round(sums, squeezed.swapaxes(1, 2), down, sums, rows_first=True)[:, : bottom - top, : right - left]
     return out
 
 
+def _windows(values: np.ndarray, axis: int, count: int, step: int, length: int) -> np.ndarray:
+    """A view with `count` overlapping windows of `length`, `step` apart, along an axis, which is split in two."""
+    shape = (*values.shape[:axis], count, length, *values.shape[axis + 1 :])
+    stride = values.strides[axis]
+    return as_strided(values, shape, (*values.strides[:axis], step * stride, *values.strides[axis:]))
+
+
 def _across(source: np.ndarray, across: Pass, target: np.ndarray) -> None:
-    """The pass across of float bytes [C, rows, columns] into `target` [C, at most rows, outputs]."""
-    channels, rows, columns = source.shape
-    sums = _scratch.array("sums", (channels, rows, target.shape[2]))
-    grouped = source.reshape(-1, GROUP, columns)
-    grouped_sums = sums.reshape(-1, GROUP, target.shape[2])
-    for low, high, begin, end, matrix in across.blocks:
-        part = grouped[:, :, low - across.begin : high - across.begin]
-        np.matmul(part, matrix, out=grouped_sums[:, :, begin:end])
+    """The pass across of float bytes [C, rows, span] into `target` [C, at most rows, outputs]."""
+    channels, rows, _ = source.shape
+    blocks, inputs, length = across.matrices.shape
+    sums = _scratch.array("sums", (channels, rows, across.outputs))
+    windows = _windows(source.reshape(channels * rows // GROUP, GROUP, -1), 2, blocks, across.step, inputs)
+    grouped = sums.reshape(-1, GROUP, blocks, length)
+    np.matmul(windows.swapaxes(1, 2), across.matrices, out=grouped.swapaxes(1, 2))
     _round(sums, source, across, target)
 
 
@@ -182,7 +211,7 @@ def _round(
         channels, lines, outputs = np.unravel_index(doubtful, sums.shape)
         if rows_first:
             lines, outputs = outputs, lines
-        inputs = (done.starts[outputs] - done.begin)[:, None] + np.arange(done.weights.shape[1])
+        inputs = (done.starts[outputs] - done.low)[:, None] + np.arange(done.weights.shape[1])
         exact = (source[channels[:, None], lines[:, None], inputs] * done.weights[outputs]).sum(1)
         rounded.reshape(-1)[doubtful] = np.floor(exact / 2.0**BITS + 0.5)
     return np.clip(rounded[:, : target.shape[1]], 0, 255, out=target)

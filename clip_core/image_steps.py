@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -204,10 +205,15 @@ def _each(
         if isinstance(picture, Image.Image) and id(picture) in seen:
             decode(picture)
         seen.add(id(picture))
+    return list(_threads(os.getpid()).map(function, pictures, places))
+
+
+@lru_cache(maxsize=1)
+def _threads(process: int) -> Any:
+    """A thread per core, kept with its memory for the next call; a forked `process` has none and starts its own."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, pictures, places))
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="triclip-images")
 
 
 def stack(pixels: list[np.ndarray]) -> np.ndarray:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_core import CLIPImageProcessor, ImageError, image_fast, image_resample
+from clip_core.image_fast import look_up, lookup_table
 from clip_core.image_ops import center_crop, normalize, rescale
 from clip_core.image_resample import BITS, passing, resized_planes
 
@@ -95,9 +96,27 @@ def test_weights_are_pillow_s_whole_numbers():
     found = passing(640, 298, 0, 298, BICUBIC, 1)
     assert np.array_equal(found.weights, np.rint(found.weights))
     assert np.abs(found.weights.sum(1) - 2**BITS).max() <= found.weights.shape[1]
-    for low, high, begin, end, matrix in found.blocks:
-        assert matrix.shape == (high - low, end - begin)
-        np.testing.assert_array_equal(matrix.sum(0) > 0.99, True)
+    blocks, inputs, length = found.matrices.shape
+    assert found.outputs == blocks * length >= 298 and found.span == (blocks - 1) * found.step + inputs
+    for output in range(298):
+        block, place = divmod(output, length)
+        begin = found.starts[output] - found.low - block * found.step
+        matrix = found.matrices[block, :, place]
+        np.testing.assert_array_equal(matrix[begin : begin + 12] * 2.0**BITS, found.weights[output])
+        assert np.count_nonzero(matrix) == np.count_nonzero(found.weights[output])
+
+
+def test_bytes_become_values_by_arithmetic_only_where_it_is_exact():
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    planes = np.arange(256, dtype=np.uint8).reshape(1, 16, 16).repeat(3, 0)
+    exact = lookup_table(3, 1 / 255, mean, std)
+    assert exact.arithmetic is not None
+    for scale in (1 / 255, 1 / 256, 0.5, None):
+        values = lookup_table(3, scale, mean, std)
+        assert (values.arithmetic is None) == (scale != 1 / 255)
+        plain = normalize(planes if scale is None else rescale(planes, scale), mean, std, "channels_first")
+        np.testing.assert_array_equal(look_up(planes, values, None), plain)
+    assert lookup_table(3, 1 / 255, None, None).arithmetic is None
 
 
 def test_threads_do_not_share_scratch_space():
