@@ -92,9 +92,11 @@ def in_processes(count, work):
         thread.start()
     for thread in threads:
         thread.join()
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    errors = [result for result in results if isinstance(result, BaseException)]
+    # Who is still at the barrier when another has ended hears of that alone: what ended the other says why.
+    errors.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))
+    if errors:
+        raise errors[0]
     return results, encoders
 
 

@@ -22,10 +22,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-logging.disable(logging.WARNING)
-warnings.simplefilter("ignore")
-
 ROOT = Path(__file__).parent / "tokenizer"
 BUNDLED = Path(__file__).parents[2] / "clip_core" / "data" / "bpe_simple_vocab_16e6.txt.gz"
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -507,5 +503,8 @@ def make_verify(target):
 PARTS = {"texts": make_texts, "hf": make_hf, "basic": make_basic, "hf5": make_hf5, "open_clip": make_open_clip}
 PARTS |= {"write": make_write, "verify": make_verify}
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # tests import this file: what is set here would be set for all of them
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     PARTS[sys.argv[1]](*map(Path, sys.argv[2:]))
