@@ -29,6 +29,7 @@ ROW = Row(
         "HF slow 4.57": Side("hf4", "hf_slow"),
         "hf-processors-rs": Side("rust", "rust"),
         "decoding alone, one core": Side("triclip", "decode"),
+        "reduced decoding alone, one core": Side("triclip", "decode_reduced"),
     },
     pairs=GOALS,
     limits=LIMITS,
@@ -57,3 +58,7 @@ def rust(data: Path) -> Callable[[], Any]:
 
 def decode(data: Path) -> Callable[[], Any]:
     return decode_one_by_one(files(data, 2000, COUNT))
+
+
+def decode_reduced(data: Path) -> Callable[[], Any]:
+    return decode_one_by_one(files(data, 2000, COUNT), shortest=224)
