@@ -11,15 +11,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import platform
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ import orbax.checkpoint as ocp
 
 from .flax_runs import ROOT, curve, differing, finish, group, launch
 from .flax_worker import Spec
+from .record import run_checks
 
 RESULTS = Path(__file__).with_name("flax_results.json")
 STEPS, EVERY = 24, 3
@@ -322,20 +320,8 @@ CHECKS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
-    results["versions"] = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    for name in sys.argv[1:] or CHECKS:
-        begun = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            found = CHECKS[name](Path(folder))
-        check = " ".join((CHECKS[name].__doc__ or "").split())
-        results[name] = {"check": check, **found, "seconds": round(time.monotonic() - begun, 1)}
-        print(name, json.dumps(results[name]), flush=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    sys.exit(0 if all(results[name]["ok"] for name in CHECKS if name in results) else 1)
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_checks(CHECKS, RESULTS, PACKAGES, sys.argv[1:]))

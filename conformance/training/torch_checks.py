@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
-import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .record import run_checks
 from .torch_losses import compare_losses, definition, unit_rows, worst
 from .torch_worker import ROOT, advance, batch_of, launch, processes, tiny_job
 
@@ -277,21 +276,6 @@ CHECKS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def main(wanted: list[str]) -> int:
-    torch.set_num_threads(1)
-    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    results["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
-    for number in wanted or CHECKS:
-        begun = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            found = CHECKS[number](Path(folder))
-        summary = (CHECKS[number].__doc__ or "").strip()
-        results[number] = {"check": summary, **found, "seconds": round(time.monotonic() - begun, 1)}
-        results = dict(sorted(results.items()))
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-        print(f"{number}: {'ok' if found['ok'] else 'FAILED'} {json.dumps(found)[:1000]}", flush=True)
-    return 0 if all(results[number]["ok"] for number in wanted or CHECKS) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    torch.set_num_threads(1)
+    sys.exit(run_checks(CHECKS, RESULTS, ("torch",), sys.argv[1:]))
