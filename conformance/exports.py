@@ -1,7 +1,7 @@
 """What each export of a model differs by, weighs and costs, measured; docs/howto/export.md shows the rows.
 
     python -m conformance.exports torch     # or tf, flax: that framework's rows, into conformance/exports.json
-    python -m conformance.exports b32       # PyTorch on the CPU at ViT-B/32's size (drawn weights): size and speed alone
+    python -m conformance.exports b32       # PyTorch at the size of ViT-B/32, drawn weights: bytes and speed alone
 
 Embeddings are the embedded model's, of its pictures and of four sentences, by one thread. Speed is eager's CPU seconds
 over the export's, of one batch of pictures: CPU seconds, because they depend little on what else the machine does.
@@ -202,11 +202,11 @@ def b32_rows(folder: Path) -> list[dict]:
     from clip_core import CLIPConfig
     from clip_torch import CLIPModel, CLIPVisionModelWithProjection
 
-    config = CLIPConfig()
+    config = CLIPConfig(text_config={"vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 1})
     model = CLIPModel(config).eval()
     vision = CLIPVisionModelWithProjection(config.vision_config).eval()
     vision.vision_model, vision.visual_projection = model.vision_model, model.visual_projection
-    pixels = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
+    pixels = np.random.default_rng(0).standard_normal((4, 3, 224, 224)).astype(np.float32)
     return measure(torch_exports(model, vision, None, folder, everything=False), pixels, np.zeros(0), compare=False)
 
 

@@ -166,7 +166,9 @@ def test_orbax(text: Any, inputs: Any, tmp_path: Path, dtype: str) -> None:
         model = FlaxCLIPTextModel(text.config, _do_init=False)
         wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), model.params_shape_tree)
         restored = files.restore(tmp_path / "params", wanted)
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()) and a.dtype == b.dtype, restored, params)))
+    assert all(
+        jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()) and a.dtype == b.dtype, restored, params))
+    )
     ids = inputs["input_ids"]
     assert np.array_equal(model(ids, params=restored).pooler_output, text(ids, params=params).pooler_output)
 
