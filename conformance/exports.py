@@ -63,9 +63,8 @@ def seconds(run: Callable[[], Any]) -> float:
     return min(taken)
 
 
-def measure(exports: Iterator[Export], pixels: np.ndarray, ids: np.ndarray, compare: bool = True) -> list[dict]:
+def measure(exports: Iterator[Export], pixels: np.ndarray, ids: np.ndarray, compare: bool = True) -> Iterator[dict]:
     """A row per export; the first is eager, what the others are compared with."""
-    rows: list[dict[str, Any]] = []
     eager: dict[str, np.ndarray] = {}
     base = 0.0
     for export in exports:
@@ -84,9 +83,7 @@ def measure(exports: Iterator[Export], pixels: np.ndarray, ids: np.ndarray, comp
             row.update(milliseconds=round(1000 * taken, 2), speed=round(base / taken, 2))
         if export.size is not None:
             row["bytes"] = export.size
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return rows
+        yield row
 
 
 # -- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -190,7 +187,7 @@ def onnx_exports(vision: Any, text: Any, folder: Path) -> Iterator[Export]:
         yield Export(label, runs["image"], runs["text"], sum((folder / f"{n}{ending}").stat().st_size for n in towers))
 
 
-def torch_rows(folder: Path) -> list[dict]:
+def torch_rows(folder: Path) -> Iterator[dict]:
     from clip_torch import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
     classes = CLIPModel, CLIPVisionModelWithProjection, CLIPTextModelWithProjection
@@ -198,7 +195,7 @@ def torch_rows(folder: Path) -> list[dict]:
     return measure(torch_exports(*models, folder), *given())
 
 
-def b32_rows(folder: Path) -> list[dict]:
+def b32_rows(folder: Path) -> Iterator[dict]:
     from clip_core import CLIPConfig
     from clip_torch import CLIPModel, CLIPVisionModelWithProjection
 
@@ -213,7 +210,7 @@ def b32_rows(folder: Path) -> list[dict]:
 # -- TensorFlow and JAX -----------------------------------------------------------------------------------------------
 
 
-def tf_rows(folder: Path) -> list[dict]:
+def tf_rows(folder: Path) -> Iterator[dict]:
     from clip_tf import TFCLIPModel
 
     pixels, ids = given()
@@ -278,7 +275,7 @@ def tf_exports(model: Any, pixels: np.ndarray, ids: np.ndarray, folder: Path) ->
         )  # fmt: skip
 
 
-def flax_rows(folder: Path) -> list[dict]:
+def flax_rows(folder: Path) -> Iterator[dict]:
     from clip_flax import FlaxCLIPModel
 
     pixels, ids = given()
@@ -319,11 +316,13 @@ def main() -> None:
     which = parser.parse_args().which
     warnings.simplefilter("ignore")
     rows = {"torch": torch_rows, "b32": b32_rows, "tf": tf_rows, "flax": flax_rows}[which]
+    found = []
     with tempfile.TemporaryDirectory() as folder:
-        found = rows(Path(folder))
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[which] = found
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        for row in rows(Path(folder)):
+            found.append(row)
+            print(json.dumps(row), flush=True)
+            results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            RESULTS.write_text(json.dumps({**results, which: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
