@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import export as jax_export
 
 from clip_core import outputs
 from clip_core.checkpoint.dialects import FLAX, translate
@@ -40,6 +41,14 @@ for _cls in outputs.OUTPUT_CLASSES:
         lambda names, values, cls=_cls: outputs.unflatten(cls, names, values),
         outputs.flatten,
     )
+    # Programs of `jax.export` that return one are written as bytes with the names of its fields.
+    if hasattr(jax_export, "register_pytree_node_serialization"):  # JAX 0.4.36
+        jax_export.register_pytree_node_serialization(
+            _cls,
+            serialized_name=f"clip_core.outputs.{_cls.__name__}",
+            serialize_auxdata=lambda names: ",".join(names).encode(),
+            deserialize_auxdata=lambda names: tuple(names.decode().split(",")) if names else (),
+        )
 
 
 def to_jax(tensor: LazyTensor, dtype: str) -> np.ndarray:

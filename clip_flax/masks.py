@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 def one_token(x: jax.Array, rows: jax.Array) -> jax.Array:
@@ -23,10 +22,10 @@ def attention_bias(
     biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
     where -inf alone would give NaN.
     """
-    dtype, positions = score_dtype(x.dtype), np.arange(x.shape[1])
+    dtype, positions = score_dtype(x.dtype), jnp.arange(x.shape[1])  # NumPy's takes no symbolic size
     lowest = jnp.finfo(dtype).min
     asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
-    bias = jnp.zeros((1, 1, asking.shape[1], len(positions)), dtype)
+    bias = jnp.zeros((1, 1, asking.shape[1], x.shape[1]), dtype)
     if causal:
         bias = jnp.where(positions > asking[:, None, :, None], lowest, bias)
     if attention_mask is not None:

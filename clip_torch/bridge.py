@@ -133,7 +133,14 @@ class PreTrainedModel(nn.Module, Pretrained):
         return (model if device is None else model.to(device)).eval()
 
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, LazyTensor]:
-        return {name: from_torch(value) for name, value in (weights or self.state_dict()).items()}
+        weights = weights or self.state_dict()
+        for name, value in weights.items():
+            if not isinstance(value, torch.Tensor) or value.is_quantized:
+                raise ValueError(
+                    f"{name}: wanted a floating-point weight, found {type(value).__name__}: a quantized model has no "
+                    "layout that other programs read; save it before it is quantized, or its state_dict by torch.save"
+                )
+        return {name: from_torch(value) for name, value in weights.items()}
 
     # -- v4.37's base class -------------------------------------------------------------------------------------------
 

@@ -45,7 +45,8 @@ def attention_bias(
     lowest = torch.finfo(dtype).min
     positions = torch.arange(x.shape[1], device=x.device)
     asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
-    bias = torch.zeros(1, 1, asking.shape[1], len(positions), dtype=dtype, device=x.device)
+    # Sizes are those of `x`, never a len(): that would fix them in an exported program.
+    bias = torch.zeros(1, 1, asking.shape[1], x.shape[1], dtype=dtype, device=x.device)
     if causal:
         future = positions > asking[:, None, :, None]  # [1, 1, S, S] or [B, 1, 1, S]
         bias = bias.masked_fill(future, float("-inf") if attention_mask is None else lowest)

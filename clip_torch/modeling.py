@@ -462,7 +462,7 @@ class CLIPModel(CLIPPreTrainedModel):
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
         if return_loss:
-            check_pairs(len(text_embeds), len(image_embeds))
+            check_pairs(text_embeds.shape[0], image_embeds.shape[0])
         logits_per_text = text_embeds @ image_embeds.T * self.logit_scale.exp()  # [B_t, B_i]
         out = CLIPOutput(
             loss=clip_loss(logits_per_text) if return_loss else None,
@@ -542,5 +542,5 @@ def normalize(x: Tensor) -> Tensor:
 
 def clip_loss(logits_per_text: Tensor) -> Tensor:
     """The symmetric contrastive loss of the paper: pair i is the only match of text i and of image i."""
-    target = torch.arange(len(logits_per_text), device=logits_per_text.device)
+    target = torch.arange(logits_per_text.shape[0], device=logits_per_text.device)
     return (F.cross_entropy(logits_per_text, target) + F.cross_entropy(logits_per_text.T, target)) / 2
