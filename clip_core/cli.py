@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_embed(commands)
     _add_index(commands)
     _add_search(commands)
+    _add_serve(commands)
     _add_inspect(commands)
     _add_convert(commands)
     _add_conform(commands)
@@ -366,6 +367,12 @@ def _terms(args: argparse.Namespace) -> list[tuple[str, bool, float]]:
     if not terms:
         raise ValueError("search: wanted a QUERY, --text, --image or --term")
     return terms
+
+
+def _add_serve(commands: Any) -> None:
+    from .serve.command import add_serve
+
+    add_serve(commands)
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------
