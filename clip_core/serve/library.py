@@ -22,7 +22,7 @@ from ..index.folder import MANIFEST
 from ..pipeline import Clip, expand_images
 from .inside import Folder
 from .limits import Limits, Refusal
-from .pictures import TYPES, identify, small_jpeg
+from .pictures import identify, media_type, small_jpeg
 
 THUMBNAIL = 320  # pixels
 _LOOKED_AT = 100  # rows of an index whose files are looked for before it is served
@@ -123,9 +123,9 @@ class Library:
         """A picture's file and its media type. Raises Refusal 404 when it is not there, or is no picture."""
         file = self._file(picture_id)
         try:
-            kind = identify(file, self.limits.picture_pixels).format
+            kind = media_type(identify(file, self.limits.picture_pixels))
             file.seek(0)
-            return file, TYPES[str(kind)]
+            return file, kind
         except (Refusal, OSError) as error:
             file.close()
             raise Refusal(404, "this file is no picture that can be shown") from error

@@ -15,7 +15,6 @@ from .limits import Refusal
 # Pillow's formats of the suffixes that `Clip` looks for in a folder. Others, such as EPS, would start programs.
 TYPES = {
     "JPEG": "image/jpeg",
-    "MPO": "image/jpeg",
     "PNG": "image/png",
     "WEBP": "image/webp",
     "GIF": "image/gif",
@@ -29,18 +28,24 @@ TYPES = {
 _QUALITY = 88
 
 
+def media_type(image: Image.Image) -> str:
+    """Of the file that a picture is from."""
+    return TYPES.get(str(image.format), "image/jpeg")  # a JPEG of several pictures calls itself MPO
+
+
 def identify(file: BinaryIO, most_pixels: int) -> Image.Image:
     """A picture, its head read and its size checked, not decoded.
 
     Raises Refusal: 415 when it is none of these formats, 413 when it has too many pixels.
     """
+    Image.init()  # formats that this Pillow was built without are not registered then
+    able = [name for name in TYPES if name in Image.OPEN]
     try:
-        image = Image.open(file, formats=list(TYPES))
+        image = Image.open(file, formats=able)
     except Image.DecompressionBombError as error:
         raise Refusal(413, f"picture: wanted at most {most_pixels} pixels, found far more") from error
     except DECODING_ERRORS as error:
-        wanted = ", ".join(name for name in TYPES if name != "MPO")
-        raise Refusal(415, f"picture: wanted one of {wanted}, found something else") from error
+        raise Refusal(415, f"picture: wanted one of {', '.join(able)}, found something else") from error
     width, height = image.size
     if width * height > most_pixels:
         raise Refusal(413, f"picture: wanted at most {most_pixels} pixels, found {width} x {height}")

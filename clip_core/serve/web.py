@@ -95,7 +95,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    return Guard(app, limits)
+    return Guard(app, limits, site)
 
 
 def _endpoint(handler: Callable[[Any], Awaitable[Answer]]) -> Callable[[Any], Awaitable[Any]]:
@@ -125,8 +125,8 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
 class Guard:
     """Around the application: headers on every answer, a bound on every body, the rate of requests, a deadline."""
 
-    def __init__(self, app: Any, limits: Limits) -> None:
-        self.app, self._limits = app, limits
+    def __init__(self, app: Any, limits: Limits, site: Site) -> None:
+        self.app, self._limits, self.site = app, limits, site
         self._rate = RateLimit(limits.requests_per_minute)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
