@@ -40,15 +40,16 @@ def results(
     base64 of a JPEG."""
     count = f"{len(found)} picture{'' if len(found) == 1 else 's'}"
     title = query.words or ("Similar pictures" if query.like or picture else "Search")
-    asked = [f"“{escape(query.words)}”"] if query.words else []
-    asked += [_asked(one, "like" if one.id in query.like else "unlike") for one in similar]
+    asked = [f"+ “{escape(query.words)}”"] if query.words else []
+    asked += [_asked(one, "+" if one.id in query.like else "−") for one in similar]
     if picture is not None:
-        asked.append(f'like <img class="asked" src="data:image/jpeg;base64,{picture}" alt="your picture">')
+        asked.append(f'+ <img class="asked" src="data:image/jpeg;base64,{picture}" alt="your picture">')
     if query.without:
-        asked.append(f"not “{escape(query.without)}”")
+        asked.append(f"− “{escape(query.without)}”")
     if query.filters:
         asked.append(f"where {escape(', '.join(query.filters))}")
-    head = f'<p class="status" role="status">{count} for {" and ".join(asked)}, best first</p>'
+    asked[0] = asked[0].removeprefix("+ ")
+    head = f'<p class="status" role="status">{count}, best first, for: {" ".join(asked)}</p>'
     return _page(about, title, head + _grid(found, ranked=True), query)
 
 

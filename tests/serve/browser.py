@@ -35,8 +35,9 @@ class Browser:
     def __init__(self, program: str, profile: str) -> None:
         ours, theirs = os.pipe(), os.pipe()
         self._out, self._in = ours[1], theirs[0]
-        command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                   "--hide-scrollbars", f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]  # fmt: skip
+        options = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars"
+        options += " --remote-debugging-pipe about:blank"
+        command = [program, f"--user-data-dir={profile}", *options.split()]
         quoted = f'exec 3<&{ours[0]} 4>&{theirs[1]}; exec "$@"'
         self.process = subprocess.Popen(
             ["timeout", "300", "bash", "-c", quoted, "bash", *command],
@@ -154,7 +155,11 @@ def main() -> None:
     parser.add_argument("--all", type=Path, help="a folder for the other pictures")
     parser.add_argument("--browser", default="chromium")
     args = parser.parse_args()
-    command = [sys.executable, "-c", "import signal, sys; signal.alarm(400)\nfrom clip_core.cli import main\nsys.exit(main())"]
+    command = [
+        sys.executable,
+        "-c",
+        "import signal, sys; signal.alarm(400)\nfrom clip_core.cli import main\nsys.exit(main())",
+    ]
     server = subprocess.Popen(
         [*command, "serve", str(PICTURES), "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -171,7 +176,7 @@ def main() -> None:
         server.terminate()
         assert server.wait(60) == 0
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    shots["light"].quantize(128).save(args.output, optimize=True)
+    shots["light"].quantize(256, Image.Quantize.FASTOCTREE).save(args.output, optimize=True)
     for name, shot in shots.items() if args.all else ():
         args.all.mkdir(parents=True, exist_ok=True)
         shot.save(args.all / f"{name}.png")

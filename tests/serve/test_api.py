@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 import pytest
-from tests.serve.helpers import NAMES, PICTURES, refused, stems
 from PIL import Image
 
 from clip_core.index import Index
+from tests.serve.helpers import NAMES, PICTURES, refused, stems
 
 ROCKET = (PICTURES / "rocket.png").read_bytes()
 
@@ -48,9 +48,11 @@ def test_words_and_pictures_combine(client, clip, index):
     answer = client.post("/api/search", files={"picture": (PICTURES / "lion.png").read_bytes()}, data={"q": "a pizza"})
     assert stems(answer) == [os.path.basename(name)[:-4] for name, _ in both]
     in_the_address = client.post(
-        "/api/search", params={"q": "a pizza"}, content=(PICTURES / "lion.png").read_bytes(),
+        "/api/search",
+        params={"q": "a pizza"},
+        content=(PICTURES / "lion.png").read_bytes(),
         headers={"content-type": "image/png"},
-    )  # fmt: skip
+    )
     assert stems(in_the_address) == stems(answer)
     without = client.get("/api/search", params={"q": "food", "without": "a pizza"})
     assert stems(without).index("pizza") > stems(client.get("/api/search", params={"q": "food"})).index("pizza")
@@ -119,7 +121,7 @@ def test_parameters_that_cannot_be(client, query, words):
     assert words in refused(client.get(f"/api/search?{query}"), 400)
 
 
-@pytest.mark.parametrize("words", ["\0", "a\0b", "%ff", "\ud83d\ude80".encode("utf-16", "surrogatepass").decode("utf-16"), "<|endoftext|>", "'; --", "𝔞" * 400])  # fmt: skip
+@pytest.mark.parametrize("words", ["\0", "a\0b", "%ff", "\N{ROCKET}", "<|endoftext|>", "'; --", "\N{ROCKET}" * 400])
 def test_any_words_are_words(client, words):
     assert len(stems(client.get("/api/search", params={"q": words}))) == len(NAMES)
 
@@ -173,8 +175,11 @@ def test_a_decompression_bomb_beyond_pillows_own_bound(client, monkeypatch):
 )
 def test_bodies_that_are_no_picture(client, body, kind, status):
     message = refused(client.post("/api/search", content=body, headers={"content-type": kind}), status)
-    assert message and "Traceback" not in message and "/" not in message.replace("image/…", "").replace(kind, "") or (
-        status == 415
+    assert (
+        message
+        and "Traceback" not in message
+        and "/" not in message.replace("image/…", "").replace(kind, "")
+        or (status == 415)
     )
 
 

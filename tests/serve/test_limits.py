@@ -6,11 +6,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.serve.helpers import refused
 
 from clip_core.errors import InputError
 from clip_core.serve import Limits
 from clip_core.serve.limits import RateLimit, Refusal, Worker, client_key
+from tests.serve.helpers import refused
 
 
 def test_limits_are_positive():
@@ -148,7 +148,13 @@ def test_a_body_has_a_deadline(library):
             sent.append(message)
 
         headers = [(b"content-type", b"image/png"), (b"host", b"x")]
-        scope = {"type": "http", "method": "POST", "path": "/api/search", "raw_path": b"/api/search", "headers": headers}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/search",
+            "raw_path": b"/api/search",
+            "headers": headers,
+        }
         scope |= {"query_string": b"", "client": ("a", 1), "server": ("x", 80), "scheme": "http", "http_version": "1.1"}
         await create_app(library, Limits(body_seconds=0.1))(scope, receive, send)
 

@@ -5,11 +5,11 @@ import os
 from html.parser import HTMLParser
 
 import pytest
-from tests.serve.helpers import NAMES, PICTURES
 from PIL import Image
 
 from clip_core.index import Index
 from clip_core.serve.library import THUMBNAIL
+from tests.serve.helpers import NAMES, PICTURES
 
 
 class Outline(HTMLParser):
@@ -66,7 +66,9 @@ def test_a_picture_and_words_by_the_form(client):
     assert page.of("img")[0]["src"].startswith("data:image/jpeg;base64,")
     assert page.of("img")[1]["alt"] == "lion"
     part = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n\r\n'
-    nothing = part % (b"picture", b'; filename=""\r\nContent-Type: application/octet-stream') + part % (b"q", b"") + b"--x--"
+    nothing = (
+        part % (b"picture", b'; filename=""\r\nContent-Type: application/octet-stream') + part % (b"q", b"") + b"--x--"
+    )
     chosen = client.post("/", content=nothing, headers={"content-type": "multipart/form-data; boundary=x"})
     assert outline(chosen).of("ul")  # as a browser sends a form in which no file was chosen
 
@@ -153,14 +155,21 @@ def test_the_page_asks_nobody_else_for_anything(client):
 
 
 def test_media_types_are_what_the_files_are(serving, folder, vectors):
-    kinds = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "BMP": "image/bmp", "TIFF": "image/tiff"}  # fmt: skip
+    types = {kind: f"image/{kind.lower()}" for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
+        "JPEG": "image/jpeg",
+        "PNG": "image/png",
+        "WEBP": "image/webp",
+        "GIF": "image/gif",
+        "BMP": "image/bmp",
+        "TIFF": "image/tiff",
+    }
     names = []
-    for kind in kinds:
+    for kind in types:
         names.append(str(folder / f"{kind}.png"))  # whatever they are called
         Image.open(PICTURES / "rocket.png").convert("RGB").save(names[-1], kind)
     with serving(index=Index(vectors, names, "emoji")) as client:
         found = {one["name"]: one for one in client.get("/api/search?q=a").json()["results"]}
-        for kind, media_type in kinds.items():
+        for kind, media_type in types.items():
             answer = client.get(found[f"{kind}.png"]["picture"])
             assert answer.headers["content-type"] == media_type
             assert answer.content == (folder / f"{kind}.png").read_bytes()
@@ -200,9 +209,11 @@ def test_other_sites_names_do_not_reach_a_server_on_loopback(serving):
     from clip_core.serve.command import LOOPBACK
 
     with serving(hosts=LOOPBACK) as client:
-        for host, status in (("127.0.0.1:8765", 200), ("localhost", 200), ("[::1]:80", 200), ("evil.example", 400), ("127.0.0.1.evil.example", 400), ("", 400)):  # fmt: skip
+        for host in ("127.0.0.1:8765", "localhost", "[::1]:80"):
+            assert client.get("/api/health", headers={"host": host}).status_code == 200, host
+        for host in ("evil.example", "127.0.0.1.evil.example", ""):
             answer = client.get("/api/health", headers={"host": host})
-            assert answer.status_code == status, host
+            assert answer.status_code == 400, host
             assert answer.headers["x-content-type-options"] == "nosniff"
 
 
