@@ -156,13 +156,6 @@ def test_the_page_asks_nobody_else_for_anything(client):
 
 def test_media_types_are_what_the_files_are(serving, folder, vectors):
     types = {kind: f"image/{kind.lower()}" for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
-        "JPEG": "image/jpeg",
-        "PNG": "image/png",
-        "WEBP": "image/webp",
-        "GIF": "image/gif",
-        "BMP": "image/bmp",
-        "TIFF": "image/tiff",
-    }
     names = []
     for kind in types:
         names.append(str(folder / f"{kind}.png"))  # whatever they are called
