@@ -130,7 +130,9 @@ def embedding_map(
     places = _spread(figure, axes, found.points, with_picture)
     for point, place, picture in zip(found.points, places, pictures or (), strict=False):
         if picture is not None:
-            axes.plot(*zip(point, place, strict=True), color=INK, linewidth=0.5, marker=".", markevery=[0], zorder=1)
+            if not np.allclose(point, place):
+                line = {"color": INK, "linewidth": 0.5, "marker": ".", "markersize": 2, "markevery": [0]}
+                axes.plot(*zip(point, place, strict=True), zorder=4, **line)
             _place_picture(axes, place, picture)
     if labels is not None and len(labels) <= _LABELLED_UP_TO:
         _place_labels(figure, axes, places, labels, with_picture)

@@ -84,6 +84,8 @@ def loss_curves(
             _curve(axes, *series(records, key), color=colour, linestyle=line, label=plain(name), smooth=key == "loss")
         axes.set(xlabel="step", title=plain(_TITLES.get(key, key)))
         axes.grid(True)
+        if key == "lr":
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     if legend:
