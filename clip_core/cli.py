@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_embed(commands)
     _add_index(commands)
     _add_search(commands)
+    _add_serve(commands)
     _add_inspect(commands)
     _add_convert(commands)
     _add_conform(commands)
@@ -116,22 +117,22 @@ def _add_classify(commands: Any) -> None:
     parser.add_argument("--template", action="append", metavar="TEXT", help="a sentence with {} for the label")
     parser.add_argument("--top", type=_positive, default=5, metavar="K", help="labels shown per picture (default 5)")
     _plot_argument(parser, "the pictures with their labels, the first 40")
+    parser.add_argument("--plot-grid", action="store_true", help="draw cosines, pictures by labels, instead")
     _model_arguments(parser)
     parser.set_defaults(run=_classify)
 
 
 def _classify(args: argparse.Namespace) -> int:
     labels = args.labels or _lines(args.labels_file)
+    if args.plot_grid and not args.plot:
+        raise ValueError("classify: wanted --plot FILE with --plot-grid, found none")
     _check_plot(args)
     clip = _load(args)
     found = _embed(clip, args.images)
     result = clip.classify(found.vectors, labels, args.template)
     rows = [(str(source), ranked[: args.top]) for source, ranked in zip(found.sources, result, strict=True)]
     if args.plot:
-        from . import viz
-
-        shown = [ranked for _, ranked in rows[:40]]
-        viz.save(viz.predictions(found.sources[:40], shown, top=args.top), args.plot)
+        _plot_classes(args, clip, found, [ranked for _, ranked in rows], labels)
     if args.json:
         _print_json([{"image": s, "labels": [{"label": n, "probability": p} for n, p in ranked]} for s, ranked in rows])
         return 0
@@ -140,6 +141,21 @@ def _classify(args: argparse.Namespace) -> int:
         for label, probability in ranked:
             print(f"  {probability:7.2%}  {label}")
     return 0
+
+
+def _plot_classes(args: argparse.Namespace, clip: Any, found: Any, ranked: Sequence[Any], labels: Any) -> None:
+    """The likeliest labels of each picture; or all cosines, of a label the mean of its sentences."""
+    from . import viz
+
+    if not args.plot_grid:
+        viz.save(viz.predictions(found.sources[:40], ranked[:40], top=args.top), args.plot)
+        return
+    shown, vectors = found.sources[:_GRID], found.vectors[:_GRID]
+    cosines = vectors @ clip.zero_shot_head(labels[:_GRID], args.template)
+    viz.save(viz.similarity_grid(shown, labels[:_GRID], cosines), args.plot)
+
+
+_GRID = 40  # pictures and labels of a grid: more can't be read on paper
 
 
 def _lines(path: str) -> list[str]:
@@ -201,7 +217,8 @@ def _add_embed(commands: Any) -> None:
     parser.add_argument("--output", "-o", required=True, metavar="FILE", help=".npz, .npy, .parquet or .index")
     parser.add_argument("--append", action="store_true", help="add to the .index folder that is there")
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N")
-    _plot_argument(parser, "a map of the vectors (PCA)")
+    _plot_argument(parser, "a map of the vectors")
+    parser.add_argument("--plot-method", choices=("pca", "umap"), default="pca", help="default: pca")
     _model_arguments(parser)
     parser.set_defaults(run=_embed_command)
 
@@ -242,7 +259,7 @@ def _plot_map(args: argparse.Namespace, vectors: Any, names: Sequence[str]) -> N
     few = len(names) <= 60  # pictures that can be told apart on one map
     labels = list(names) if args.texts else [Path(name).stem for name in names]
     pictures = None if args.texts or not few else [Path(name) for name in names]
-    viz.save(viz.embedding_map(vectors, labels, pictures=pictures), args.plot)
+    viz.save(viz.embedding_map(vectors, labels, pictures=pictures, method=args.plot_method), args.plot)
 
 
 def _appended_to(path: str) -> Any:
@@ -366,6 +383,12 @@ def _terms(args: argparse.Namespace) -> list[tuple[str, bool, float]]:
     if not terms:
         raise ValueError("search: wanted a QUERY, --text, --image or --term")
     return terms
+
+
+def _add_serve(commands: Any) -> None:
+    from .serve.command import add_serve
+
+    add_serve(commands)
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

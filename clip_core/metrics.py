@@ -87,6 +87,24 @@ def class_ranks(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK)
     return ranks
 
 
+def predicted_classes(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK) -> np.ndarray:
+    """The class each picture is taken for: int [N]. Its own only where its rank is 1: ties count against the model.
+
+    `head`: columns [P, C]; `labels`: int [N], the pictures' own classes.
+    """
+    images, columns = _vectors(image_vectors, "image_vectors"), _vectors(np.asarray(head).T, "head")
+    if images.shape[1] != columns.shape[1]:
+        raise InputError(f"head: wanted {images.shape[1]} rows as image_vectors has columns, found {columns.shape[1]}")
+    labels = _numbers(labels, "labels", len(images), len(columns))
+    found = np.empty(len(images), np.int64)
+    for rows in _blocks(len(images), block):
+        scores = _scores(images[rows], columns)
+        own = np.arange(len(scores)), labels[rows]
+        scores[own] = np.nextafter(scores[own], np.float32(-np.inf))
+        found[rows] = scores.argmax(1)
+    return found
+
+
 def accuracy(ranks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """{"top1", "top5", "mean_per_class", "images"} from `class_ranks`; the mean is over the classes that occur."""
     ranks, labels = np.asarray(ranks), np.asarray(labels)

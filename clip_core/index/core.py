@@ -89,6 +89,16 @@ class Index:
         """Everything known of a row, by column."""
         return {title: column[row] for title, column in self.columns.items()}
 
+    def vector(self, row: int) -> np.ndarray:
+        """float32 [P] of one row, read alone."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"wanted a row below {len(self)}, found {row}")
+        for part in self.parts:
+            if row < len(part):
+                return np.asarray(part[row], np.float32)
+            row -= len(part)
+        raise AssertionError
+
     def blocks(self) -> Iterator[np.ndarray]:
         """The vectors, some rows at a time, as stored."""
         for part in self.parts:

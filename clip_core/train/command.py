@@ -78,6 +78,7 @@ def add_evaluate(commands: Any) -> None:
         parser.add_argument(f"--{name}-key", metavar="NAME", help=f"column, suffix or feature of the {what}")
     parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="default 64")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print JSON, or write it to FILE")
+    parser.add_argument("--plot", metavar="FILE", help="draw the confusion of classes, or the recalls (extra `viz`)")
     parser.set_defaults(run=run_evaluate)
 
 
@@ -99,11 +100,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if (args.labels or args.templates) and not args.zero_shot:
         raise ValueError("evaluate: wanted --zero-shot PATH with --labels and --templates, found none")
     labels = None if args.labels is None else read_labels(args.labels)  # before a model is loaded
+    if args.plot:
+        _check_plot(args)
+    predictions: list[Any] = []
     clip = Clip.from_pretrained(args.model, backend=args.backend, dtype=args.dtype)
     found = evaluate_clip(
         clip, args.retrieval, args.zero_shot, labels, args.templates, format=args.format, image_key=args.image_key,
-        caption_key=args.caption_key, label_key=args.label_key, batch_size=args.batch_size,
+        caption_key=args.caption_key, label_key=args.label_key, batch_size=args.batch_size, predictions=predictions,
     )  # fmt: skip
+    if args.plot:
+        _plot(args, found, predictions)
     report = {"model": str(args.model), "backend": args.backend, **found}
     if args.json == "-":
         print(json.dumps(report, indent=2, ensure_ascii=False))
@@ -116,6 +122,27 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
         write_text_atomically(Path(args.json), json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return 0
+
+
+def _check_plot(args: argparse.Namespace) -> None:
+    from .. import viz
+
+    if args.retrieval and args.zero_shot:
+        raise ValueError("evaluate: --plot draws one figure: wanted --retrieval or --zero-shot with it, found both")
+    viz.check_output(args.plot)
+
+
+def _plot(args: argparse.Namespace, found: Mapping[str, Any], predictions: list[Any]) -> None:
+    """The confusion of classes, or the recalls of retrieval."""
+    from .. import viz
+
+    if predictions:
+        one = predictions[0]
+        top1 = found["zero_shot"]["top1"]
+        figure = viz.confusion_matrix(one.truth, one.predicted, one.names, title=f"{args.model}: top-1 {top1:.1%}")
+    else:
+        figure = viz.recall_bars({str(args.model): found["retrieval"]}, title=f"{args.model}: retrieval")
+    viz.save(figure, args.plot)
 
 
 def _print_figures(found: Mapping[str, Any]) -> None:

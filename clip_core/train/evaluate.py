@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +32,14 @@ class Encoder(Protocol):
     def text_features(self, input_ids: np.ndarray) -> np.ndarray: ...
 
     def gather(self, rows: np.ndarray) -> np.ndarray: ...
+
+
+class Predictions(NamedTuple):
+    """Names of C classes; int [N] each, numbers into them: the pictures' own classes, and what they are taken for."""
+
+    names: list[str]
+    truth: np.ndarray
+    predicted: np.ndarray
 
 
 class Stopped(Exception):
@@ -73,6 +81,7 @@ def evaluate_clip(
     label_key: str | None = None,
     batch_size: int = 64,
     progress: bool | None = None,
+    predictions: list[Predictions] | None = None,
 ) -> dict[str, Any]:
     """Figures of a model on data of any format that `clip_core.data` reads.
 
@@ -86,6 +95,7 @@ def evaluate_clip(
         format, image_key, caption_key, label_key: see `clip_core.data.open_source`.
         batch_size: samples per batch; the figures do not depend on it.
         progress: None shows a bar on a terminal when it takes a while.
+        predictions: a list that the zero-shot predictions of every picture are added to.
 
     Returns {"retrieval": …, "zero_shot": …}, as far as asked for: the figures of `metrics.retrieval` and
     `metrics.zero_shot` (with "classes"), and "skipped", the number of broken samples left out.
@@ -113,7 +123,7 @@ def evaluate_clip(
         with Progress("pictures", data.samples, progress) as bar:
             head = _HeadMaker(encoder, clip.processor, text.max_position_embeddings, chosen, batch_size)
             advance = lambda batch: bar.advance(_samples(batch))  # noqa: E731
-            found["zero_shot"] = evaluate_zero_shot(encoder, data, names or None, head, advance)
+            found["zero_shot"] = evaluate_zero_shot(encoder, data, names or None, head, advance, predictions)
     return found
 
 
@@ -220,11 +230,13 @@ def evaluate_zero_shot(
     names: Sequence[str] | None,
     make_head: Callable[[Sequence[str]], np.ndarray],
     after: Callable[[Any], None] | None = None,
+    predictions: list[Predictions] | None = None,
 ) -> dict[str, Any]:
     """The figures of `metrics.zero_shot` over labelled `clip_core.data.Evaluation`; called in every process.
 
     names: the classes (see `labels.numbered`); None for those that the data hold.
     make_head: names -> columns [P, C].
+    predictions: a list that those of this process's pictures are added to.
     """
     vectors, labels = [], []  # type: list[np.ndarray], list[int | str]
     for batch in data:
@@ -239,6 +251,9 @@ def evaluate_zero_shot(
     head = make_head(names)
     rows = _joined(vectors)
     ranks = metrics.class_ranks(rows, head, numbers) if len(rows) else np.empty(0, np.int64)
+    if predictions is not None and len(rows):
+        own = np.asarray(numbers, np.int64)
+        predictions.append(Predictions(list(names), own, metrics.predicted_classes(rows, head, own)))
     ranks, numbers = encoder.gather(column(ranks))[:, 0], encoder.gather(column(numbers))[:, 0]
     if not len(ranks):
         raise DataError(f"zero_shot: wanted labelled pictures, found none in {data.samples} samples")

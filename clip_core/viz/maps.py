@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError, MissingDependencyError
-from .style import MARKERS, PALETTE, PNG_DPI, drawn, new_figure, picture_array, plain
+from .style import INK, MARKERS, PALETTE, PNG_DPI, drawn, new_figure, picture_array, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +18,7 @@ _UMAP_ROWS = 5  # with fewer its start, from three eigenvectors, can't be found
 _BLOCK = 1 << 14
 _PICTURE = 0.32  # inches
 _LABELLED_UP_TO = 200
+_SPREAD_UP_TO, _PUSHES = 100, 300  # pictures that are moved apart, and how often at most
 _MARGIN = 4  # pixels around a label
 # Where a label may stand, in points from its point, the best place first.
 _PLACES = [
@@ -105,7 +106,8 @@ def embedding_map(
         vectors: [N, P].
         labels: N strings, written beside the points where they don't overlap; up to 200.
         groups: N strings; up to 7 different ones have a colour and a marker of their own.
-        pictures: N paths, Pillow images or arrays (None where a row has none), drawn in place of points.
+        pictures: N paths, Pillow images or arrays (None where a row has none), drawn in place of points. Up to 100 are
+            moved apart where they would cover each other, with a line to where they belong.
         method, seed: as for `project`.
 
     Raises InputError, MissingDependencyError.
@@ -124,12 +126,16 @@ def embedding_map(
         axes.set_xlabel(f"principal axis 1 ({found.explained[0]:.0%} of the variance)")
         axes.set_ylabel(f"principal axis 2 ({found.explained[1]:.0%})")
     axes.set(xticks=[], yticks=[])
-    for point, picture in zip(found.points, pictures or (), strict=False):
+    with_picture = [pictures is not None and pictures[i] is not None for i in range(len(found.points))]
+    places = _spread(figure, axes, found.points, with_picture)
+    for point, place, picture in zip(found.points, places, pictures or (), strict=False):
         if picture is not None:
-            _place_picture(axes, point, picture)
+            if not np.allclose(point, place):
+                line = {"color": INK, "linewidth": 0.5, "marker": ".", "markersize": 2, "markevery": [0]}
+                axes.plot(*zip(point, place, strict=True), zorder=4, **line)
+            _place_picture(axes, place, picture)
     if labels is not None and len(labels) <= _LABELLED_UP_TO:
-        with_picture = [pictures is not None and pictures[i] is not None for i in range(len(labels))]
-        _place_labels(figure, axes, found.points, labels, with_picture)
+        _place_labels(figure, axes, places, labels, with_picture)
     return figure
 
 
@@ -158,6 +164,34 @@ def _place_picture(axes: Any, point: np.ndarray, picture: Any) -> None:
     array = picture_array(picture, transparent=True)
     image = OffsetImage(array, zoom=_PICTURE * 72 / max(array.shape[:2]), dpi_cor=True)
     axes.add_artist(AnnotationBbox(image, tuple(point), frameon=False, pad=0, zorder=2))
+
+
+def _spread(figure: Figure, axes: Any, points: np.ndarray, with_picture: Sequence[bool]) -> np.ndarray:
+    """Where pictures stand, [N, 2]: pushed apart, as little as it takes, until none covers another."""
+    chosen = np.flatnonzero(with_picture)
+    if not 2 <= len(chosen) <= _SPREAD_UP_TO:
+        return points
+    shown_at = figure.dpi
+    figure.set_dpi(PNG_DPI)
+    figure.draw_without_rendering()  # fixes where the axes are
+    axes.autoscale(False)  # what is moved does not move the limits
+    at, side = axes.transData.transform(points), 1.05 * _PICTURE * PNG_DPI
+    whole = axes.get_window_extent()
+    low, high = np.array([whole.min, whole.max]) + [[side / 2], [-side / 2]]
+    order = np.sign(np.subtract.outer(chosen, chosen))  # which way equal points go
+    for _ in range(_PUSHES):
+        gaps = at[chosen][:, None] - at[chosen][None]  # [K, K, 2]
+        over = side - np.abs(gaps)
+        covers = (over > 0.01).all(-1) & (order != 0)
+        if not covers.any():
+            break
+        ways = np.where(gaps != 0, np.sign(gaps), order[..., None])
+        nearer = np.arange(2) == over.argmin(-1)[..., None]  # the shorter way out
+        at[chosen] += 0.4 * (ways * over * nearer * covers[..., None]).sum(1)
+        at[chosen] = np.clip(at[chosen], low, high)
+    moved = axes.transData.inverted().transform(at)
+    figure.set_dpi(shown_at)
+    return moved
 
 
 def _place_labels(

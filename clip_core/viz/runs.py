@@ -84,6 +84,8 @@ def loss_curves(
             _curve(axes, *series(records, key), color=colour, linestyle=line, label=plain(name), smooth=key == "loss")
         axes.set(xlabel="step", title=plain(_TITLES.get(key, key)))
         axes.grid(True)
+        if key == "lr":
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     if legend:
@@ -135,7 +137,7 @@ def recall_bars(results: Mapping[str, Mapping[str, Any]], title: str | None = No
             values = [100 * float((result[side] if side else result)[key]) for key in keys]
             places = np.arange(len(keys)) + (number - (len(results) - 1) / 2) * width
             bars = axes.bar(places, values, width * 0.92, color=PALETTE[number], label=plain(name))
-            axes.bar_label(bars, fmt="%.1f", fontsize=5.5 if len(results) > 2 else 6.5, padding=1)
+            axes.bar_label(bars, fmt=_percent, fontsize=5.5 if len(results) > 2 else 6.5, padding=1)
         axes.set_xticks(range(len(keys)), [plain(key) for key in keys])
         axes.tick_params(axis="x", length=0)
         axes.set(ylim=(0, 109), yticks=range(0, 101, 20), ylabel="%" if axes is figure.axes[0] else "")
@@ -144,6 +146,11 @@ def recall_bars(results: Mapping[str, Mapping[str, Any]], title: str | None = No
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4))
     return figure
+
+
+def _percent(value: float) -> str:
+    """Short where it is widest, so that neighbours don't touch."""
+    return f"{value:.1f}" if value < 99.95 else "100"
 
 
 def _panels(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:

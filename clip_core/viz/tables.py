@@ -122,6 +122,8 @@ def confusion_matrix(
 
     Raises InputError.
     """
+    from matplotlib.ticker import MaxNLocator
+
     if not len(names):
         raise InputError("names: wanted at least one class, found none")
     counts = confusion_counts(truth, predicted, len(names))
@@ -141,6 +143,8 @@ def confusion_matrix(
     axes.spines[:].set(visible=True, color=FAINT)
     bar = figure.colorbar(cells, ax=axes, shrink=0.8, pad=0.02, aspect=25)
     bar.set_label("% of the true class" if normalize else "pictures")
+    bar.locator = MaxNLocator(5, integer=True)  # there is no half of a picture
+    bar.update_ticks()
     bar.outline.set_visible(False)
     return figure
 

@@ -1,6 +1,7 @@
 """`--plot FILE`: every command that has it writes the figure, and refuses before the work what it can't write."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,6 +50,40 @@ def test_classify(tmp_path, capsys, saved):
     words = words_of(saved[0])
     assert {"rocket", "pizza"} <= set(words)
     assert f"{found[0]['probability']:.1%}" in words
+
+
+def test_classify_as_a_grid_of_cosines(tmp_path, capsys, saved):
+    pictures = [PICTURES / "rocket.png", PICTURES / "lion.png"]
+    labels = ["rocket", "pizza", "lion"]
+    arguments = ["--labels", *labels, "--template", "an image of {}", "--plot-grid"]
+    assert run("classify", *pictures, *arguments, "--plot", tmp_path / "a.pdf") == 0
+    clip = Clip.from_pretrained("emoji")
+    wanted = clip.similarity(pictures, [f"an image of {label}" for label in labels])
+    np.testing.assert_allclose(saved[0].axes[0].images[0].get_array(), wanted.T, atol=1e-5)
+    assert {*labels, "cosine similarity"} <= set(words_of(saved[0]))
+    assert run("classify", *pictures, *arguments) == 1
+    assert "wanted --plot FILE with --plot-grid" in capsys.readouterr().err
+
+
+def test_evaluate(tmp_path, capsys, saved):
+    for name, kind in (("pizza", "food"), ("birthday-cake", "food"), ("lion", "animal"), ("octopus", "animal")):
+        (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(PICTURES / f"{name}.png", tmp_path / "data" / kind)
+    arguments = ["--zero-shot", tmp_path / "data", "--json", "--plot"]
+    assert run("evaluate", *arguments, tmp_path / "a.png") == 0
+    found = json.loads(capsys.readouterr().out)["zero_shot"]
+    cells = np.asarray(saved[0].axes[0].images[0].get_array())
+    assert cells.shape == (2, 2) and cells.sum(1).tolist() == [100, 100]
+    assert np.trace(cells) / 200 == pytest.approx(found["mean_per_class"])
+    assert {"food", "animal", "true", "predicted", f"emoji: top-1 {found['top1']:.1%}"} <= set(words_of(saved[0]))
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [{"image": str(PICTURES / f"{name}.png"), "caption": f"a {name}"} for name in ("lion", "pizza", "rocket")]
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("evaluate", "--retrieval", pairs, "--plot", tmp_path / "b.svg") == 0
+    assert {"R@1", "MRR", "image to text", "text to image"} <= set(words_of(saved[1]))
+    both = ["--retrieval", pairs, "--zero-shot", tmp_path / "data", "--plot", tmp_path / "c.png"]
+    assert run("evaluate", *both) == 1
+    assert "--plot draws one figure" in capsys.readouterr().err
 
 
 def test_explain(tmp_path, capsys, saved):

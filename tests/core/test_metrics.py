@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_core import InputError
-from clip_core.metrics import accuracy, class_ranks, retrieval, zero_shot
+from clip_core.metrics import accuracy, class_ranks, predicted_classes, retrieval, zero_shot
 
 
 def unit(rows):
@@ -82,6 +82,10 @@ def test_zero_shot_equals_the_oracle(images, classes, block, seed):
     scores = (vectors.astype(np.float64) @ head.astype(np.float64)).astype(np.float32)
     ranks = [rank(row, {label}) for row, label in zip(scores, labels, strict=True)]
     assert class_ranks(vectors, head, labels, block=block).tolist() == ranks
+    predicted = predicted_classes(vectors, head, labels, block=block)
+    assert ((predicted == labels) == (np.array(ranks) == 1)).all()
+    for i, (row, label) in enumerate(zip(scores, labels, strict=True)):
+        assert predicted[i] == label or row[predicted[i]] == max(row[c] for c in range(classes) if c != label)
     found = zero_shot(vectors, head, labels)
     hits = np.array(ranks) == 1
     assert found["top1"] == pytest.approx(hits.mean()) and found["top5"] == pytest.approx(np.mean(np.array(ranks) <= 5))

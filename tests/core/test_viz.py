@@ -154,6 +154,25 @@ def test_pca_is_that_of_the_singular_values(monkeypatch):
     assert viz.project(np.ones((3, 4))).points.tolist() == [[0, 0]] * 3
 
 
+def test_pictures_of_the_map_do_not_cover_each_other():
+    from matplotlib.offsetbox import AnnotationBbox
+
+    near = np.repeat(np.eye(3), 4, 0) + np.random.default_rng(0).normal(0, 1e-3, (12, 3))
+    near[1] = near[0]  # the same point
+    figure = viz.embedding_map(near, pictures=[picture(size=(20, 20))] * 12)
+    figure.set_dpi(200)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [one.get_window_extent() for one in axes.findobj(AnnotationBbox)]
+    assert len(boxes) == 12
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    starts = np.array([line.get_xydata()[0] for line in axes.lines])  # where those that were moved belong
+    assert len(starts) >= 6
+    apart = np.abs(starts[:, None] - viz.project(near).points[None]).max(-1)
+    assert (apart.min(1) < 1e-6).all()
+    assert not viz.embedding_map(near).axes[0].lines
+
+
 def test_the_map_draws_points_groups_pictures_and_labels():
     rng = np.random.default_rng(0)
     vectors, labels = rng.normal(size=(12, 5)), [f"point {i}" for i in range(12)]
