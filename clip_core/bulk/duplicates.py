@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checkpoint.atomic import replace_file
 from ..errors import DataError
 from .settings import HASHES, Unit
+from .shards import replaced
 
 ITEM = np.dtype([("sample", "<i8"), ("high", "<u8"), ("low", "<u8")])
 MEMORY = 1 << 28  # bytes of hashes that are compared at once
@@ -49,11 +49,8 @@ def write_hashes(output: Path, kind: str, unit: Unit, items: Sequence[tuple[int,
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    try:
-        with replace_file(path) as draft:
-            np.save(draft, array)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    with replaced(path) as draft:
+        np.save(draft, array)
 
 
 def _load(path: Path, dtype: np.dtype | type) -> np.ndarray:

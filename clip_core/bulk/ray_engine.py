@@ -7,14 +7,17 @@ given its units again: those that are finished are passed over, the one it died 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import InputError, MissingDependencyError
+from .engines import Local
 from .settings import Input, Job, Unit
 from .work import Step, Worker
 
+STORE = 1 << 28  # bytes of shared memory of a cluster of this machine alone: only notes pass through it
 BLOCKS_PER_WORKER = 8  # units are dealt out in so many parts, so that a slow worker holds up few
 
 
@@ -42,14 +45,17 @@ class Ray:
         self.cpus, self.gpus, self._ours = cpus, gpus, not ray.is_initialized()
         if self._ours:
             address = address or os.environ.get("RAY_ADDRESS")
-            alone: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            ray.init(address=address, log_to_driver=False, **({} if address else alone))
+            alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "object_store_memory": STORE}
+            ray.init(address=address, log_to_driver=False, logging_level="warning", **({} if address else alone))
         able = int(ray.cluster_resources().get("CPU", 1) // max(cpus, 1e-9))
         self.workers = workers or max(1, able)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it says much that is of no use here
 
     def count(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Input]]:
+        if len(numbers) <= 4 * self.workers:  # done before the workers would have started
+            yield from Local().count(job, numbers)
+            return
         for found in self._map(job, "count", [{"number": number} for number in numbers], gpus=0):
             yield found["number"], Input(*found["input"])
 
@@ -74,7 +80,7 @@ class Ray:
         data = data.map(
             _Actor,
             fn_constructor_args=(job, task),
-            concurrency=workers,
+            compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=self.cpus,
             num_gpus=gpus or None,
         )

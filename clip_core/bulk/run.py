@@ -111,7 +111,7 @@ def embed(
         embedded = 0
         if not prepare:
             embedded = _work(job, mine, workers, progress)
-        return _report(job, units, embedded, started, changed=bool(mine))
+        return _report(job, units, embedded, started)
 
 
 def _check_output(settings: Settings) -> None:
@@ -150,7 +150,7 @@ def _prepare(job: Job, units: list[Unit], engine: Engine, must_be_there: bool, p
         compare(output, kind, units)
 
 
-def _report(job: Job, units: list[Unit], embedded: int, started: float, changed: bool) -> Report:
+def _report(job: Job, units: list[Unit], embedded: int, started: float) -> Report:
     output = job.settings.output
     rows = dict.fromkeys(job.settings.kinds, 0)
     broken, duplicates, complete = 0, 0, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +16,18 @@ from ..index.single_file import files_of
 from .settings import BROKEN, DONE, Settings, Unit
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """`replace_file`, with errors that name the file: a full disk's own message does not."""
+    try:
+        with replace_file(path) as draft:
+            yield draft
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 def write_json(path: Path, value: Any) -> None:
-    with replace_file(path) as draft:
+    with replaced(path) as draft:
         draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
@@ -26,18 +37,11 @@ def write_shard(settings: Settings, unit: Unit, indexes: Mapping[str, Index], ab
     for kind, index in indexes.items():
         target = settings.output / kind / f"{unit.name}.{settings.to}"
         for path, write in files_of(index, target):
-            try:
-                with replace_file(path) as draft:
-                    write(draft)
-            except OSError as error:  # a full disk's own message names no file
-                raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+            with replaced(path) as draft:
+                write(draft)
             files[str(path.relative_to(settings.output))] = path.stat().st_size
     record = {"files": files, "rows": {kind: len(index) for kind, index in indexes.items()}, **about}
-    path = record_path(settings.output, unit.name)
-    try:
-        write_json(path, record)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    write_json(record_path(settings.output, unit.name), record)
     return record
 
 
@@ -60,7 +64,7 @@ def read_record(output: Path, unit: Unit) -> dict[str, Any] | None:
 
 def write_broken(output: Path, entries: Iterator[tuple[str, str]]) -> None:
     """broken.jsonl, line by line."""
-    with replace_file(output / BROKEN) as draft, open(draft, "w", encoding="utf-8") as file:
+    with replaced(output / BROKEN) as draft, open(draft, "w", encoding="utf-8") as file:
         for name, reason in entries:
             file.write(json.dumps({"name": name, "reason": reason}) + "\n")
 

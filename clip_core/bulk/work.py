@@ -61,7 +61,7 @@ class Worker:
         one = self.job.inputs[number]
         try:
             source = self._source(number)
-        except (DataError, OSError) as error:
+        except DataError as error:  # an OSError may be gone at the next try
             return Input(one.path, one.size, 0, [str(error)])
         return Input(one.path, one.size, len(source), list(source.damage))
 

@@ -194,18 +194,23 @@ class _Wanted:
 def _samples(path: Path) -> Iterator[tuple[str, list[tuple[Member, str]]]]:
     """(key, members with suffixes) of neighbouring members with one key."""
     current, group = "", []  # type: str, list[tuple[Member, str]]
-    for member, no_end in members(path):
-        if no_end:
-            logger.warning("%s: has no end mark; it may have been cut off after its last whole member", path)
-            break
-        key, suffix = _split(member.name)
-        if not suffix or key.rpartition("/")[2].startswith("__"):  # webdataset's own notes, "__url__" and the like
-            continue
-        if group and key != current:
+    try:
+        for member, no_end in members(path):
+            if no_end:
+                logger.warning("%s: has no end mark; it may have been cut off after its last whole member", path)
+                break
+            key, suffix = _split(member.name)
+            if not suffix or key.rpartition("/")[2].startswith("__"):  # webdataset's notes, "__url__" and the like
+                continue
+            if group and key != current:
+                yield current, group
+                group = []
+            current = key
+            group.append((member, suffix))
+    except DataError:
+        if group:  # whole, or what is left of it
             yield current, group
-            group = []
-        current = key
-        group.append((member, suffix))
+        raise
     if group:
         yield current, group
 
