@@ -192,7 +192,7 @@ def test_inputs_that_are_no_use_among_others(tmp_path):
 
 def test_data_that_can_not_be_meant(tmp_path):
     path = table(tmp_path, 3)
-    with pytest.raises(DataError, match=r"'headline'.*found 'image', 'caption'"):
+    with pytest.raises(DataError, match=r"'headline'; found 'caption'"):
         run(path, tmp_path / "out", what="both", caption_key="headline")
     (tmp_path / "t.csv").write_text("number,colour\n1,red\n")
     with pytest.raises(DataError, match=r"t\.csv: wanted a column for the image.*'number', 'colour'"):
@@ -419,7 +419,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
         folder = tmp_path / str(count)
         folder.mkdir()
         for number in range(count):
-            lines = (f'{{"caption": "{"long " * 40}{number} {line}"}}\n' for line in range(300))
+            lines = (f'{{"caption": "{"long " * 400}{number} {line}"}}\n' for line in range(300))
             (folder / f"{number:02d}.jsonl").write_text("".join(lines))
         tracemalloc.start()
         try:
@@ -432,7 +432,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
     few, small = peak(2)
     many, large = peak(20)
     assert (few, many) == (600, 6000)
-    assert large < 1.3 * small
+    assert large < 1.5 * small  # all captions together are ten times as much as those of two inputs
 
 
 def test_the_rate_is_shown(tmp_path, capsys, monkeypatch):
