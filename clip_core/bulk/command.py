@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{option}: wanted a file as --output, found the folder {args.output}")
     values = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in _DEFAULTS.items()}
     given = next((key for key in _RAY if getattr(args, key) is not None), None)
-    engine, share = values.pop("engine"), values.pop("shard")
+    engine, shard = values.pop("engine"), values.pop("shard")
     ray = {key: values.pop(key) for key in _RAY}
     if engine != "ray" and given is not None:
         raise ValueError(f"--{given.replace('_', '-')}: wanted --engine ray beside it")
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         made = Ray(ray["workers"], ray["ray_address"], ray["cpus_per_worker"], ray["gpus_per_worker"])
     report = embed(
         args.images, args.output, args.model, backend=args.backend, dtype=args.dtype, batch_size=args.batch_size,
-        engine=made, share=share, **values,
+        engine=made, shard=shard, **values,
     )  # fmt: skip
     _report_skipped(report.output, report.broken + report.damaged)
     if args.json:

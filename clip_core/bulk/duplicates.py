@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from ..index.single_file import save_array
 from .settings import HASHES, Unit
 from .shards import replaced
 
@@ -50,7 +51,7 @@ def write_hashes(output: Path, kind: str, unit: Unit, items: Sequence[tuple[int,
 
 def _save(path: Path, array: np.ndarray) -> None:
     with replaced(path) as draft:
-        np.save(draft, array)
+        save_array(draft, array)
 
 
 def _load(path: Path, dtype: np.dtype | type) -> np.ndarray:

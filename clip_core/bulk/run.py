@@ -18,7 +18,7 @@ from .duplicates import are_compared, compare, hash_path
 from .encoder import ClipSpec, EncoderSpec
 from .engines import ENGINES, Engine, Local
 from .plan import make_plan
-from .settings import HASHES, SAMPLES, Job, Settings, Unit, absolute, parse_share, units_of
+from .settings import HASHES, SAMPLES, Job, Settings, Unit, absolute, parse_shard, units_of
 from .shards import read_record, write_broken
 
 
@@ -61,7 +61,7 @@ def embed(
     batch_size: int = 32,
     threads: int | None = None,
     engine: str | Engine = "local",
-    share: str | None = None,
+    shard: str | None = None,
     prepare: bool = False,
     progress: bool | None = None,
 ) -> Report:
@@ -81,7 +81,7 @@ def embed(
             then read twice.
         batch_size: pictures, or texts, at a time. threads: that read and decode; default one for each processor.
         engine: "local" (default), "ray", or a `ray_engine.Ray` with settings of its own.
-        share: "INDEX/COUNT": do only this part of the work; others do the rest, at the same time, into the same
+        shard: "INDEX/COUNT": do only this part of the work; others do the rest, at the same time, into the same
             folder. With `deduplicate`, run once with `prepare` first.
         prepare: only make the plan, and the hashes if asked for.
         progress: as for `Progress`.
@@ -92,7 +92,7 @@ def embed(
     Raises FileNotFoundError, DataError as `open_source`; InputError when `output` holds another run, naming what
     differs, or is in use; OSError for a full disk, naming the file.
     """
-    index, count = parse_share(share)
+    index, count = parse_shard(shard)
     spec: EncoderSpec = ClipSpec(model, backend, dtype, device) if isinstance(model, (str, os.PathLike)) else model
     settings = Settings(
         absolute(inputs), Path(os.path.abspath(output)), what, format, image_key, caption_key, to, store,
@@ -107,7 +107,7 @@ def embed(
         todo = [(place, unit) for place, unit in enumerate(units) if read_record(settings.output, unit) is None]
         mine = [unit for place, unit in todo if place % count == index]
         if deduplicate and todo:
-            _prepare(job, units, workers, share is not None and not prepare, progress)
+            _prepare(job, units, workers, shard is not None and not prepare, progress)
         embedded = 0
         if not prepare:
             embedded = _work(job, mine, workers, progress)

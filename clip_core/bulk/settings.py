@@ -105,7 +105,7 @@ def absolute(inputs: Sequence[str | os.PathLike] | str | os.PathLike) -> tuple[s
     return tuple(path if "://" in (path := os.fspath(one)) else os.path.abspath(path) for one in several)
 
 
-def parse_share(text: str | None) -> tuple[int, int]:
+def parse_shard(text: str | None) -> tuple[int, int]:
     """ "2/8" -> (2, 8): the third of eight parts. Raises InputError."""
     if text is None:
         return 0, 1

@@ -86,7 +86,8 @@ def open_source(
         label_key: as these; only with one, or with "" for the usual names, are labels read and captions optional.
         needs: what every sample must have, of "images" and "captions". Captions that aren't needed are kept where
             there are some; pictures that aren't needed are not read unless `image_key` names them.
-        salvage: of a shard that was cut off, give the samples before the cut, and say so in `source.damage`.
+        salvage: of a shard that was cut off, give the samples before the cut, and say so in `source.damage`; samples
+            of shards that were left out are counted there too, not in the log.
         probe: raise the first sample's error when the first 16 are all broken.
     Raises:
         FileNotFoundError: a path, or a pattern without files. DataError: a damaged or empty file, no pairs in it, no

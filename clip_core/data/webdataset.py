@@ -83,7 +83,9 @@ class WebDataset(Source):
             if not self._salvage or len(first) == start:
                 raise
             self.damage.append(f"{error}; kept the {len(first) - start} samples before it")
-        if left_out:
+        if left_out and self._salvage:
+            self.damage.append(f"{path}: left out {left_out} samples without {self._wanted}, {example} first")
+        elif left_out:
             logger.warning("%s: left out %d samples without %s, %s first", path, left_out, self._wanted, example)
 
     def _no_samples(self, path: Path) -> str:

@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -97,7 +97,20 @@ def _write_names(index: Index, path: Path) -> None:
 
 
 def _write_npy(index: Index, path: Path) -> None:
-    np.save(path, index.vectors)
+    save_array(path, index.vectors)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """As `np.save`, which takes no notice of a disk that is full by the time it closes its file: this raises OSError."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
+
+
+class _Plain:
+    """Hides that it is a file, so that NumPy writes through Python, whose errors are seen."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
 
 
 def _write_parquet(index: Index, path: Path) -> None:

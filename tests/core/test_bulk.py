@@ -134,7 +134,8 @@ def test_pictures_without_captions_and_captions_without_pictures(tmp_path):
     assert [(about["key"], about["caption"]) for about, _ in rows(tmp_path / "images")] == [
         ("1", ""), ("2", "two"), ("5", ""), ("6", "")
     ]  # fmt: skip
-    assert [one["name"].rsplit(": ")[1] for one in broken(tmp_path / "images")] == ["4"]
+    reasons = [one["reason"] for one in broken(tmp_path / "images")]
+    assert len(reasons) == 2 and "left out 2 samples without a picture" in reasons[0] and ": 4: " in reasons[1]
     run(path, tmp_path / "texts", what="texts")
     assert [about["name"] for about, _ in rows(tmp_path / "texts", "text")] == ["two", "three"]
     (tmp_path / "only.jsonl").write_text('{"caption": "a", "image": "absent.png"}\n{"caption": "b"}\n')
@@ -211,7 +212,7 @@ def test_data_that_can_not_be_meant(tmp_path):
     photos = folder_of_pictures(tmp_path)
     with pytest.raises(InputError, match="outside the input"):
         run(photos, photos / "out")
-    for options in ({"what": "sounds"}, {"to": "xml"}, {"batch_size": 0}, {"engine": "x"}, {"share": "2/2"}):
+    for options in ({"what": "sounds"}, {"to": "xml"}, {"batch_size": 0}, {"engine": "x"}, {"shard": "2/2"}):
         with pytest.raises(InputError, match=next(iter(options))):
             run(path, tmp_path / "other", **options)
 
@@ -367,11 +368,11 @@ def test_shares_are_together_what_one_run_is(deduplicate, tmp_path):
     run(path, tmp_path / "one", **options)
     if deduplicate:
         with pytest.raises(InputError, match="prepare"):
-            run(path, tmp_path / "out", share="0/3", **options)
+            run(path, tmp_path / "out", shard="0/3", **options)
         prepared = run(path, tmp_path / "out", prepare=True, **options)
         assert prepared.embedded == 0 and not prepared.complete
     for number in (2, 0, 1):
-        report = run(path, tmp_path / "out", share=f"{number}/3", **options)
+        report = run(path, tmp_path / "out", shard=f"{number}/3", **options)
         assert report.complete == (number == 1) and report.embedded
     assert tree(tmp_path / "out") == tree(tmp_path / "one")
 
