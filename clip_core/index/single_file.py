@@ -101,7 +101,7 @@ def _write_npy(index: Index, path: Path) -> None:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """As `np.save`, which takes no notice of a disk that is full by the time it closes its file: this raises OSError."""
+    """As `np.save`, which takes no notice of a disk that is full when it closes its file: this raises OSError."""
     with open(path, "wb") as file:
         np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
 
