@@ -68,4 +68,4 @@ def test_usage(tar, tmp_path, capsys):
     assert "--engine ray" in failing(capsys, "embed", tar, "-o", output, "--workers", 2)
     assert "0/4" in failing(capsys, "embed", tar, "-o", output, "--shard", "4/4")
     assert "absent" in failing(capsys, "embed", tmp_path / "absent.tar", "-o", output)
-    assert "column" in failing(capsys, "embed", tar, "-o", output, "--what", "texts", "--format", "table")
+    assert "wanted a table" in failing(capsys, "embed", tar, "-o", output, "--what", "texts", "--format", "table")
