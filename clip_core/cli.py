@@ -211,21 +211,29 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _add_embed(commands: Any) -> None:
-    parser = commands.add_parser("embed", help="pictures or sentences to vectors, in a file")
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, folders or glob patterns")
+    from .bulk.command import add_arguments
+
+    parser = commands.add_parser("embed", help="pictures or sentences to vectors, in a file or, of millions, a folder")
+    parser.add_argument("images", nargs="*", metavar="INPUT", help="pictures, folders or glob patterns; of millions: "
+                        "tar shards, tables, folders, patterns")  # fmt: skip
     parser.add_argument("--texts", metavar="FILE", help="embed the lines of this file instead of pictures")
-    parser.add_argument("--output", "-o", required=True, metavar="FILE", help=".npz, .npy, .parquet or .index")
+    parser.add_argument("--output", "-o", required=True, metavar="PATH", help=".npz, .npy, .parquet or .index; a "
+                        "folder (ending in / or without suffix) for millions")  # fmt: skip
     parser.add_argument("--append", action="store_true", help="add to the .index folder that is there")
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     _plot_argument(parser, "a map of the vectors")
     parser.add_argument("--plot-method", choices=("pca", "umap"), default="pca", help="default: pca")
+    add_arguments(parser)
     _model_arguments(parser)
     parser.set_defaults(run=_embed_command)
 
 
 def _embed_command(args: argparse.Namespace) -> int:
+    from .bulk import command
     from .index import Index, append_index, check_output
 
+    if command.is_meant(args):
+        return command.run(args)
     if bool(args.images) == bool(args.texts):
         raise ValueError("embed: wanted either pictures or --texts FILE")
     check_output(args.output)  # before the work, not after it
@@ -272,7 +280,7 @@ def _appended_to(path: str) -> Any:
 
 def _add_index(commands: Any) -> None:
     parser = commands.add_parser("index", help="embedded files into one index that opens at once, however large")
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files that `triclip embed` wrote")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files or folders that `triclip embed` wrote")
     parser.add_argument("--output", "-o", required=True, metavar="FOLDER", help="the index, a name ending in .index")
     parser.add_argument("--append", action="store_true", help="add to the index that is there")
     parser.add_argument("--dtype", choices=("float32", "float16"), help="of the stored vectors (default: as given)")
@@ -285,13 +293,14 @@ _INDEX_TYPES = "exact (default), or hnsw or ivf: approximate, by FAISS or hnswli
 
 
 def _index(args: argparse.Namespace) -> int:
-    from .index import Index, append_index, build_folder, sampled_recall
+    from .bulk.opened import open_each
+    from .index import append_index, build_folder, sampled_recall
 
     if not args.output.endswith(".index"):
         raise ValueError(f"--output {args.output}: wanted a name ending in .index")
     if args.append and args.dtype:
         raise ValueError("--append: the vectors are stored as those before them, without --dtype")
-    sources = (Index.load(source) for source in args.sources)
+    sources = (found for source in args.sources for found in open_each(Path(source)))
     if args.append:
         index = _appended_to(args.output)
         for source in sources:

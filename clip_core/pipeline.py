@@ -195,6 +195,11 @@ class Clip:
         pictures = [load_image(picture.source) if isinstance(picture, _Values) else picture for picture in pictures]
         return self.processor.image_processor(pictures, return_tensors="np")["pixel_values"], good, skipped
 
+    def encode_pixels(self, pixel_values: np.ndarray, normalize: bool = True) -> np.ndarray:
+        """What the image processor made, float32 [B, C, H, W], in one batch -> float32 [B, P]."""
+        out = self._bridge.image_features(self.model, pixel_values)
+        return unit(out) if normalize else out
+
     def _load_or_reason(self, source: Any) -> Any:
         """A file's pixel values, any other picture decoded, or the error that says why not.
 

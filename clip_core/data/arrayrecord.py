@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError, MissingDependencyError
 from .example import parse_example
 from .files import OPEN_FILES
-from .sources import Sample
+from .sources import PARTS, Sample
 from .table import Rows
 
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"  # the library's advice for it
@@ -28,8 +28,9 @@ class ArrayRecords(Rows):
         image_key: str | None = None,
         caption_key: str | None = None,
         label_key: str | None = None,
+        needs: Collection[str] = PARTS,
     ) -> None:
-        super().__init__(image_key, caption_key, label_key)
+        super().__init__(image_key, caption_key, label_key, needs)
         self.paths = [str(path) for path in paths]
         self._local = threading.local()
         lengths = [self._length(number) for number in range(len(paths))]

@@ -9,14 +9,14 @@ import json
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, MissingDependencyError
-from .sources import Sample
+from .sources import PARTS, Sample
 from .table import Rows
 
 ROW_GROUP_MEMORY = 1 << 30  # bytes of decoded parquet row groups that a process keeps
@@ -34,9 +34,14 @@ class ArrowRows(Rows):
     """Rows of several Arrow tables, one after the other."""
 
     def __init__(
-        self, paths: Sequence[Path], image_key: str | None, caption_key: str | None, label_key: str | None
+        self,
+        paths: Sequence[Path],
+        image_key: str | None,
+        caption_key: str | None,
+        label_key: str | None,
+        needs: Collection[str],
     ) -> None:
-        super().__init__(image_key, caption_key, label_key)
+        super().__init__(image_key, caption_key, label_key, needs)
         self.paths = [Path(path) for path in paths]
         self._begin()
 
@@ -112,8 +117,9 @@ class Parquet(ArrowRows):
         image_key: str | None = None,
         caption_key: str | None = None,
         label_key: str | None = None,
+        needs: Collection[str] = PARTS,
     ) -> None:
-        super().__init__(paths, image_key, caption_key, label_key)
+        super().__init__(paths, image_key, caption_key, label_key, needs)
         groups: list[tuple[int, int, int]] = []  # file, row group, first row in the file
         lengths: list[int] = []
         for number, path in enumerate(self.paths):
@@ -174,9 +180,10 @@ class SavedDataset(ArrowRows):
         image_key: str | None = None,
         caption_key: str | None = None,
         label_key: str | None = None,
+        needs: Collection[str] = PARTS,
     ) -> None:
         files = [folder / name for folder in folders for name in _data_files(folder)]
-        super().__init__(files, image_key, caption_key, label_key)
+        super().__init__(files, image_key, caption_key, label_key, needs)
         lengths = []
         for number, path in enumerate(self.paths):
             table = self._table(number)
@@ -208,7 +215,7 @@ class SavedDataset(ArrowRows):
             return self._open[part]
 
 
-def open_saved(folders: Sequence[Path], **keys: str | None) -> SavedDataset:
+def open_saved(folders: Sequence[Path], **keys: Any) -> SavedDataset:
     """Folders that `save_to_disk` wrote. Raises DataError for one of several splits, naming them."""
     for folder in folders:
         splits = folder / "dataset_dict.json"

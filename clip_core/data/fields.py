@@ -69,6 +69,14 @@ def as_captions(values: Sequence[Any], name: str) -> list[str]:
     return captions
 
 
+def captions_if_any(values: Sequence[Any], name: str) -> list[str]:
+    """As `as_captions`, of a sample that may do without: [] where there are none, or none that can be read."""
+    try:
+        return as_captions(values, name)
+    except DataError:
+        return []
+
+
 def _json_list(text: str) -> Any:
     """The text itself unless it is a JSON list of strings: a caption may well stand in brackets."""
     try:

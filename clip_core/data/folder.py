@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
-from .fields import as_captions, decode_text
+from .fields import as_captions, captions_if_any, decode_text
 from .files import PackedStrings
-from .sources import PICTURES, Sample, Source
+from .sources import PARTS, PICTURES, Sample, Source
 
 
 def open_folder(
@@ -19,12 +19,13 @@ def open_folder(
     image_key: str | None = None,
     caption_key: str | None = None,
     label_key: str | None = None,
+    needs: Collection[str] = PARTS,
 ) -> Source:
     """Pictures with captions, or with `label_key` pictures with labels. `image_key`, `caption_key`: suffixes."""
     pictures = (f".{image_key.lower().lstrip('.')}",) if image_key else PICTURES
     if label_key is not None:
         return ClassFolders(folders, pictures)
-    return CaptionedFolder(folders, pictures, "." + (caption_key or "txt").lstrip("."))
+    return CaptionedFolder(folders, pictures, "." + (caption_key or "txt").lstrip("."), "captions" in needs)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -35,22 +36,22 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 class CaptionedFolder(Source):
-    """Pictures, in folders of folders too, with a text file beside each; those without one are left out."""
+    """Pictures, in folders of folders too, with a text file beside each; those without one are left out if `needed`."""
 
-    def __init__(self, folders: Sequence[Path], pictures: tuple[str, ...], text: str) -> None:
-        self.text = text
+    def __init__(self, folders: Sequence[Path], pictures: tuple[str, ...], text: str, needed: bool = True) -> None:
+        self.text, self.needed = text, needed
         self._paths = PackedStrings(
             os.path.join(parent, name)
             for folder in folders
             for parent, names in _walk(folder)
             for there in [set(names)]
             for name in names
-            if name.lower().endswith(pictures) and os.path.splitext(name)[0] + text in there
+            if name.lower().endswith(pictures) and (not needed or os.path.splitext(name)[0] + text in there)
         )
         if not len(self._paths):
             raise DataError(
-                f"{folders[0]}: wanted pictures ({', '.join(pictures)}) with a {text} beside each, or a table, "
-                f"found none"
+                f"{folders[0]}: wanted pictures ({', '.join(pictures)}){f' with a {text} beside each' * needed}, "
+                f"or a table, found none"
             )
 
     def __len__(self) -> int:
@@ -62,7 +63,10 @@ class CaptionedFolder(Source):
     def __getitem__(self, number: int) -> Sample:
         path = self._paths[number]
         beside = Path(os.path.splitext(path)[0] + self.text)
-        captions = as_captions([decode_text(beside.read_bytes(), str(beside))], str(beside))
+        if self.needed:
+            captions = as_captions([decode_text(beside.read_bytes(), str(beside))], str(beside))
+        else:
+            captions = captions_if_any([beside.read_bytes()] if beside.is_file() else [], str(beside))
         return Sample(path, [path], captions)
 
 

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .. import image_fast, image_profiles
 from ..errors import ConfigError, ImageError
@@ -34,7 +34,9 @@ def open_picture(picture: bytes | str, name: str) -> Image.Image:
     except ImageError:
         raise
     except DECODING_ERRORS as error:
-        raise ImageError(f"{name}: wanted a picture that Pillow can read, found something else ({error})") from error
+        # Of bytes, Pillow says only where in memory they are.
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise ImageError(f"{name}: wanted a picture that Pillow can read, found something else{reason}") from error
     return opened
 
 

@@ -6,15 +6,17 @@ import glob
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 
 FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+PARTS = ("images", "captions")  # of a sample
 PROBED = 16  # samples read when a source is opened
 ARRAY_RECORD = re.compile(r"\.array_?record(-\d+-of-\d+)?$")  # also "name.array_record-00000-of-00010"
 
@@ -39,10 +41,12 @@ class Source(ABC):
     """Random access to samples. Can be pickled, and read from several threads.
 
     `source[i]` raises DataError for a sample that is broken; whoever asks decides what to do about it.
-    `label_names`: the names of label numbers where the data hold them, else None.
+    `label_names`: the names of label numbers where the data hold them, else None. `damage`: what was lost of files that
+    were opened with `salvage`.
     """
 
     label_names: list[str] | None = None
+    damage: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -64,6 +68,10 @@ def open_source(
     image_key: str | None = None,
     caption_key: str | None = None,
     label_key: str | None = None,
+    *,
+    needs: Collection[str] = PARTS,
+    salvage: bool = False,
+    probe: bool = True,
 ) -> Source:
     """The samples at `paths`, in the order given (patterns: sorted).
 
@@ -76,26 +84,47 @@ def open_source(
         image_key, caption_key: column, suffix in a shard or feature; None: the usual names. `caption_key` may name
             several, separated by commas.
         label_key: as these; only with one, or with "" for the usual names, are labels read and captions optional.
+        needs: what every sample must have, of "images" and "captions". Captions that aren't needed are kept where
+            there are some; pictures that aren't needed are not read unless `image_key` names them.
+        salvage: of a shard that was cut off, give the samples before the cut, and say so in `source.damage`; samples
+            of shards that were left out are counted there too, not in the log.
+        probe: raise the first sample's error when the first 16 are all broken.
     Raises:
         FileNotFoundError: a path, or a pattern without files. DataError: a damaged or empty file, no pairs in it, no
         such column (the message lists those there are), several formats, a URL.
     """
-    if format not in FORMATS:
-        raise DataError(f"format: wanted one of {', '.join(FORMATS)}, found {format!r}")
-    source = _open(expand(paths), format, {"image_key": image_key, "caption_key": caption_key, "label_key": label_key})
-    _probe(source)
+    kind, files = separate(paths, format)
+    keys: dict[str, Any] = {"image_key": image_key, "caption_key": caption_key, "label_key": label_key, "needs": needs}
+    source = _open(kind, files, keys, salvage)
+    if probe:
+        check_samples(source, range(min(PROBED, len(source))))
     return source
 
 
-def _open(files: list[Path], format: str, keys: dict[str, str | None]) -> Source:
+def separate(paths: Sequence[str | os.PathLike] | str | os.PathLike, format: str = "auto") -> tuple[str, list[Path]]:
+    """(kind, files) at `paths`: the parts that can be opened one by one, in order; folders stay where they are a part.
+
+    Each of them opens with `open_source(file)`. Raises as that does; nothing is read of the files themselves.
+    """
+    if format not in FORMATS:
+        raise DataError(f"format: wanted one of {', '.join(FORMATS)}, found {format!r}")
+    files = expand(paths)
     found = {_format_of(file) if format == "auto" else format for file in files}
     if len(found) > 1:
         raise DataError(f"{files[0]}: wanted data of one format, found {' and '.join(sorted(found))}")
     kind = found.pop()
     if kind == "webdataset":
+        return kind, _inside(files, (".tar",))
+    if kind == "arrayrecord":
+        return kind, _inside(files, ARRAY_RECORD)
+    return (kind, files) if kind == "datasets" else _separate_tables(files)
+
+
+def _open(kind: str, files: list[Path], keys: dict[str, Any], salvage: bool) -> Source:
+    if kind == "webdataset":
         from .webdataset import WebDataset
 
-        return WebDataset(_inside(files, (".tar",)), **keys)
+        return WebDataset(files, **keys, salvage=salvage)
     if kind == "datasets":
         from .arrow import open_saved
 
@@ -103,16 +132,22 @@ def _open(files: list[Path], format: str, keys: dict[str, str | None]) -> Source
     if kind == "arrayrecord":
         from .arrayrecord import ArrayRecords
 
-        return ArrayRecords(_inside(files, ARRAY_RECORD), **keys)
-    return _open_tables(files, keys)
+        return ArrayRecords(files, **keys)
+    if kind == "folder":
+        from .folder import open_folder
+
+        return open_folder(files, **keys)
+    from .table import open_tables
+
+    return open_tables(files, **keys)
 
 
-def _probe(source: Source) -> None:
-    """Raise the first sample's error when every one of the first samples is broken: then it is the data's own."""
+def check_samples(source: Source, numbers: Sequence[int]) -> None:
+    """Raise the first one's error when every one of these samples is broken: then it is the data's own."""
     if len(source) == 0:
         raise DataError("paths: wanted samples, found none")
     first: DataError | None = None
-    for number in range(min(PROBED, len(source))):
+    for number in numbers:
         try:
             source[number]
             return
@@ -122,18 +157,15 @@ def _probe(source: Source) -> None:
     raise first
 
 
-def _open_tables(files: list[Path], keys: dict[str, str | None]) -> Source:
-    from .folder import open_folder
-    from .table import open_tables
-
+def _separate_tables(files: list[Path]) -> tuple[str, list[Path]]:
     if all(file.is_dir() and not _listed(file, TABLES) for file in files):
-        return open_folder(files, **keys)
+        return "folder", files
     for folder in filter(Path.is_dir, files):
         listed = _listed(folder, TABLES)
         if len(listed) > 1 and not all(file.suffix.lower() == ".parquet" for file in listed):
             names = ", ".join(file.name for file in listed)
             raise DataError(f"{folder}: wanted one table in this folder, found {names}; name the one to read")
-    return open_tables(_inside(files, TABLES), **keys)
+    return "table", _inside(files, TABLES)
 
 
 def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike) -> list[Path]:

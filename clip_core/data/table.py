@@ -8,21 +8,32 @@ import json
 import os
 from abc import abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import DataError
-from .fields import CAPTIONS, IMAGES, LABELS, as_captions, as_images, as_label, choose, decode_text, first_present
+from .fields import (
+    CAPTIONS,
+    IMAGES,
+    LABELS,
+    as_captions,
+    as_images,
+    as_label,
+    captions_if_any,
+    choose,
+    decode_text,
+    first_present,
+)
 from .files import Files
-from .sources import Sample, Source
+from .sources import PARTS, Sample, Source
 
 PROBED_ROWS = 20  # JSON rows whose keys are taken for the columns
 
 
-def open_tables(files: Sequence[Path], **keys: str | None) -> Source:
+def open_tables(files: Sequence[Path], **keys: Any) -> Source:
     """The rows of the tables, one after the other; all of one kind. Pictures' paths are relative to their table."""
     kinds = {_kind(file) for file in files}
     if len(kinds) > 1:
@@ -49,20 +60,28 @@ def _kind(file: Path) -> str:
 class Rows(Source):
     """What all tables have in common: columns chosen by name, and a row made a sample."""
 
-    def __init__(self, image_key: str | None, caption_key: str | None, label_key: str | None) -> None:
+    def __init__(
+        self,
+        image_key: str | None,
+        caption_key: str | None,
+        label_key: str | None,
+        needs: Collection[str] = PARTS,
+    ) -> None:
         self.image_key, self.caption_key, self.label_key = image_key, caption_key, label_key
+        self.needs = frozenset(needs)
         self.images: list[str] = []
         self.captions: list[str] = []
         self.label: str | None = None
 
     def choose_columns(self, found: Sequence[str], where: Any) -> None:
         """Fix the columns to read. Raises DataError that lists those there are."""
-        self.images = choose("image", self.image_key, IMAGES, found, where)
+        if "images" in self.needs or self.image_key:
+            self.images = choose("image", self.image_key, IMAGES, found, where)
         if self.label_key is not None:
             self.label = choose("label", self.label_key or None, LABELS, found, where)[0]
-            others = [column for column in found if column not in (*self.images, self.label)]
-            self.captions = first_present(CAPTIONS, others)
-        if self.label_key is None or self.caption_key:
+        others = [column for column in found if column not in (*self.images, self.label)]
+        self.captions = first_present(CAPTIONS, others)
+        if self.caption_key or (self.label_key is None and "captions" in self.needs):
             others = [column for column in found if column not in self.images] or list(found)
             self.captions = choose("caption", self.caption_key, CAPTIONS, others, where)
 
@@ -72,9 +91,13 @@ class Rows(Source):
         if self.label is not None:
             label = as_label(row.get(self.label), name)
         captions: list[str] = []
-        if label is None or any(row.get(key) for key in self.captions):
-            captions = as_captions([row.get(key) for key in self.captions], name)
-        images = as_images([row.get(key) for key in self.images], folder, name)
+        texts = [row.get(key) for key in self.captions]
+        if label is None and "captions" in self.needs:
+            captions = as_captions(texts, name)
+        elif any(texts):
+            captions = as_captions(texts, name) if "captions" in self.needs else captions_if_any(texts, name)
+        pictures = [row.get(key) for key in self.images]
+        images = as_images(pictures, folder, name) if "images" in self.needs or any(pictures) else []
         return Sample(name, images, captions, label)
 
 
@@ -87,8 +110,9 @@ class TextRows(Rows):
         image_key: str | None = None,
         caption_key: str | None = None,
         label_key: str | None = None,
+        needs: Collection[str] = PARTS,
     ) -> None:
-        super().__init__(image_key, caption_key, label_key)
+        super().__init__(image_key, caption_key, label_key, needs)
         self.files = Files(files)
         starts, sizes, first = array("q"), array("q"), array("q")
         for path in files:

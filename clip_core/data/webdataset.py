@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from .fields import CAPTIONS, LABELS, as_captions, as_label, decode_text, first_present, split_keys
+from .fields import CAPTIONS, LABELS, as_captions, as_label, captions_if_any, decode_text, first_present, split_keys
 from .files import Files
-from .sources import PICTURES, Sample, Source
+from .sources import PARTS, PICTURES, Sample, Source
 from .tar import BLOCK, Member, block_name, members
 
 logger = logging.getLogger("triclip")
@@ -41,10 +41,13 @@ class WebDataset(Source):
         image_key: str | None = None,
         caption_key: str | None = None,
         label_key: str | None = None,
+        needs: Collection[str] = PARTS,
+        salvage: bool = False,
     ) -> None:
         self.files = Files(paths)
         self.caption_key, self.label_key = caption_key, label_key
-        self._wanted = _Wanted(image_key, caption_key, label_key)
+        self.damage: list[str] = []
+        self._wanted, self._salvage = _Wanted(image_key, caption_key, label_key, needs), salvage
         # Per member that is used: where it is, and what for. Per sample: its first member. Per shard: its first sample.
         self._offset, self._size, self._use = array("q"), array("q"), array("b")
         first, shard = array("q"), array("q")
@@ -61,20 +64,28 @@ class WebDataset(Source):
         """Add a shard's samples."""
         left_out, example = 0, ""
         self._seen: dict[str, int] = {}
-        for key, group in _samples(path):
-            for _, suffix in group:
-                if len(self._seen) < 100:
-                    self._seen.setdefault(suffix, 0)
-            uses = self._wanted.choose(group)
-            if not self._wanted.complete({use for _, use in uses}):
-                left_out, example = left_out + 1, example or key
-                continue
-            first.append(len(self._use))
-            for member, use in uses:
-                self._offset.append(member.offset)
-                self._size.append(member.size)
-                self._use.append(use)
-        if left_out:
+        start = len(first)
+        try:
+            for key, group in _samples(path):
+                for _, suffix in group:
+                    if len(self._seen) < 100:
+                        self._seen.setdefault(suffix, 0)
+                uses = self._wanted.choose(group)
+                if not self._wanted.complete({use for _, use in uses}):
+                    left_out, example = left_out + 1, example or key
+                    continue
+                first.append(len(self._use))
+                for member, use in uses:
+                    self._offset.append(member.offset)
+                    self._size.append(member.size)
+                    self._use.append(use)
+        except DataError as error:
+            if not self._salvage or len(first) == start:
+                raise
+            self.damage.append(f"{error}; kept the {len(first) - start} samples before it")
+        if left_out and self._salvage:
+            self.damage.append(f"{path}: left out {left_out} samples without {self._wanted}, {example} first")
+        elif left_out:
             logger.warning("%s: left out %d samples without %s, %s first", path, left_out, self._wanted, example)
 
     def _no_samples(self, path: Path) -> str:
@@ -106,10 +117,14 @@ class WebDataset(Source):
                 raise DataError(f"{self.name(number)}: wanted members of at most {LARGEST[use]} bytes, found {size}")
             parts[use].append(self.files.read(shard, self._offset[member], size))
         name = self.name(number)
-        record = _record(parts[RECORD], name)
-        captions = as_captions([decode_text(text, name) for text in parts[TEXT]], name) if parts[TEXT] else []
-        if not captions and (self.label_key is None or record):
-            captions = self._captions(record, name)
+        record = _record(parts[RECORD], name, self._wanted.captioned)
+        if not self._wanted.captioned:
+            keys = split_keys(self.caption_key, record) or first_present(CAPTIONS, record)
+            captions = captions_if_any(parts[TEXT] or [record[key] for key in keys], name)
+        else:
+            captions = as_captions([decode_text(text, name) for text in parts[TEXT]], name) if parts[TEXT] else []
+            if not captions and (self.label_key is None or record):
+                captions = self._captions(record, name)
         label = None
         if self.label_key is not None:
             label = self._label(parts[LABEL], record, name)
@@ -135,7 +150,11 @@ class WebDataset(Source):
 class _Wanted:
     """What a member is for, by its suffix."""
 
-    def __init__(self, image_key: str | None, caption_key: str | None, label_key: str | None) -> None:
+    def __init__(
+        self, image_key: str | None, caption_key: str | None, label_key: str | None, needs: Collection[str] = PARTS
+    ) -> None:
+        self.captioned, self.pictured = "captions" in needs, "images" in needs or image_key is not None
+        self.needs = {IMAGE} if "images" in needs else set()
         self.images = image_key.lower().split(";") if image_key else [suffix[1:] for suffix in PICTURES]
         self.captions = caption_key.lower().split(";") if caption_key else list(TEXTS)
         self.labels = [] if label_key is None else label_key.lower().split(";") if label_key else list(CLASSES)
@@ -143,7 +162,11 @@ class _Wanted:
 
     def choose(self, group: list[tuple[Member, str]]) -> list[tuple[Member, int]]:
         """The members of a sample to read, and what for. "7.jpg" is the picture even if "7.mask.png" is there too."""
-        found = [(member, use, "." not in suffix) for member, suffix in group if (use := self.use(suffix)) is not None]
+        found = [
+            (member, use, "." not in suffix)
+            for member, suffix in group
+            if (use := self.use(suffix)) is not None and (use != IMAGE or self.pictured)
+        ]
         plain = {use for _, use, is_plain in found if is_plain}
         needless = {RECORD} if TEXT in {use for _, use, _ in found} and not self.labelled else set()
         return [
@@ -159,27 +182,37 @@ class _Wanted:
         return RECORD if suffix == JSON else None
 
     def complete(self, uses: set[int]) -> bool:
-        return IMAGE in uses and (RECORD in uses or (LABEL if self.labelled else TEXT) in uses)
+        if not self.captioned and not self.labelled:
+            return self.needs <= uses
+        return self.needs <= uses and (RECORD in uses or (LABEL if self.labelled else TEXT) in uses)
 
     def __str__(self) -> str:
-        return f"a picture ({', '.join(self.images)}) and {' or '.join((self.labels or self.captions) + [JSON])}"
+        parts = [f"a picture ({', '.join(self.images)})"] if self.needs else []
+        if self.captioned or self.labelled:
+            parts.append(" or ".join((self.labels or self.captions) + [JSON]))
+        return " and ".join(parts)
 
 
 def _samples(path: Path) -> Iterator[tuple[str, list[tuple[Member, str]]]]:
     """(key, members with suffixes) of neighbouring members with one key."""
     current, group = "", []  # type: str, list[tuple[Member, str]]
-    for member, no_end in members(path):
-        if no_end:
-            logger.warning("%s: has no end mark; it may have been cut off after its last whole member", path)
-            break
-        key, suffix = _split(member.name)
-        if not suffix or key.rpartition("/")[2].startswith("__"):  # webdataset's own notes, "__url__" and the like
-            continue
-        if group and key != current:
+    try:
+        for member, no_end in members(path):
+            if no_end:
+                logger.warning("%s: has no end mark; it may have been cut off after its last whole member", path)
+                break
+            key, suffix = _split(member.name)
+            if not suffix or key.rpartition("/")[2].startswith("__"):  # webdataset's notes, "__url__" and the like
+                continue
+            if group and key != current:
+                yield current, group
+                group = []
+            current = key
+            group.append((member, suffix))
+    except DataError:
+        if group:  # whole, or what is left of it
             yield current, group
-            group = []
-        current = key
-        group.append((member, suffix))
+        raise
     if group:
         yield current, group
 
@@ -191,9 +224,14 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
-def _record(parts: list[bytes], name: str) -> dict[str, Any]:
+def _record(parts: list[bytes], name: str, needed: bool = True) -> dict[str, Any]:
     if not parts:
         return {}
+    if not needed:
+        try:
+            return _record(parts, name)
+        except DataError:
+            return {}
     try:
         record = json.loads(decode_text(parts[0], name))
     except (ValueError, RecursionError) as error:

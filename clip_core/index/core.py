@@ -211,7 +211,7 @@ class Index:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Index:
-        """Open what `save` wrote; a folder and the vectors of .npy are mapped, not read.
+        """Open what `save` wrote, or a bulk run; a folder and the vectors of .npy are mapped, not read.
 
         Raises FileNotFoundError, or InputError naming the file when it is no index.
         """
@@ -220,7 +220,9 @@ class Index:
 
         path = Path(path)
         if path.is_dir():
-            return FolderIndex(path)
+            from ..bulk.opened import is_output, open_output
+
+            return open_output(path) if is_output(path) else FolderIndex(path)
         return Index(*read_file(path))
 
 

@@ -27,6 +27,7 @@ from ..errors import InputError
 from . import approximate
 from .columns import KINDS, NAME, Column, Strings, dtype_of
 from .core import DTYPES, Index, longest
+from .single_file import save_array
 
 MANIFEST = "index.json"
 _FORMAT, _VERSION = "triclip-index", 1
@@ -141,10 +142,10 @@ class FolderIndex(Index):
             column = new.columns[title]
             if kind == "string":
                 strings = Strings.of(list(column)) if len(column.parts) != 1 else column.parts[0]
-                np.save(self._file(number, f"column{i}.offsets"), strings.offsets)
-                np.save(self._file(number, f"column{i}.data"), strings.data)
+                save_array(self._file(number, f"column{i}.offsets"), strings.offsets)
+                save_array(self._file(number, f"column{i}.data"), strings.data)
             else:
-                np.save(self._file(number, f"column{i}"), column.array())
+                save_array(self._file(number, f"column{i}"), column.array())
         return largest
 
     # -- approximate search -------------------------------------------------------------------------------------------

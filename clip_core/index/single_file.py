@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -31,21 +32,27 @@ def check_output(path: str | os.PathLike) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--output {path}: the folder {path.parent} does not exist")
     if path.suffix == ".parquet":
-        _pyarrow()
+        pyarrow_or_error()
     return path
 
 
 def write_file(index: Index, path: Path) -> None:
     """By suffix, and at once: a crash leaves the old file, or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        _WRITERS[path.suffix](index, temporary)
-        if path.suffix == ".npy":  # names first: a lone new .npy beside old names would be wrong
-            about = {"model": index.model, "names": index.names, "metadata": _metadata(index)}
-            _sidecar(path).write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for target, write in files_of(index, path):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp{target.suffix}")
+        try:
+            write(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def files_of(index: Index, path: Path) -> list[tuple[Path, Callable[[Path], None]]]:
+    """(path, function that writes it to another path) of the files that an index at `path` consists of, in order."""
+    files: list[tuple[Path, Callable[[Path], None]]] = [(path, lambda target: _WRITERS[path.suffix](index, target))]
+    if path.suffix == ".npy":  # names first: a lone new .npy beside old names would be wrong
+        files.insert(0, (_sidecar(path), lambda target: _write_names(index, target)))
+    return files
 
 
 def read_file(path: Path) -> Content:
@@ -69,7 +76,7 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _pyarrow() -> Any:
+def pyarrow_or_error() -> Any:
     try:
         import pyarrow
         import pyarrow.parquet  # noqa: F401
@@ -84,12 +91,30 @@ def _write_npz(index: Index, path: Path) -> None:
     np.savez(path, vectors=index.vectors, names=names, model=np.str_(index.model), **arrays)
 
 
+def _write_names(index: Index, path: Path) -> None:
+    about = {"model": index.model, "names": index.names, "metadata": _metadata(index)}
+    path.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+
+
 def _write_npy(index: Index, path: Path) -> None:
-    np.save(path, index.vectors)
+    save_array(path, index.vectors)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """As `np.save`, which takes no notice of a disk that is full when it closes its file: this raises OSError."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
+
+
+class _Plain:
+    """Hides that it is a file, so that NumPy writes through Python, whose errors are seen."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
 
 
 def _write_parquet(index: Index, path: Path) -> None:
-    pyarrow = _pyarrow()
+    pyarrow = pyarrow_or_error()
     flat = pyarrow.array(index.vectors.reshape(-1))
     vectors = pyarrow.FixedSizeListArray.from_arrays(flat, index.width)
     table = pyarrow.table({NAME: index.names, **_metadata(index), "vector": vectors})
@@ -109,7 +134,7 @@ def _read_npy(path: Path) -> Content:
 
 
 def _read_parquet(path: Path) -> Content:
-    table = _pyarrow().parquet.read_table(path)
+    table = pyarrow_or_error().parquet.read_table(path)
     vectors = table["vector"].combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
     model = (table.schema.metadata or {}).get(b"model", b"").decode()

@@ -1,0 +1,21 @@
+"""Vectors of millions of pictures and texts, shard by shard: resumable, deduplicated, on one machine or many.
+
+    report = embed("shards/{000..127}.tar", "vectors", model="openai/clip-vit-base-patch32", deduplicate=True)
+
+An output folder holds
+
+    embed.json                 what the run was asked for and the inputs it found
+    image/00000-0000.npy, .npy.json    vectors, names and columns: an index of its own, see `clip_core.index`
+    text/00000-0000.npy, .npy.json     the same of captions
+    done/00000-0000.json       written last: this shard is whole, with what was skipped in it
+    broken.jsonl               everything that was skipped, and why
+
+Each output shard has the samples [start, stop) of one input file, both fixed by the plan in embed.json; so work that is
+done twice, after a kill or on two machines, gives the same files.
+"""
+
+from .encoder import ClipSpec, Encoder, EncoderSpec
+from .run import Report, embed
+from .settings import Settings
+
+__all__ = ["ClipSpec", "Encoder", "EncoderSpec", "Report", "Settings", "embed"]

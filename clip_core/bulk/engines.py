@@ -1,0 +1,43 @@
+"""Who does the work: this process, or the workers of a Ray cluster. Both are asked the same three things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from .settings import Input, Job, Unit
+from .work import Step, Worker
+
+ENGINES = ("local", "ray")
+
+
+class Engine(Protocol):
+    """Results come in any order. Closed when the run ends, however it does."""
+
+    def count(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Input]]: ...
+
+    def hash(self, job: Job, units: Sequence[Unit]) -> Iterator[Step]: ...
+
+    def embed(self, job: Job, units: Sequence[Unit]) -> Iterator[Step]: ...
+
+    def close(self) -> None: ...
+
+
+class Local:
+    """This process; pictures are read and decoded in its threads."""
+
+    def count(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Input]]:
+        worker = Worker(job)
+        return ((number, worker.count(number)) for number in numbers)
+
+    def hash(self, job: Job, units: Sequence[Unit]) -> Iterator[Step]:
+        worker = Worker(job)
+        for unit in units:
+            worker.hash(unit)
+            yield Step(unit.stop - unit.start)
+
+    def embed(self, job: Job, units: Sequence[Unit]) -> Iterator[Step]:
+        return Worker(job).embed(units)
+
+    def close(self) -> None:
+        pass
