@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import clip_core
 
+from .adapter import as_transformers
 from .modeling import (
     CLIPModel,
     CLIPPreTrainedModel,
@@ -28,6 +29,7 @@ __all__ = [
     "CLIPVisionModel",
     "CLIPVisionModelWithProjection",
     "CLIPVisionTransformer",
+    "as_transformers",
 ]
 
 

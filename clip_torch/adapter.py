@@ -1,0 +1,88 @@
+"""An optional bridge to transformers: a model of this package as an instance of transformers' class of the same name.
+
+transformers is imported only when `as_transformers` is called.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from clip_core.errors import MissingDependencyError
+
+from . import modeling
+from .bridge import PreTrainedModel
+
+# transformers' class whose place ours can take -> ours
+CLASSES = {
+    name: getattr(modeling, name)
+    for name in (
+        "CLIPModel",
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
+        "CLIPVisionModel",
+        "CLIPVisionModelWithProjection",
+    )
+}
+
+
+def as_transformers(model: PreTrainedModel) -> Any:
+    """The same model, for programs that insist on `transformers.PreTrainedModel`.
+
+    The result is an instance of both classes, ours and transformers' of the same name. It shares the given model's
+    modules, weights and config: training, moving or loading one does so to both. What it computes, saves and is
+    called is ours; from transformers it only has the methods that ours lacks (`add_adapter`, `push_to_hub`, ...).
+    Pickles and copies of it need both packages; what `save_pretrained` writes needs either.
+
+    Args:
+        model: a CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModel or
+            CLIPVisionModelWithProjection of `clip_torch`, or of a subclass. One that is adapted already is returned.
+
+    Raises MissingDependencyError without transformers, TypeError for any other model.
+    """
+    if isinstance(model, _Adapted):
+        return model
+    if not isinstance(model, tuple(CLASSES.values())):
+        found = f"{type(model).__module__}.{type(model).__name__}"
+        raise TypeError(f"as_transformers: model: wanted one of clip_torch's {', '.join(CLASSES)}, found {found}")
+    adapted = object.__new__(_adapted_class(type(model)))
+    adapted._share(model)
+    return adapted
+
+
+class _Adapted:
+    """What the adapted classes have beside ours and transformers': ways to be made, since transformers' is skipped."""
+
+    _ours: type[PreTrainedModel]
+
+    def __init__(self, config: Any) -> None:
+        own = self._ours.config_class
+        self._share(self._ours(config if isinstance(config, own) else own(**config.to_dict())))
+
+    def _share(self, model: PreTrainedModel) -> None:
+        # What transformers' constructor leaves, as far as its methods look for it.
+        theirs = {"all_tied_weights_keys": {}, "warnings_issued": {}, "_plain": model}
+        self.__dict__ = {**model.__dict__, **theirs}
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As the class of `clip_torch` does it; the result is adapted."""
+        loaded = cls._ours.from_pretrained(*args, **kwargs)
+        return (as_transformers(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else as_transformers(loaded)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return as_transformers, (self._plain,)
+
+
+@functools.cache
+def _adapted_class(ours: type[PreTrainedModel]) -> type:
+    """A class of both packages; it has the name and module of transformers', under which other programs file it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependencyError("as_transformers needs transformers: pip install transformers") from error
+    name = next(name for name, cls in CLASSES.items() if issubclass(ours, cls))
+    theirs = getattr(transformers, name)
+    body = {"__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
+    # Beside them `config_class` is ours; `__init_subclass__` of transformers looks for it in the class itself.
+    return type(name, (_Adapted, ours, theirs), {**body, "config_class": ours.config_class})
