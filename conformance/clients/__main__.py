@@ -29,7 +29,7 @@ def run(name: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [python, "-m", "conformance.clients.record", page.SCRIPTS.get(name, name), out]
-        environ = {**os.environ, **ENVIRON, "PYTHONPATH": str(ROOT), "HF_HOME": folder}
+        environ = {**os.environ, **ENVIRON, "PYTHONPATH": str(ROOT), "HF_HOME": folder, "TMPDIR": folder}
         try:
             status = subprocess.run(command, cwd=ROOT, env=environ, timeout=LIMIT).returncode
         except subprocess.TimeoutExpired:

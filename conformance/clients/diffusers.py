@@ -82,7 +82,11 @@ def parts(width: int = 32, **unet: Any) -> dict[str, Any]:
     coder = diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **blocks
     )
-    return {"unet": network.eval(), "vae": coder.eval(), "scheduler": diffusers.DDIMScheduler()}
+    return {
+        "unet": network.eval(),
+        "vae": coder.eval(),
+        "scheduler": diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+    }
 
 
 def pipeline(text_encoder: Any, tokenizer: Any, **others: Any) -> Any:
@@ -130,11 +134,14 @@ def text_to_picture() -> Found:
 def long_prompt() -> Found:
     a, b = pipeline(ours(), our_tokenizer()), pipeline(theirs(), their_tokenizer())
     ids = our_tokenizer()(LONG, padding="longest", return_tensors="pt").input_ids[:, 76:-1]
-    decoded = [tokenizer.batch_decode(ids) for tokenizer in (our_tokenizer(), their_tokenizer())]
-    if decoded[0] != decoded[1]:
+    decoded = [tokenizer.batch_decode(ids)[0] for tokenizer in (our_tokenizer(), their_tokenizer())]
+    if "".join(decoded[0].split()) != "".join(decoded[1].split()):
         raise AssertionError(f"batch_decode: {decoded}")
     apart = at_most(EMBEDS, embeddings=difference(embeds(a, LONG), embeds(b, LONG)))
-    return works("a prompt of more than 77 tokens: cut, and `tokenizer.batch_decode` names the rest", **apart)
+    called = "a prompt of more than 77 tokens: cut, and `tokenizer.batch_decode` names the rest"
+    if decoded[0] == decoded[1]:
+        return works(called, **apart)
+    return differs(called, "transformers 5 writes “snow , a” in that warning, v4.37 and ours “snow, a”.", **apart)
 
 
 def bfloat16() -> Found:
@@ -178,14 +185,29 @@ def textual_inversion() -> Found:
     if difference(got, before) < 1e-3:
         raise AssertionError("the new tokens change nothing")
     apart = at_most(EMBEDS, embeddings=difference(got, want))
-    a.unload_textual_inversion("<thing>")
-    b.unload_textual_inversion("<thing>")
-    after = at_most(EMBEDS, after_unload=difference(embeds(a, "a fox in <style>"), embeds(b, "a fox in <style>")))
     return works(
-        "`load_textual_inversion` of one and of two vectors, `unload_textual_inversion`",
+        "`load_textual_inversion` of one and of two vectors",
         "`add_tokens`, `get_vocab`, `added_tokens_encoder`, `resize_token_embeddings` are those of v4.37.",
         **apart,
-        **after,
+    )
+
+
+def textual_inversion_removed() -> Found:
+    vector = {"<thing>": torch.randn(32, generator=torch.Generator().manual_seed(4))}
+    a, b = pipeline(ours(), our_tokenizer()), pipeline(ours(), their_tokenizer())
+    for pipe in (a, b):
+        pipe.load_textual_inversion(dict(vector))
+    b.unload_textual_inversion("<thing>")
+    want = embeds(pipeline(ours(), their_tokenizer()))
+    figures = at_most(0, with_transformers_tokenizer=difference(embeds(b), want))
+    if b.text_encoder.get_input_embeddings().num_embeddings != 49408:
+        raise AssertionError(f"tokens: {b.text_encoder.get_input_embeddings().num_embeddings}")
+    words = told(lambda: a.unload_textual_inversion("<thing>"), AttributeError)
+    return refused(
+        "`unload_textual_inversion` with our tokenizer",
+        f"diffusers takes tokens out of the private tables of transformers' tokenizers (“{words}”). With "
+        "transformers' tokenizer and our encoder it works; otherwise load both again.",
+        **figures,
     )
 
 
@@ -229,7 +251,7 @@ def lora() -> Found:
             raise AssertionError(f"{label}: unloading leaves a trace")
     return works(
         "`load_lora_weights`, `unload_lora_weights` with a LoRA of the text encoder",
-        "With `as_transformers(text_encoder)`: diffusers calls `load_adapter`, which is transformers'.",
+        "With `as_transformers(text_encoder)`: diffusers calls `load_adapter`.",
         **at_most(EMBEDS, **figures),
     )
 
@@ -264,9 +286,17 @@ def lora_names() -> Found:
         StableDiffusionPipeline.save_lora_weights(path, text_encoder_lora_layers=state)
         again = pipeline(theirs(), their_tokenizer())
         again.load_lora_weights(path)
+        if TRANSFORMERS_5:  # a LoRA that was trained on transformers 5's class, which has no `text_model`
+            bare = {f"text_encoder.{key.removeprefix('text_model.')}": value * 2 + 0.1 for key, value in state.items()}
+            pair = pipeline(clip_torch.as_transformers(ours()), our_tokenizer()), pipeline(theirs(), their_tokenizer())
+            for pipe in pair:
+                pipe.load_lora_weights(dict(bare))
+            at_most(EMBEDS, bare_names=difference(*(embeds(pipe) for pipe in pair)))
     note = "Saved by `save_lora_weights` and loaded into a pipeline with transformers' encoder."
     if TRANSFORMERS_5:
-        note += " transformers 5's own encoder gives names without `text_model.`, which older programs don't find."
+        note += (
+            " transformers 5's own encoder gives names without `text_model.`; a LoRA with such names loads here too."
+        )
     return works("`add_adapter(LoraConfig)`, `get_peft_model_state_dict`: the published names", note, names=len(state))
 
 
@@ -387,11 +417,10 @@ def safety_checker() -> Found:
     pipe = pipeline(ours(), our_tokenizer(), safety_checker=checker, feature_extractor=own)
     made = picture(pipe)
     want = own(pipe.image_processor.numpy_to_pil(made[None]), return_tensors="pt").pixel_values
-    if seen[0].shape != (1, 3, 224, 224) or want.shape != seen[0].shape:
-        raise AssertionError(f"clip_input: {seen[0].shape}")
     return works(
         "`safety_checker=StableDiffusionSafetyChecker(…)`, `feature_extractor=CLIPImageProcessor`",
         "The checker is a transformers model of diffusers' own; our image processor feeds it.",
+        **at_most(1e-6, pixels=difference(seen[0], want)),
     )
 
 
@@ -414,6 +443,7 @@ CHECKS = (
     bfloat16,
     clip_skip,
     textual_inversion,
+    textual_inversion_removed,
     lora,
     lora_scaled_and_fused,
     lora_names,

@@ -25,12 +25,20 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
         ["transformers==5.23.0", *TORCH_CLIENTS, *OURS],
         ["ftfy", "scikit-learn", "omegaconf", "tqdm", "packaging"],
         # torchvision asks for the CUDA build of torch, and these ask for it; see `peers.stub_torchvision`.
-        ["--no-deps", "clip-benchmark==1.6.2", "all-clip==1.3.0", "clip-anytorch==2.6.0", "open_clip_torch==3.3.0"],
+        [
+            "--no-deps",
+            "clip-benchmark==1.6.2",
+            "all-clip==1.3.0",
+            "clip-retrieval==2.45.0",
+            "clip-anytorch==2.6.0",
+            "open_clip_torch==3.3.0",
+        ],
         ["--no-deps", "timm==1.0.31", "torchvision==0.29.1"],
     ],
-    "flax": [[*peers.JAX, *OURS, "msgpack"]],
-    "flax5": [[*peers.JAX, *OURS, "msgpack", "transformers==5.23.0"]],
-    "kerashub": [*peers.ENVIRONMENTS["kerashub"], [*OURS]],
+    "flax": [[*peers.JAX, *OURS, "msgpack", "pytest"]],
+    # the last diffusers with Flax pipelines, from which MaxDiffusion's stem
+    "flax5": [[*peers.JAX, *OURS, "msgpack", "pytest", "transformers==5.23.0", "diffusers==0.36.0"]],
+    "kerashub": [*peers.ENVIRONMENTS["kerashub"], OURS],
 }
 
 

@@ -13,9 +13,18 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "clients.md"
 # client -> its environment (environments.py)
 CLIENTS = {
     "diffusers": "torch",
+    "peft": "torch",
+    "sentence_transformers": "torch",
     "torchmetrics": "torch",
+    "clip_benchmark": "torch",
+    "all_clip": "torch",
+    "accelerate": "torch",
+    "kerashub": "kerashub",
+    "maxdiffusion": "flax",
+    "maxdiffusion_transformers5": "flax5",
 }
-SCRIPTS: dict[str, str] = {}  # where a client's script has another name: one script in two environments
+# where a client's script has another name: one script in two environments
+SCRIPTS = {"kerashub": "keras_hub", "maxdiffusion_transformers5": "maxdiffusion"}
 
 HEAD = """# Other people's programs on triclip
 
