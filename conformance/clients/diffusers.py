@@ -25,12 +25,13 @@ import clip_torch
 from . import models
 from .record import Found, at_most, difference, differs, refused, works
 
-TITLE, PACKAGES = "diffusers", ("diffusers", "transformers", "peft", "accelerate", "torch")
+TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
+TITLE = "diffusers" if TRANSFORMERS_5 else "diffusers with transformers 4"
+PACKAGES = ("diffusers", "transformers", "peft", "accelerate", "torch")
 EMBEDS = 2e-5  # float32, as everywhere in this project
 PICTURE = 2e-4  # of a pixel between 0 and 1, after a random network has worked on it twice
 PROMPT, NEGATIVE = "a photo of a red fox in the snow, watercolour", "blurry"
 LONG = "a very detailed picture of a fox and of all that it sees in the snow, " * 8
-TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 
 @functools.cache

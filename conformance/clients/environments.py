@@ -23,7 +23,7 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
     "torch": [
         peers.TORCH,
         ["transformers==5.23.0", *TORCH_CLIENTS, *OURS],
-        ["ftfy", "scikit-learn", "omegaconf", "tqdm", "packaging"],
+        ["ftfy", "scikit-learn", "tqdm", "packaging", "setuptools<70"],  # the last: clip-anytorch imports pkg_resources
         # torchvision asks for the CUDA build of torch, and these ask for it; see `peers.stub_torchvision`.
         [
             "--no-deps",
@@ -34,6 +34,12 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
             "open_clip_torch==3.3.0",
         ],
         ["--no-deps", "timm==1.0.31", "torchvision==0.29.1"],
+    ],
+    # the releases that went with transformers 4, whose classes are nearest to these
+    "torch4": [
+        peers.TORCH,
+        ["transformers==4.57.6", "diffusers==0.36.0", "peft==0.18.1", "accelerate==1.15.0", *OURS],
+        ["sentence-transformers==5.1.2", "scikit-learn"],
     ],
     "flax": [[*peers.JAX, *OURS, "msgpack", "pytest"]],
     # the last diffusers with Flax pipelines, from which MaxDiffusion's stem

@@ -13,8 +13,10 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "clients.md"
 # client -> its environment (environments.py)
 CLIENTS = {
     "diffusers": "torch",
+    "diffusers_transformers4": "torch4",
     "peft": "torch",
     "sentence_transformers": "torch",
+    "sentence_transformers_5": "torch4",
     "torchmetrics": "torch",
     "clip_benchmark": "torch",
     "all_clip": "torch",
@@ -24,7 +26,12 @@ CLIENTS = {
     "maxdiffusion_transformers5": "flax5",
 }
 # where a client's script has another name: one script in two environments
-SCRIPTS = {"kerashub": "keras_hub", "maxdiffusion_transformers5": "maxdiffusion"}
+SCRIPTS = {
+    "diffusers_transformers4": "diffusers",
+    "sentence_transformers_5": "sentence_transformers",
+    "kerashub": "keras_hub",
+    "maxdiffusion_transformers5": "maxdiffusion",
+}
 
 HEAD = """# Other people's programs on triclip
 

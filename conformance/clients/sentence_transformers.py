@@ -21,11 +21,12 @@ from clip_core import Clip
 from .models import emoji, pictures
 from .record import Found, at_most, difference, refused, works
 
-TITLE, PACKAGES = "sentence-transformers", ("sentence-transformers", "transformers", "torch")
+PACKAGES = ("sentence-transformers", "transformers", "torch")
 LIMIT = 2e-5
 # Since 5.4 the module is a `Transformer`, which asks transformers' processor for everything and the model for features.
 GENERAL = "modality_config" in inspect.signature(CLIPModel.__mro__[1].__init__).parameters
 VERSION = sentence_transformers.__version__
+TITLE = "sentence-transformers" if GENERAL else f"sentence-transformers {VERSION.split('.')[0]}"
 
 
 @functools.cache
