@@ -114,7 +114,7 @@ class _Adapted:
         found = set_peft_model_state_dict(
             self, _published(self, adapter_state_dict), name, low_cpu_mem_usage=low_cpu_mem_usage
         )
-        missing = [key for key in found.missing_keys if f".{name}." in key]
+        missing = [key for key in found.missing_keys if name in key.split(".")[-2:]]  # not the model's own
         if missing or found.unexpected_keys:
             self.delete_adapter(name)
             listed = [f"- {key}" for key in missing] + [f"+ {key}" for key in found.unexpected_keys]
@@ -123,9 +123,6 @@ class _Adapted:
             )
         if not is_trainable:
             self.eval()
-            for key, weight in self.named_parameters():
-                if f".{name}." in key:
-                    weight.requires_grad_(False)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return as_transformers, (self._plain,)

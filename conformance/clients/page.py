@@ -60,6 +60,9 @@ def text(results: dict[str, dict[str, Any]]) -> str:
         counts = [found.count(status) for status in ("works", "differs", "refused")]
         anchor = "".join(c for c in result["title"].lower().replace(" ", "-") if c.isalnum() or c in "-_")
         lines.append(f"| [{result['title']}](#{anchor}) | {len(found)} | " + " | ".join(map(str, counts)) + " |")
+    missing = [name for name in CLIENTS if name not in results]
+    if missing:
+        lines.append(f"\nNot recorded yet: {', '.join(missing)}.")
     return HEAD + "\n".join(lines) + "\n" + "".join(section(result) for result in results.values())
 
 

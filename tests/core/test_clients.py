@@ -12,14 +12,14 @@ from conformance.clients.record import RESULTS, at_most, difference
 STATUSES = {"works", "differs", "refused"}
 
 
-def test_every_client_has_a_script_an_environment_and_a_record() -> None:
+def test_every_client_has_a_script_and_an_environment() -> None:
     for name, environment in page.CLIENTS.items():
         assert find_spec(f"conformance.clients.{page.SCRIPTS.get(name, name)}"), name
         assert environment in environments.ENVIRONMENTS, name
-    assert {path.stem for path in RESULTS.glob("*.json")} == set(page.CLIENTS)
+    assert {path.stem for path in RESULTS.glob("*.json")} <= set(page.CLIENTS)
 
 
-@pytest.mark.parametrize("name", page.CLIENTS)
+@pytest.mark.parametrize("name", page.kept())
 def test_a_record_tells_no_failure_and_explains_what_differs(name: str) -> None:
     found = page.kept()[name]
     assert found["versions"] and found["checks"]

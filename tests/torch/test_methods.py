@@ -290,4 +290,5 @@ def test_hooks_on_the_vision_embeddings_are_called(name: str, interpolate: bool)
     with torch.no_grad():
         module.weight.zero_()
     module.register_forward_pre_hook(place)
-    assert torch.equal(model(**inputs, interpolate_pos_encoding=interpolate).pooler_output, want)
+    got = model(**inputs, interpolate_pos_encoding=interpolate).pooler_output
+    assert torch.allclose(got, want, atol=1e-5)  # the plain convolution rounds otherwise than its short way
