@@ -40,24 +40,31 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
 
 def python(name: str) -> Path:
     """The interpreter of an environment, which is built where it is missing or its list has changed."""
-    given = os.environ.get(f"TRICLIP_BENCH_{name.upper()}")
-    folder = Path(given) if given else ROOT / f".venv-bench-{name}"
-    interpreter = folder / "bin" / "python"
+    return interpreter(f"bench-{name}", f"TRICLIP_BENCH_{name.upper()}", ENVIRONMENTS[name])
+
+
+def interpreter(label: str, variable: str, calls: list[list[str]]) -> Path:
+    """The interpreter of `.venv-LABEL` in the checkout, made by `calls`: pip's arguments, one call after the other.
+
+    An environment variable of the name `variable` gives the folder of an existing environment instead.
+    """
+    given = os.environ.get(variable)
+    folder = Path(given) if given else ROOT / f".venv-{label}"
+    found = folder / "bin" / "python"
     if given:
-        if not interpreter.exists():
-            raise FileNotFoundError(f"TRICLIP_BENCH_{name.upper()}: wanted an environment, found no {interpreter}")
-        return interpreter
-    calls = ENVIRONMENTS[name]
+        if not found.exists():
+            raise FileNotFoundError(f"{variable}: wanted an environment, found no {found}")
+        return found
     wanted = hashlib.sha256(repr(calls).encode()).hexdigest()
     ready = folder / ".ready"
     if not ready.exists() or ready.read_text() != wanted:
         print(f"building {folder.name}", file=sys.stderr)
         venv.create(folder, with_pip=True, clear=True)
         for arguments in calls:
-            command = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+            command = [found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
             subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
         ready.write_text(wanted)
-    return interpreter
+    return found
 
 
 def stub_torchvision() -> None:

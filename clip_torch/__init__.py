@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import clip_core
 
+from .adapter import as_transformers
 from .modeling import (
     CLIPModel,
     CLIPPreTrainedModel,
@@ -18,6 +19,8 @@ from .modeling import (
 if TYPE_CHECKING:
     from clip_core import *  # noqa: F403
 
+    from .encoders import load_encoders
+
 __all__ = [
     *clip_core.__all__,
     "CLIPModel",
@@ -28,10 +31,16 @@ __all__ = [
     "CLIPVisionModel",
     "CLIPVisionModelWithProjection",
     "CLIPVisionTransformer",
+    "as_transformers",
+    "load_encoders",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load_encoders":  # needs the tokenizer and the image processor
+        from .encoders import load_encoders
+
+        return load_encoders
     # Re-exported on first use: importing a backend must not cost the tokenizer's and the pipeline's imports.
     if name in clip_core.__all__:
         return getattr(clip_core, name)

@@ -73,7 +73,7 @@ class CLIPVisionEmbeddings(nn.Module):
         check_tensors(pixel_values=pixel_values, patches=patches)
         check_pixels(self.config, None if pixel_values is None else pixel_values.shape, interpolate_pos_encoding)
         x = patch_tokens(self.patch_embedding, pixel_values.to(self.patch_embedding.weight.dtype))  # [B, h, w, D]
-        positions = self.positions(*x.shape[1:3]) if interpolate_pos_encoding else self.position_embedding.weight
+        positions = self.positions(*x.shape[1:3]) if interpolate_pos_encoding else self.grid_positions()
         x = x.flatten(1, 2)  # [B, N - 1, D]
         x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # [B, N, D]
         x = x + positions
@@ -83,9 +83,13 @@ class CLIPVisionEmbeddings(nn.Module):
         chosen = F.pad(patches.long() + 1, (1, 0))  # [B, K + 1], the class token first
         return x.take_along_dim(chosen[..., None], dim=1)
 
+    def grid_positions(self) -> Tensor:
+        """The learned positions [N, D], by a call: someone may have hooks there, or keep the weight elsewhere."""
+        return self.position_embedding(self.position_ids)[0]
+
     def positions(self, height: int, width: int) -> Tensor:
         """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
-        weight = self.position_embedding.weight
+        weight = self.grid_positions()
         grid = self.config.image_size // self.config.patch_size
         if (height, width) == (grid, grid):
             return weight

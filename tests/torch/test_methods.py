@@ -268,3 +268,27 @@ def test_an_empty_batch_is_a_batch() -> None:
     ids, pixels = inputs["input_ids"][:0], inputs["pixel_values"][:0]
     assert model.get_text_features(ids).shape == (0, data.PROJECTION)
     assert model.get_image_features(pixels).shape == (0, data.PROJECTION)
+
+
+# -- what hangs on modules --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["position_embedding", "patch_embedding"])
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_hooks_on_the_vision_embeddings_are_called(name: str, interpolate: bool) -> None:
+    """Programs that keep weights on disk put them in place by such hooks, one module at a time."""
+    model, inputs = model_and_inputs("class.CLIPVisionModel")
+    embeddings = model.vision_model.embeddings
+    module = getattr(embeddings, name)
+    kept = module.weight.detach().clone()
+    want = model(**inputs, interpolate_pos_encoding=interpolate).pooler_output
+
+    def place(module: torch.nn.Module, args: Any) -> None:
+        with torch.no_grad():
+            module.weight.copy_(kept)
+
+    with torch.no_grad():
+        module.weight.zero_()
+    module.register_forward_pre_hook(place)
+    got = model(**inputs, interpolate_pos_encoding=interpolate).pooler_output
+    assert torch.allclose(got, want, atol=1e-5)  # the plain convolution rounds otherwise than its short way

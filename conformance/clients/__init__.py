@@ -1,0 +1,1 @@
+"""Other people's programs on triclip's classes: `python -m conformance.clients [NAME ...]`; see docs/clients.md."""

@@ -1,0 +1,105 @@
+"""What a client's script is made of: checks, and the record of what they found.
+
+    TITLE, PACKAGES = "torchmetrics", ("torchmetrics", "torch")
+
+    def encodes_texts() -> Found:
+        ...
+        return works("what was called", difference=1e-7)
+
+    CHECKS = (encodes_texts, ...)
+
+A check that raises is recorded as failed, with the error. `python -m conformance.clients.record SCRIPT OUT.json` runs
+a script's checks in the environment it is called in, and exits with 1 if one failed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.peers import stub_torchvision
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Found(NamedTuple):
+    """One line of the page."""
+
+    called: str  # what of the client was called, and with what
+    status: str  # "works", "differs", "refused"
+    figures: dict[str, float | int | str]
+    note: str = ""  # what differs, or the words of the refusal
+
+
+def works(called: str, note: str = "", **figures: float | int | str) -> Found:
+    """As with the classes that the client was written for."""
+    return Found(called, "works", figures, note)
+
+
+def differs(called: str, note: str, **figures: float | int | str) -> Found:
+    """It runs, and something is not as with the classes that the client was written for; `note` says what."""
+    return Found(called, "differs", figures, note)
+
+
+def refused(called: str, note: str, **figures: float | int | str) -> Found:
+    """It can't be done and says so; `note` says who refuses, in which words, and what to do instead."""
+    return Found(called, "refused", figures, note)
+
+
+def at_most(limit: float, **figures: float) -> dict[str, float]:
+    """The figures, once none is above the limit (or not a number)."""
+    for name, value in figures.items():
+        if not value <= limit:
+            raise AssertionError(f"{name}: wanted at most {limit:g}, found {value:g}")
+    return figures
+
+
+def difference(a: Any, b: Any) -> float:
+    """The largest absolute difference of two arrays or tensors of one shape."""
+    import numpy as np
+
+    a, b = (np.asarray(x.detach().float().cpu() if hasattr(x, "detach") else x, np.float64) for x in (a, b))
+    if a.shape != b.shape:
+        raise AssertionError(f"shapes: {a.shape} and {b.shape}")
+    return float(np.abs(a - b).max())
+
+
+def main(script: str, out: Path) -> int:
+    """Run a script's checks one after the other and write the record."""
+    if find_spec("torchvision") and find_spec("torch"):
+        stub_torchvision()
+    client = import_module(f"conformance.clients.{script}")
+    found = [_run(check) for check in client.CHECKS]
+    versions = {package: version(package) for package in client.PACKAGES}
+    record = {"title": client.TITLE, "python": platform.python_version(), "versions": versions, "checks": found}
+    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 1 if any(check["status"] == "failed" for check in found) else 0
+
+
+def _run(check: Callable[[], Found]) -> dict[str, Any]:
+    begin = time.process_time()
+    try:
+        result = check()
+    except Exception as error:
+        traceback.print_exc()
+        result = Found(check.__name__, "failed", {}, f"{type(error).__name__}: {error}")
+    figures = {name: _rounded(value) for name, value in result.figures.items()}
+    print(f"  {result.status:8}{result.called}  {figures or ''}", flush=True)
+    return {**result._asdict(), "figures": figures, "cpu_seconds": round(time.process_time() - begin, 1)}
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
