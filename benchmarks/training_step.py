@@ -29,8 +29,7 @@ ROW = Row(
     unit="pairs",
     check="same_loss",
     limits="Products by oneDNN, forwards and backwards, in PyTorch; in both the last layer for pooled tokens alone.",
-    rounds=5,
-    budget=240,
+    rounds=3,
 )
 
 
