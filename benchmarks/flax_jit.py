@@ -26,7 +26,12 @@ ROW = Row(
     count=models.BATCH,
     unit="pictures",
     check="same_vectors",
-    limits="The same XLA products on both sides; ours has fewer in the last layer, and compiles plain calls.",
+    limits=(
+        "The same XLA products on both sides. The last layer for the class token alone is 6.6% fewer of them: 1.07x "
+        "by itself. In milliseconds of all cores for 16 pictures, measured beside other work: patches 44 as a product "
+        "(78 as a convolution), and a layer: MLP 78 (76 of them products), projections 40, attention 4.7 (6.1 with "
+        "the heads behind the tokens), norms 0.7."
+    ),
 )
 
 

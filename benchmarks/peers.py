@@ -28,7 +28,7 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
         TORCH,
         ["ftfy", "regex", "huggingface_hub", "safetensors", "tqdm", "pyyaml", "numpy", "pillow==13.0.0"],
         # torchvision asks for the CUDA build of torch, so it comes without its dependencies; see `stub_torchvision`.
-        ["--no-deps", "open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.29.2"],
+        ["--no-deps", "open_clip_torch==3.3.0", "timm==1.0.31", "torchvision==0.29.1"],
     ],
     "kerashub": [
         ["tensorflow==2.21.0", "keras==3.15.0", "h5py", "rich", "regex", "packaging", "kagglehub", "tokenizers"],

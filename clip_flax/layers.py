@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from clip_core.config import CLIPConfig, CLIPTextConfig
@@ -42,6 +43,27 @@ def projection(config: Any, name: str, features: int, dtype: Any) -> nn.Dense:
 def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
     # Flax's one-pass variance, E[x^2] - E[x]^2, loses digits where a state has a large mean.
     return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
+
+
+class PatchConv(nn.Module):
+    """x [B, H, W, C] -> [B, H // patch, W // patch, features], without overlap; what is left over is cut off.
+
+    A convolution's parameter, computed as one product: XLA's convolutions take twice the time on CPUs.
+    """
+
+    features: int
+    patch: int
+    kernel_init: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        patch, channels = self.patch, x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (patch, patch, channels, self.features))
+        batch, height, width = x.shape[0], x.shape[1] // patch, x.shape[2] // patch
+        x = x[:, : height * patch, : width * patch].reshape(batch, height, patch, width, patch, channels)
+        squares = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)  # [B, h, w, p * p * C]
+        return jnp.matmul(squares.astype(self.dtype), kernel.reshape(-1, self.features).astype(self.dtype))
 
 
 def checkpoint_policy(name: bool | str) -> Any:

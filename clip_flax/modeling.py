@@ -27,7 +27,7 @@ from clip_core.outputs import (
     FlaxCLIPOutput,
 )
 
-from .layers import checkpoint_policy, layer_norm, normal, projection, with_factor
+from .layers import PatchConv, checkpoint_policy, layer_norm, normal, projection, with_factor
 from .masks import attention_bias, one_token, score_dtype
 from .wrappers import (
     FlaxCLIPPreTrainedModel,
@@ -70,12 +70,10 @@ class FlaxCLIPVisionEmbeddings(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.grid = config.image_size // config.patch_size
-        width, patch = config.hidden_size, (config.patch_size, config.patch_size)
+        width = config.hidden_size
         self.class_embedding = self.param("class_embedding", normal(config, "class_embedding"), (width,))
-        self.patch_embedding = nn.Conv(
-            width, patch, patch, "VALID", use_bias=False, dtype=self.dtype,
-            kernel_init=normal(config, "patch_embedding.weight"),
-        )  # fmt: skip
+        init = normal(config, "patch_embedding.weight")
+        self.patch_embedding = PatchConv(width, config.patch_size, init, self.dtype)
         init = normal(config, "position_embedding.weight")
         self.position_embedding = nn.Embed(self.grid**2 + 1, width, embedding_init=init)
 
@@ -156,21 +154,21 @@ class FlaxCLIPAttention(nn.Module):
 
         rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by a bias [B, 1, 1, S] or None (all seen).
         """
-        q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, S, H, d]
+        q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, H, S, d]
         k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
         # Scores and softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the bias.
-        scores = jnp.einsum(
-            "bqhd,bkhd->bhqk", q * self.head_dim**-0.5, k, preferred_element_type=score_dtype(self.dtype)
-        )
-        weights = nn.softmax(scores if bias is None else scores + bias).astype(v.dtype)  # [B, H, S, S]
-        context = jnp.einsum("bhqk,bkhd->bqhd", self.dropout(weights, deterministic=deterministic), v)
+        scores = jnp.matmul(
+            q * self.head_dim**-0.5, k.swapaxes(2, 3), preferred_element_type=score_dtype(self.dtype)
+        )  # [B, H, S, S]
+        weights = nn.softmax(scores if bias is None else scores + bias).astype(v.dtype)
+        context = jnp.matmul(self.dropout(weights, deterministic=deterministic), v).swapaxes(1, 2)  # [B, S, H, d]
         return self.out_proj(context.reshape(*context.shape[:2], -1)), weights
 
     def linear(self, name: str, features: int) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=normal(self.config, f"self_attn.{name}.weight"))
 
     def heads(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim).swapaxes(1, 2)
 
 
 class FlaxCLIPMLP(nn.Module):

@@ -35,9 +35,38 @@ class Linear(keras.layers.Dense):
     def build(self, input_shape: Any = None) -> None:
         super().build((None, self.in_features))
 
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        return self.product(x)
+
+    def product(self, x: tf.Tensor, before: float = 1.0, after: float = 1.0) -> tf.Tensor:
+        """before * (after * x @ kernel + bias).
+
+        Keras keeps x's axes between the product and the bias; with two axes, a graph computes both in one kernel.
+        """
+        kernel = tf.cast(self.kernel, x.dtype)
+        rows = tf.reshape(x if before == 1.0 else before * x, (-1, x.shape[-1]))
+        rows = tf.matmul(rows, kernel)
+        rows = rows if after == 1.0 else after * rows
+        if self.bias is not None:
+            bias = tf.cast(self.bias, x.dtype)
+            rows = tf.nn.bias_add(rows, bias if before == 1.0 else before * bias)
+        return tf.reshape(rows, (*sizes(x)[:-1], self.units))
+
     def get_config(self) -> dict[str, Any]:
         base = {key: value for key, value in super().get_config().items() if key in ("name", "trainable", "dtype")}
         return {**base, "in_features": self.in_features, "out_features": self.units, "bias": self.use_bias}
+
+
+def mlp(fc1: keras.layers.Layer, act: str | None, fc2: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor | None:
+    """fc2(quick_gelu(fc1(x))) with fewer passes over the wide array; None where that can't be had.
+
+    A graph computes z * sigmoid(z) in one kernel on CPUs, and z = 1.702 * fc1(x) costs nothing where x is narrow.
+    """
+    plain = all(type(fc) is Linear and not fc.quantization_mode and fc.compute_dtype == x.dtype for fc in (fc1, fc2))
+    if act != "quick_gelu" or x.dtype not in (tf.float32, tf.float64) or not plain:
+        return None
+    z = fc1.product(x, before=1.702)
+    return fc2.product(z * tf.sigmoid(z), after=1 / 1.702)
 
 
 class PatchConv(keras.layers.Conv2D):
@@ -95,6 +124,11 @@ class LayerNorm(keras.layers.LayerNormalization):
         variance = tf.reduce_mean(tf.square(y), axis=-1, keepdims=True)
         gamma, beta = tf.cast(self.gamma, y.dtype), tf.cast(self.beta, y.dtype)
         return tf.cast(y * tf.math.rsqrt(variance + self.epsilon) * gamma + beta, self.compute_dtype)
+
+
+def sizes(x: tf.Tensor) -> list[Any]:
+    """The sizes of the axes: numbers where they are known, scalar tensors where not."""
+    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
 
 
 def at_least_float32(x: tf.Tensor) -> tf.Tensor:

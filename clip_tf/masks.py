@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
-from .layers import at_least_float32
+from .layers import at_least_float32, sizes
 
 
 def one_token(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
@@ -36,8 +34,3 @@ def attention_penalty(
         both = tf.where(penalty > 0, tf.constant(float("inf"), dtype), dtype.max)
         penalty = tf.where(hidden, both, penalty)
     return penalty
-
-
-def sizes(x: tf.Tensor) -> list[Any]:
-    """The sizes of the axes: numbers where they are known, scalar tensors where not."""
-    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]

@@ -25,8 +25,8 @@ from clip_core.outputs import (
 
 from .bridge import TFPreTrainedModel, Tower
 from .inputs import check_chosen, check_image, check_text, unpacked
-from .layers import Embedding, Layer, LayerNorm, Linear, PatchConv, at_least_float32, dtype_of
-from .masks import attention_penalty, one_token, sizes
+from .layers import Embedding, Layer, LayerNorm, Linear, PatchConv, at_least_float32, dtype_of, mlp, sizes
+from .masks import attention_penalty, one_token
 
 
 def quick_gelu(x: tf.Tensor) -> tf.Tensor:
@@ -47,6 +47,7 @@ ACTIVATIONS = {
     "relu": tf.nn.relu,
     "selu": tf.nn.selu,
 }
+NAMES = {function: name for name, function in ACTIVATIONS.items()}
 
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -165,7 +166,8 @@ class TFCLIPMLP(Layer):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return self.fc2(self.activation_fn(self.fc1(x)))
+        fused = mlp(self.fc1, NAMES.get(self.activation_fn), self.fc2, x)
+        return self.fc2(self.activation_fn(self.fc1(x))) if fused is None else fused
 
 
 class TFCLIPEncoderLayer(Layer):

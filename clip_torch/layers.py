@@ -12,6 +12,7 @@ import platform
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 X86 = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
@@ -50,14 +51,21 @@ def patch_tokens(layer: nn.Module, pixels: Tensor) -> Tensor:
     return _Linear.apply(squares, layer.weight.flatten(1), None)
 
 
-def mlp(fc1: nn.Module, act: str | None, fc2: nn.Module, x: Tensor) -> Tensor | None:
+def mlp(fc1: nn.Module, act: str | None, fc2: nn.Module, x: Tensor, training: bool = False) -> Tensor | None:
     """fc2(act(fc1(x))) with the activation inside the first product; None where that can't be had.
 
-    `act` is a name of `FUSED`. For inference: gradients need what the activation is given.
+    `act` is a name of `FUSED`. Gradients need what the activation is given, so there, and in all of training, it stands
+    by itself: in one pass each way for quick_gelu in float32; the others can't be had.
     """
-    if torch.is_grad_enabled() or act not in FUSED or not (is_plain(fc1, x) and is_plain(fc2, x)):
+    if act not in FUSED or not (is_plain(fc1, x) and is_plain(fc2, x)):
         return None
     name, algorithm, c = FUSED[act]
+    if training or torch.is_grad_enabled():
+        if name != "swish" or x.dtype != torch.float32:
+            return None
+        h = F.silu(_Linear.apply(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c))
+        out = _Linear.apply(h, fc2.weight, None) / c
+        return out if fc2.bias is None else out + fc2.bias
     if c == 1.0:
         return product(product(x, fc1.weight, fc1.bias, name, algorithm), fc2.weight, fc2.bias)
     # The factor goes where the arrays are narrow.

@@ -168,7 +168,7 @@ class CLIPMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        fused = None if self.training else mlp(self.fc1, NAMES.get(self.activation_fn), self.fc2, x)
+        fused = mlp(self.fc1, NAMES.get(self.activation_fn), self.fc2, x, self.training)
         return linear(self.fc2, self.activation_fn(linear(self.fc1, x))) if fused is None else fused
 
 

@@ -101,6 +101,29 @@ def test_an_activation_inside_the_product(act: str, dtype: torch.dtype, used: li
         assert relative_error(block(x).float(), block.fc2(torch.sin(block.fc1(x))).float()) <= BOUND[dtype]
 
 
+@needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
+def test_an_activation_with_gradients(act: str, training: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    config = type("Config", (), {"hidden_act": act, "hidden_size": 24, "intermediate_size": 37})
+    block, x = CLIPMLP(config).to(dtype).train(training), 4 * torch.randn(3, 5, 24).to(dtype)
+    short_cut = layers.mlp(block.fc1, act, block.fc2, x, training)
+    assert (short_cut is not None) == (act == "quick_gelu" and dtype == torch.float32)
+    x.requires_grad_()
+    found = []
+    for run in (block, lambda x: block.fc2(ACTIVATIONS[act](block.fc1(x)))):
+        out = run(x)
+        found.append([out, *torch.autograd.grad(out.float().sin().sum(), [x, *block.parameters()])])
+    for got, want in zip(*found, strict=True):
+        assert got.dtype == dtype
+        assert relative_error(got.float().detach(), want.float().detach()) <= BOUND.get(dtype, ACROSS)
+    if training:  # with and without gradients to the bit: what is computed again must be what it was
+        with torch.no_grad():
+            assert block(x).equal(found[0][0])
+
+
 class Adapter(nn.Module):
     """What adapter libraries put in a linear layer's place."""
 
