@@ -52,7 +52,7 @@ def execute(notebook: Any, limit: float = LIMIT) -> float:
             resources={"metadata": {"path": folder}},
         )
         try:
-            client.execute()
+            client.execute(cleanup_kc=True)
         except CellTimeoutError as error:
             raise NotebookError(f"takes longer than its limit of {limit:.0f} s") from error
         except CellExecutionError as error:
@@ -91,7 +91,7 @@ def changed(kept: Any, fresh: Any) -> str | None:
 
 
 def alike(old: str, new: str) -> bool:
-    """The same words, and numbers within RELATIVE or ABSOLUTE of each other. Spaces and dashes of tables don't count."""
+    """The same words, numbers within RELATIVE or ABSOLUTE of each other. Spaces and dashes of tables do not count."""
     words = [re.sub(r"[-\s]+", " ", _NUMBER.sub("#", text)).strip() for text in (old, new)]
     numbers = [[float(found) for found in _NUMBER.findall(text)] for text in (old, new)]
     return words[0] == words[1] and all(

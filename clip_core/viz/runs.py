@@ -135,7 +135,8 @@ def recall_bars(results: Mapping[str, Mapping[str, Any]], title: str | None = No
             values = [100 * float((result[side] if side else result)[key]) for key in keys]
             places = np.arange(len(keys)) + (number - (len(results) - 1) / 2) * width
             bars = axes.bar(places, values, width * 0.92, color=PALETTE[number], label=plain(name))
-            axes.bar_label(bars, fmt="%.1f", fontsize=5.5 if len(results) > 2 else 6.5, padding=1)
+            written = ["100" if value > 99.95 else f"{value:.1f}" for value in values]  # "100.0" is wider than a bar
+            axes.bar_label(bars, written, fontsize=5.5 if len(results) > 2 else 6.5, padding=1)
         axes.set_xticks(range(len(keys)), [plain(key) for key in keys])
         axes.tick_params(axis="x", length=0)
         axes.set(ylim=(0, 109), yticks=range(0, 101, 20), ylabel="%" if axes is figure.axes[0] else "")
