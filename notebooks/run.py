@@ -48,6 +48,7 @@ def execute(notebook: Any, limit: float = LIMIT) -> float:
             notebook,
             km=manager,
             record_timing=False,
+            coalesce_streams=True,
             timeout_func=lambda cell: max(1, round(limit - (time.monotonic() - began))),
             resources={"metadata": {"path": folder}},
         )
