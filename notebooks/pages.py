@@ -1,4 +1,4 @@
-"""A hook of mkdocs: pages that the documentation site takes from elsewhere in the repository. These are the notebooks as
+"""A hook of mkdocs: pages that the documentation site takes from elsewhere in the repository. They are the notebooks as
 tutorials, with the outputs that are kept in them, the model card, the changelog, and the command line from its parser.
 """
 

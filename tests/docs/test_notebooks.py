@@ -14,7 +14,7 @@ nbformat = pytest.importorskip("nbformat", reason="notebooks are read with nbfor
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LARGEST = 900_000  # bytes
+LARGEST = 1_000_000  # bytes
 MODEL_LINE = 'MODEL = "emoji"  # OpenAI\'s: "openai/clip-vit-base-patch32"'
 # Places of one machine, memory addresses, dates and times of day, and what warnings look like.
 FOREIGN = re.compile(
