@@ -13,15 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
-
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # `mkdocs` alone does not look in the working directory
 
 TAKEN = {"model-card.md": "clip_core/models/emoji/README.md", "changelog.md": "CHANGELOG.md"}
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: Any, config: Any) -> Any:
     """Add the pages."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         page, pictures = tutorial(path)
@@ -35,7 +33,9 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def add(files: Files, config: Any, name: str, content: str | bytes) -> None:
+def add(files: Any, config: Any, name: str, content: str | bytes) -> None:
+    from mkdocs.structure.files import File
+
     files.append(File.generated(config, name, content=content))
 
 
