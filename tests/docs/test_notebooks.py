@@ -130,6 +130,15 @@ def test_what_is_wrong_is_said(runner: ModuleType, tmp_path: Path, source: str, 
     assert path.read_bytes() == before
 
 
+def test_what_compiled_libraries_log_is_left_out(runner: ModuleType, tmp_path: Path) -> None:
+    log = (
+        "WARNING: All log messages before absl::InitializeLog() is called\\nI0000 00:00:1795814026.7 1 port.cc:1] on\\n"
+    )
+    path = written(tmp_path / "a.ipynb", f"import os; _ = os.write(2, b'{log}')\nprint('done')")
+    runner.check(path, write=True)
+    assert [out.name for out in read(path).cells[0].outputs] == ["stdout"]
+
+
 def test_numbers_of_two_machines(runner: ModuleType) -> None:
     assert runner.alike("error 3e-07, R@1 62%", "error 5.1e-07,  R@1 63%")
     assert not runner.alike("R@1 62%", "R@1 75%")
