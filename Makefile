@@ -6,7 +6,7 @@ DOCS = .venv-docs
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests conformance
 
-.PHONY: demo test lint conformance clean docs bench
+.PHONY: demo test lint conformance clean docs bench notebooks notebooks-write
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python -m clip_core demo --output demo-output
@@ -43,6 +43,12 @@ $(TEST)/.ready: pyproject.toml constraints.txt
 	$(TEST)/bin/python $(PIP) torch
 	$(TEST)/bin/python $(PIP) --editable '.[dev]'
 	touch $@
+
+notebooks: $(TEST)/.ready
+	OMP_NUM_THREADS=2 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python notebooks/run.py
+
+notebooks-write: $(TEST)/.ready
+	OMP_NUM_THREADS=2 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python notebooks/run.py --write
 
 docs: $(DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict

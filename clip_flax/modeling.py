@@ -287,6 +287,9 @@ class FlaxCLIPEncoder(nn.Module):
 
 
 class FlaxCLIPTextTransformer(nn.Module):
+    """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
+    the end token."""
+
     config: CLIPTextConfig
     dtype: Any = jnp.float32
     gradient_checkpointing: bool | str = False
@@ -341,6 +344,9 @@ class FlaxCLIPTextTransformer(nn.Module):
 
 
 class FlaxCLIPVisionTransformer(nn.Module):
+    """The vision tower: pixels [B, h, w, C] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
+    after a norm of its own."""
+
     config: CLIPVisionConfig
     dtype: Any = jnp.float32
     gradient_checkpointing: bool | str = False

@@ -241,6 +241,9 @@ class TFCLIPEncoder(Layer):
 
 @keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPTextTransformer(Tower):
+    """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
+    the end token."""
+
     config_class = CLIPTextConfig
 
     def __init__(self, config: CLIPTextConfig, **kwargs: Any) -> None:
@@ -299,6 +302,9 @@ class TFCLIPTextTransformer(Tower):
 
 @keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPVisionTransformer(Tower):
+    """The vision tower: pixels [B, C, h, w] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
+    after a norm of its own."""
+
     config_class = CLIPVisionConfig
 
     def __init__(self, config: CLIPVisionConfig, **kwargs: Any) -> None:

@@ -239,6 +239,9 @@ class CLIPEncoder(nn.Module):
 
 
 class CLIPTextTransformer(nn.Module):
+    """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
+    the end token."""
+
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.config = config
@@ -286,6 +289,9 @@ class CLIPTextTransformer(nn.Module):
 
 
 class CLIPVisionTransformer(nn.Module):
+    """The vision tower: pixels [B, C, h, w] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
+    after a norm of its own."""
+
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.config = config

@@ -144,7 +144,8 @@ def recall_bars(results: Mapping[str, Mapping[str, Any]], title: str | None = No
         axes.set_title(side.replace("_", " "))
     if len(results) > 1:
         handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4))
+        columns = min(len(names), 4 if len(panels) > 1 else 2)  # as many as fit below
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)
     return figure
 
 

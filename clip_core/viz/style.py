@@ -89,9 +89,9 @@ def drawn(function: Drawing) -> Drawing:
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
     """An empty figure, in inches. What is added is laid out so that nothing is cut off."""
-    from matplotlib.figure import Figure
+    from .shown import ShownFigure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     if title:
         figure.suptitle(plain(title, TITLE_LIMIT))
     return figure

@@ -19,7 +19,8 @@ import clip_core
 from clip_core import CLIPConfig
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CARD = ROOT / "clip_core/models/emoji/README.md"  # a page of the site too
+PAGES = [ROOT / "README.md", CARD, *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.M | re.S)
 NAMES = ("openai/clip-vit-base-patch32", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -64,12 +65,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The reader's folder: photo.jpg, photos/, a checkpoint file."""
+    """The reader's folder: pictures, photos/, a checkpoint file."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
-    for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg"):
+    for name in ("photo.jpg", "picture.png", "photos/a.jpg", "photos/b.jpg"):
         Image.fromarray(noise.integers(0, 255, (48, 64, 3), np.uint8)).save(tmp_path / name)
     snapshot = cache / f"models--{NAMES[0].replace('/', '--')}" / "snapshots" / COMMIT
     clip_core.checkpoint.convert(snapshot, tmp_path / "bin", to="hf-bin")

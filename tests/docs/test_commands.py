@@ -1,0 +1,105 @@
+"""Every command on a page is one that exists: `triclip`, `make`, `python -m` and `pip install 'triclip[...]'` lines are
+checked against the parser, the Makefile, the modules and the extras, and configurations against the schema."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from clip_core.cli import build_parser
+from clip_core.train import load, load_config
+from tests.docs.test_snippets import PAGES, ROOT, blocks
+
+SHELL = ("bash", "sh", "console")
+NOT_OURS = {"torchrun", "gcloud"}  # what they start is looked at
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command of a block: comments, prompts and leading assignments (A=1 command) taken off."""
+    found = []
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words:
+            found.append(words)
+    return found
+
+
+def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raises AssertionError saying what is wrong with a command."""
+    program, rest = words[0], words[1:]
+    if program == "triclip":
+        check_triclip(rest, monkeypatch)
+    elif program == "make":
+        assert {word for word in rest if "=" not in word} <= TARGETS
+    elif program == "python":
+        assert rest[0] == "-m" and importlib.util.find_spec(rest[1]), f"no module {rest[1]}"
+    elif program == "pip":
+        named = re.findall(r"triclip\[([^\]]+)\]", " ".join(rest))
+        unknown = {extra for extras in named for extra in extras.split(",")} - set(EXTRAS)
+        assert not unknown, f"no extras {unknown}"
+    elif program in NOT_OURS:
+        inner = next((word for word in rest if word.startswith("triclip ")), "")
+        check_triclip(shlex.split(inner)[1:] if inner else rest[rest.index("clip_core") + 1 :], monkeypatch)
+    else:
+        raise AssertionError(f"{program}: no program that this test knows")
+
+
+def check_triclip(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = arguments[: arguments.index("|")] if "|" in arguments else arguments
+    monkeypatch.setattr("sys.argv", ["triclip", *arguments])  # `conform` declares its arguments when it is asked for
+    parser = build_parser()
+    try:
+        parsed = parser.parse_args(arguments)
+    except SystemExit as error:
+        raise AssertionError(f"triclip {shlex.join(arguments)}: refused by the parser") from error
+    command = next(action for action in parser._actions if action.dest == "command").choices[parsed.command]
+    shortened = {word for word in arguments if word.startswith("--")} - set(command._option_string_actions)
+    assert not shortened, f"triclip {parsed.command}: {shortened}: the parser guesses what this stands for"
+    for override in getattr(parsed, "overrides", ()):
+        assert load.parse_override(override)[0] in load._all_keys(), f"no key {override}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_exists(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for language in SHELL:
+        for block in blocks(page, language):
+            for words in commands(block):
+                check(words, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_configuration_is_valid(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "yaml"):
+        (tmp_path / "run.yaml").write_text(block)
+        load_config(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "triclip embed photos/ --out photos.npz",
+        "triclip classify photos/",
+        "triclip conform x --backend torch",
+        "triclip train --config run.yaml optimizer.rate=1",
+        "TPU_NAME=local triclip trian --config run.yaml",
+        "torchrun --nproc-per-node 8 -m clip_core train --conf",
+        'gcloud ssh NAME --command "triclip train run.yaml"',
+        "make everything",
+        "python -m clip_core.nothing",
+        "pip install 'triclip[pytorch]'",
+        "rm -rf .",
+    ],
+)
+def test_a_wrong_command_is_noticed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError):
+        for words in commands(line):
+            check(words, monkeypatch)
