@@ -131,8 +131,8 @@ def embedding_map(
     for point, place, picture in zip(found.points, places, pictures or (), strict=False):
         if picture is not None:
             if not np.allclose(point, place):
-                line: dict[str, Any] = {"color": INK, "linewidth": 0.5, "marker": ".", "markersize": 2, "markevery": [0]}
-                axes.plot(*zip(point, place, strict=True), zorder=4, **line)
+                line: dict[str, Any] = {"color": INK, "linewidth": 0.5, "zorder": 4}
+                axes.plot(*zip(point, place, strict=True), marker=".", markersize=2, markevery=[0], **line)
             _place_picture(axes, place, picture)
     if labels is not None and len(labels) <= _LABELLED_UP_TO:
         _place_labels(figure, axes, places, labels, with_picture)
