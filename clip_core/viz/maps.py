@@ -132,7 +132,7 @@ def embedding_map(
         if picture is not None:
             if not np.allclose(point, place):
                 line = {"color": INK, "linewidth": 0.5, "marker": ".", "markersize": 2, "markevery": [0]}
-                axes.plot(*zip(point, place, strict=True), zorder=4, **line)
+                axes.plot(*zip(point, place, strict=True), zorder=1, **line)
             _place_picture(axes, place, picture)
     if labels is not None and len(labels) <= _LABELLED_UP_TO:
         _place_labels(figure, axes, places, labels, with_picture)
