@@ -131,7 +131,7 @@ def embedding_map(
     for point, place, picture in zip(found.points, places, pictures or (), strict=False):
         if picture is not None:
             if not np.allclose(point, place):
-                line: dict[str, Any] = {"color": INK, "linewidth": 0.5, "zorder": 4}
+                line: dict[str, Any] = {"color": INK, "linewidth": 0.5, "zorder": 1}
                 axes.plot(*zip(point, place, strict=True), marker=".", markersize=2, markevery=[0], **line)
             _place_picture(axes, place, picture)
     if labels is not None and len(labels) <= _LABELLED_UP_TO:
