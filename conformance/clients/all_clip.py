@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -41,8 +43,9 @@ def folder() -> Path:
 @functools.cache
 def ours() -> Any:
     """`load_clip`, where `from transformers import CLIPModel, CLIPProcessor` finds ours."""
-    names = {"CLIPModel": clip_torch.CLIPModel, "CLIPProcessor": clip_torch.CLIPProcessor}
-    with mock.patch.multiple(transformers, **names):
+    stand_in = ModuleType("transformers")
+    stand_in.CLIPModel, stand_in.CLIPProcessor = clip_torch.CLIPModel, clip_torch.CLIPProcessor
+    with mock.patch.dict(sys.modules, {"transformers": stand_in}):
         return all_clip.load_clip(f"hf_clip:{folder()}", use_jit=False, device="cpu")
 
 

@@ -48,14 +48,23 @@ def classification() -> Found:
     model, transform, tokenizer = load()
     dataset = Pictures(transform)
     loader = DataLoader(dataset, batch_size=5, num_workers=0)
-    found = zeroshot_classification.evaluate(model, loader, tokenizer, dataset.classes, TEMPLATES, "cpu", amp=False)
+    arguments = (model, loader, tokenizer, dataset.classes, TEMPLATES, "cpu")
+    note = "`clip_torch.load_encoders` gives model, transform and tokenizer. Against `Clip.classify`."
+    try:
+        found = zeroshot_classification.evaluate(*arguments, amp=False)
+    except TypeError as error:  # what `evaluate` does, but for its last conversion
+        note += f" Its `evaluate` ends in an error of its own with NumPy 2.4 (“{error}”): run by its two halves."
+        classifier = zeroshot_classification.zero_shot_classifier(model, *arguments[2:], amp=False)
+        logits, target = zeroshot_classification.run_classification(model, classifier, loader, "cpu", amp=False)
+        hits = logits.topk(5).indices == target[:, None]
+        found = {f"acc{k}": hits[:, :k].any(1).double().mean().item() for k in (1, 5)}
     ranked = Clip.from_pretrained("emoji").classify(
         [picture for picture, _, _ in pictures()], dataset.classes, templates=["{}", "a picture of {}"]
     )
     right = np.mean([row[0][0] == name for row, name in zip(ranked, dataset.classes, strict=True)])
     return works(
-        "`models.load_clip(…)` through its registry, `zeroshot_classification.evaluate`",
-        "`clip_torch.load_encoders` gives model, transform and tokenizer. Against `Clip.classify`.",
+        "`models.load_clip(…)` through its registry, `zeroshot_classification`",
+        note,
         acc1=found["acc1"],
         acc5=found["acc5"],
         **at_most(0, acc1_difference=abs(found["acc1"] - right)),

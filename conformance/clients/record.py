@@ -8,8 +8,9 @@
 
     CHECKS = (encodes_texts, ...)
 
-A check that raises is recorded as failed, with the error. `python -m conformance.clients.record SCRIPT OUT.json` runs
-a script's checks in the environment it is called in, and exits with 1 if one failed.
+A check that raises is recorded as failed, with the error. `python -m conformance.clients.record SCRIPT OUT.json`
+runs a script's checks in the environment it is called in, and exits with 1 if one failed; names of checks behind it run
+these alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -73,16 +74,38 @@ def difference(a: Any, b: Any) -> float:
     return float(np.abs(a - b).max())
 
 
-def main(script: str, out: Path) -> int:
-    """Run a script's checks one after the other and write the record."""
+def main(script: str, out: Path, only: Sequence[str] = ()) -> int:
+    """Run a script's checks one after the other and write the record.
+
+    `only`: names of checks; the others' lines stay as they are in the record, which must be of the same versions.
+    """
     if find_spec("torchvision") and find_spec("torch"):
         stub_torchvision()
     client = import_module(f"conformance.clients.{script}")
-    found = [_run(check) for check in client.CHECKS]
     versions = {package: version(package) for package in client.PACKAGES}
-    record = {"title": client.TITLE, "python": platform.python_version(), "versions": versions, "checks": found}
+    record = {"title": client.TITLE, "python": platform.python_version(), "versions": versions}
+    kept = _kept(out, record, client.CHECKS, only)
+    pairs = zip(client.CHECKS, kept, strict=True)
+    found = [line if only and check.__name__ not in only else _run(check) for check, line in pairs]
+    record["checks"] = found
     out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 1 if any(check["status"] == "failed" for check in found) else 0
+
+
+def _kept(out: Path, record: dict[str, Any], checks: Sequence[Any], only: Sequence[str]) -> list[Any]:
+    """A line of the last record for each check; None for all where all are run."""
+    if not only:
+        return [None] * len(checks)
+    unknown = set(only) - {check.__name__ for check in checks}
+    if unknown:
+        raise SystemExit(
+            f"check: wanted of {', '.join(check.__name__ for check in checks)}, found {sorted(unknown)[0]!r}"
+        )
+    last = json.loads(out.read_text(encoding="utf-8"))
+    lines = last.pop("checks")
+    if last != record or len(lines) != len(checks):
+        raise SystemExit(f"the last record is of {last} with {len(lines)} checks: run all of them again")
+    return lines
 
 
 def _run(check: Callable[[], Found]) -> dict[str, Any]:
@@ -102,4 +125,4 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
