@@ -1,5 +1,6 @@
 """Figures: the numbers and words they hold, not their pixels; and files that are the same every time."""
 
+import io
 import json
 import subprocess
 import sys
@@ -396,3 +397,11 @@ def test_labels_are_one_line_and_never_formulas():
 def test_bad_input_says_what_was_wanted(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    """Without pyplot or a magic line; equal figures are equal bytes, and the size on the page is part of it."""
+    first, second = (viz.recall_bars({"a": {"R@1": 0.5, "MRR": 1.0}})._repr_png_() for _ in range(2))
+    assert first == second and first[0].startswith(b"\x89PNG")
+    width, height = Image.open(io.BytesIO(first[0])).size
+    assert abs(width / height - first[1]["width"] / first[1]["height"]) < 0.02 and first[1]["width"] == 363
