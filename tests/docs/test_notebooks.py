@@ -36,8 +36,8 @@ def shown(cell: Any) -> str:
     return "\n".join(out.get("text", "") + str(out.get("data", {}).get("text/plain", "")) for out in cell.outputs)
 
 
-def test_all_six_are_there() -> None:
-    assert [path.stem.partition("_")[0] for path in NOTEBOOKS] == list("123456")
+def test_all_are_there() -> None:
+    assert [path.stem.partition("_")[0] for path in NOTEBOOKS] == list("12345")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -58,7 +58,8 @@ def test_it_says_how_to_take_openais_weights(path: Path) -> None:
     notebook = read(path)
     lines = [line for cell in code(notebook) for line in cell.source.splitlines()]
     assert lines.count(MODEL_LINE) == 1
-    assert sum('"emoji"' in line for line in lines) == 1, "another line would have to be changed as well"
+    named = [line for line in lines if '"emoji"' in line.replace('["emoji"]', "")]  # a figure may have that name
+    assert named == [MODEL_LINE], "another line would have to be changed as well"
     prose = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert "`MODEL`" in prose and "OpenAI" in prose
 
