@@ -42,8 +42,7 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
         ["sentence-transformers==5.1.2", "scikit-learn"],
     ],
     "flax": [[*peers.JAX, *OURS, "msgpack", "pytest"]],
-    # the last diffusers with Flax pipelines, from which MaxDiffusion's stem
-    "flax5": [[*peers.JAX, *OURS, "msgpack", "pytest", "transformers==5.23.0", "diffusers==0.36.0"]],
+    "flax5": [[*peers.JAX, *OURS, "msgpack", "pytest", "transformers==5.23.0"]],
     "kerashub": [*peers.ENVIRONMENTS["kerashub"], OURS],
 }
 
