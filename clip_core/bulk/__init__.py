@@ -14,8 +14,24 @@ Each output shard has the samples [start, stop) of one input file, both fixed by
 done twice, after a kill or on two machines, gives the same files.
 """
 
-from .encoder import ClipSpec, Encoder, EncoderSpec
-from .run import Report, embed
-from .settings import Settings
+from typing import TYPE_CHECKING
 
-__all__ = ["ClipSpec", "Encoder", "EncoderSpec", "Report", "Settings", "embed"]
+from ..lazy import lazy_names
+
+# public name -> the module that defines it
+_HOME = {
+    "ClipSpec": "encoder",
+    "Encoder": "encoder",
+    "EncoderSpec": "encoder",
+    "Report": "run",
+    "Settings": "settings",
+    "embed": "run",
+}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .encoder import ClipSpec, Encoder, EncoderSpec
+    from .run import Report, embed
+    from .settings import Settings
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

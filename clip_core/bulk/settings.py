@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..index.core import DTYPES
 
 KINDS = {"images": ("image",), "texts": ("text",), "both": ("image", "text")}
 NEEDS = {"image": "images", "text": "captions"}  # of a sample
@@ -36,6 +35,8 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        from ..index.core import DTYPES
+
         for key, able in (("what", tuple(KINDS)), ("to", FILES), ("store", DTYPES)):
             if getattr(self, key) not in able:
                 raise InputError(f"{key}: wanted one of {', '.join(able)}, found {getattr(self, key)!r}")

@@ -5,8 +5,17 @@ thumbnails. `limits` says how much anyone may ask for, `queries` reads requests,
 looks. `web` alone knows the web framework: routes, headers, deadlines. `command` runs it until a signal.
 """
 
-from .library import Library, open_library
-from .limits import Limits
-from .web import create_app
+from typing import TYPE_CHECKING
 
-__all__ = ["Library", "Limits", "create_app", "open_library"]
+from ..lazy import lazy_names
+
+# public name -> the module that defines it
+_HOME = {"Library": "library", "Limits": "limits", "create_app": "web", "open_library": "library"}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .library import Library, open_library
+    from .limits import Limits
+    from .web import create_app
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

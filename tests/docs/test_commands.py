@@ -46,6 +46,8 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         named = re.findall(r"triclip\[([^\]]+)\]", " ".join(rest))
         unknown = {extra for extras in named for extra in extras.split(",")} - set(EXTRAS)
         assert not unknown, f"no extras {unknown}"
+    elif program == "curl":  # of what `triclip serve` answers
+        assert re.fullmatch(r"http://127\.0\.0\.1:8765/api/search(\?.*)?", rest[-1]), rest[-1]
     elif program in NOT_OURS:
         inner = next((word for word in rest if word.startswith("triclip ")), "")
         check_triclip(shlex.split(inner)[1:] if inner else rest[rest.index("clip_core") + 1 :], monkeypatch)
