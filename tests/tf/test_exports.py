@@ -17,7 +17,7 @@ from PIL import Image
 
 import clip_tf
 
-ROOT = Path(clip_tf.__file__).parents[1]
+ROOT = Path(__file__).parents[2]  # of conformance/; the package may be installed elsewhere
 ROUNDING = 1e-5  # of order-1 values, in other kernels
 
 
