@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import clip_core
 import clip_tf
 
 ROOT = Path(__file__).parents[2]  # of conformance/; the package may be installed elsewhere
@@ -67,7 +68,7 @@ def emoji() -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
     """The embedded model, sentences and pictures: rounding to eight bits says nothing about drawn weights."""
     model = clip_tf.TFCLIPModel.from_pretrained("emoji")
     processor = clip_tf.CLIPProcessor.from_pretrained("emoji")
-    files = sorted((ROOT / "clip_core/models/emoji/pictures").glob("*.png"))
+    files = sorted((Path(clip_core.__file__).parent / "models/emoji/pictures").glob("*.png"))
     given = processor(
         text=["a red apple", "a smiling face", "a blue car", "a dog"],
         images=[Image.open(file).convert("RGB") for file in files],
