@@ -22,7 +22,8 @@ for backend in $backends; do
         rm -rf "$env"
         "$python" -m venv "$env"
         if [ "$backend" = torch ]; then install "$env" torch; fi # first, so that a CPU build at hand is kept
-        install "$env" ".[$backend,formats,hub,train]" pytest pytest-xdist hypothesis
+        # flatbuffers: JAX writes exported programs with it
+        install "$env" ".[$backend,formats,hub,train]" pytest pytest-xdist hypothesis flatbuffers
         touch "$env/.ready"
     fi
     if ! ls "$work"/*.whl > /dev/null 2>&1; then

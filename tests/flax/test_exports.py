@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ import clip_flax
 from clip_flax import FlaxCLIPModel, FlaxCLIPTextModel, FlaxCLIPVisionModelWithProjection
 
 from .conftest import CHECKPOINT
+
+# JAX writes exported programs with it, and doesn't ask for it itself.
+needs_flatbuffers = pytest.mark.skipif(find_spec("flatbuffers") is None, reason="flatbuffers is not installed")
 
 SAME = 1e-5  # float32, sums in another order
 LONGEST = 12  # positions of the checkpoint
@@ -41,6 +45,7 @@ def pictures(inputs: Any, batch: str = "images") -> Any:
     return jax.ShapeDtypeStruct((*export.symbolic_shape(batch), *inputs["pixel_values"].shape[1:]), jnp.float32)
 
 
+@needs_flatbuffers
 def test_text_features_of_any_batch_and_length(full: Any, inputs: Any) -> None:
     run = jax.jit(lambda params, ids, mask: full.get_text_features(ids, mask, params=params))
     program = export.deserialize(export.export(run)(full.params, *texts()).serialize())
@@ -54,6 +59,7 @@ def test_text_features_of_any_batch_and_length(full: Any, inputs: Any) -> None:
         program.call(full.params, np.ones((1, 13), np.int32), np.ones((1, 13), np.int32))
 
 
+@needs_flatbuffers
 def test_outputs_keep_their_class(full: Any, inputs: Any) -> None:
     run = jax.jit(lambda params, ids, pixels: full(ids, pixels, params=params, output_hidden_states=True))
     (size,) = export.symbolic_shape("pairs")
@@ -67,6 +73,7 @@ def test_outputs_keep_their_class(full: Any, inputs: Any) -> None:
     assert close(got, want)
 
 
+@needs_flatbuffers
 def test_a_file_with_its_weights_runs_with_jax_alone(full: Any, inputs: Any, tmp_path: Path) -> None:
     """Weights that are closed over lie in the program; it is lowered for several platforms at once."""
     program = export.export(jax.jit(full.get_image_features), platforms=["cpu", "cuda", "tpu"])(pictures(inputs))
@@ -84,6 +91,7 @@ def test_a_file_with_its_weights_runs_with_jax_alone(full: Any, inputs: Any, tmp
     assert close(np.load(tmp_path / "features.npy"), full.get_image_features(inputs["pixel_values"]))
 
 
+@needs_flatbuffers
 def test_gradients_of_an_exported_program(full: Any, inputs: Any) -> None:
     run = jax.jit(lambda params, pixels: full.get_image_features(pixels, params=params))
     program = export.deserialize(export.export(run)(full.params, pictures(inputs)).serialize(vjp_order=1))
@@ -173,6 +181,7 @@ def test_orbax(text: Any, inputs: Any, tmp_path: Path, dtype: str) -> None:
     assert np.array_equal(model(ids, params=restored).pooler_output, text(ids, params=params).pooler_output)
 
 
+@needs_flatbuffers
 def test_vision_class_exports_alone(inputs: Any) -> None:
     model = FlaxCLIPVisionModelWithProjection.from_pretrained(CHECKPOINT)
     run = jax.jit(lambda params, pixels: model(pixels, params=params).image_embeds)
