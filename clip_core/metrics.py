@@ -73,12 +73,18 @@ def _ranks(
     return image_ranks, text_ranks
 
 
-def class_ranks(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK) -> np.ndarray:
-    """The rank, from 1, of each picture's own class: int [N]. `head`: columns [P, C]; `labels`: int [N]."""
+def _classified(image_vectors: Any, head: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures [N, P], the head's columns as rows [C, P], the pictures' own classes [N], all checked."""
     images, columns = _vectors(image_vectors, "image_vectors"), _vectors(np.asarray(head).T, "head")
     if images.shape[1] != columns.shape[1]:
         raise InputError(f"head: wanted {images.shape[1]} rows as image_vectors has columns, found {columns.shape[1]}")
     labels = _numbers(labels, "labels", len(images), len(columns))
+    return images, columns, labels
+
+
+def class_ranks(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK) -> np.ndarray:
+    """The rank, from 1, of each picture's own class: int [N]. `head`: columns [P, C]; `labels`: int [N]."""
+    images, columns, labels = _classified(image_vectors, head, labels)
     ranks = np.empty(len(images), np.int64)
     for rows in _blocks(len(images), block):
         scores = _scores(images[rows], columns)
@@ -92,10 +98,7 @@ def predicted_classes(image_vectors: Any, head: Any, labels: Any, block: int = _
 
     `head`: columns [P, C]; `labels`: int [N], the pictures' own classes.
     """
-    images, columns = _vectors(image_vectors, "image_vectors"), _vectors(np.asarray(head).T, "head")
-    if images.shape[1] != columns.shape[1]:
-        raise InputError(f"head: wanted {images.shape[1]} rows as image_vectors has columns, found {columns.shape[1]}")
-    labels = _numbers(labels, "labels", len(images), len(columns))
+    images, columns, labels = _classified(image_vectors, head, labels)
     found = np.empty(len(images), np.int64)
     for rows in _blocks(len(images), block):
         scores = _scores(images[rows], columns)

@@ -6,23 +6,12 @@ import numpy as np
 import pytest
 
 from clip_core import Clip
-from clip_core.cli import main
 from clip_core.hub import MODELS
 from clip_core.index import FolderIndex, Index
+from tests.cli.command import failing, run
 from tests.core.image_text import write_tar
 
 PICTURES = sorted((MODELS / "emoji" / "pictures").glob("*.png"))
-
-
-def run(*arguments):
-    return main([str(argument) for argument in arguments])
-
-
-def failing(capsys, *arguments):
-    assert run(*arguments) == 1
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("triclip: ") and "Traceback" not in err
-    return err
 
 
 @pytest.fixture

@@ -7,22 +7,11 @@ import numpy as np
 import pytest
 
 from clip_core import Clip
-from clip_core.cli import main
 from clip_core.hub import MODELS
 from clip_core.index import FolderIndex, Index
+from tests.cli.command import failing, run
 
 PICTURES = MODELS / "emoji" / "pictures"
-
-
-def run(*arguments):
-    return main([str(argument) for argument in arguments])
-
-
-def failing(capsys, *arguments):
-    assert run(*arguments) == 1
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("triclip: ") and "Traceback" not in err
-    return err
 
 
 @pytest.fixture(scope="module")
