@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,9 +41,45 @@ def projection(config: Any, name: str, features: int, dtype: Any) -> nn.Dense:
     return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal(config, f"{name}.weight"))
 
 
-def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
-    # Flax's one-pass variance, E[x^2] - E[x]^2, loses digits where a state has a large mean.
-    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
+def layer_norm(config: Any, dtype: Any) -> LayerNorm:
+    return LayerNorm(config.layer_norm_eps, dtype)
+
+
+class LayerNorm(nn.Module):
+    """x [..., D] -> [..., D] of zero mean and unit variance along D, scaled and shifted; in float32 at least.
+
+    Its own, because Flax's `nn.LayerNorm` either loses digits where a state has a large mean (the variance as
+    E[x^2] - E[x]^2, its default), or differentiates into sums that XLA's CPU backend computes again in every layer.
+    """
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return (standardized(x, self.epsilon) * scale + bias).astype(self.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def standardized(x: jax.Array, epsilon: float) -> jax.Array:
+    """x [..., D] with zero mean and unit variance along D; `epsilon` is added to the variance."""
+    return _standardized(x, epsilon)[0]
+
+
+@standardized.defjvp
+def _(epsilon: float, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y, factor = _standardized(*primals, epsilon)
+    scaled = tangents[0] * factor
+    return y, scaled - scaled.mean(-1, keepdims=True) - y * (y * scaled).mean(-1, keepdims=True)
+
+
+def _standardized(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    centred = x - x.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+    return centred * factor, factor
 
 
 class PatchConv(nn.Module):
