@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,8 +138,8 @@ class Clip:
         """Pictures -> float32 [N, P].
 
         `images`: a path, a folder, a glob pattern, a Pillow image, an array (HWC or CHW), or a list of such; folders
-        and patterns are read in name order. Raises ImageError naming the first picture that can't be read; use
-        `embed` to skip such ones.
+        and patterns are read in name order. `batch_size`: at most so many at a time, over all cores. Raises ImageError
+        naming the first picture that can't be read; use `embed` to skip such ones.
         """
         return self.embed(images, batch_size, normalize, progress, skip_unreadable=False).vectors
 
@@ -153,32 +153,53 @@ class Clip:
     ) -> ImageEmbeddings:
         """As `encode_image`, but reports pictures that can't be read instead of raising."""
         sources = expand_images(images)
-        vectors, kept, skipped = [], [], []
-        batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
-        # The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock.
-        workers = min(os.cpu_count() or 1, len(batches[0]))
-        with (
-            ThreadPoolExecutor(workers) as pool,
-            ThreadPoolExecutor(1) as ahead,
-            Progress("images", len(sources), progress) as bar,
-        ):
-            pending = ahead.submit(self._pixels, batches[0], skip_unreadable, pool)
-            for number, batch in enumerate(batches):
-                pixels, good, bad = pending.result()
-                if number + 1 < len(batches):
-                    pending = ahead.submit(self._pixels, batches[number + 1], skip_unreadable, pool)
-                if len(good):
-                    vectors.append(self._bridge.image_features(self.model, pixels))
-                kept += good
-                skipped += bad
-                bar.advance(len(batch))
-        joined = np.concatenate(vectors) if vectors else np.empty((0, self.config.projection_dim))
-        joined = joined.astype(np.float32, copy=False)
-        return ImageEmbeddings(unit(joined) if normalize else joined, kept, skipped)
+        cores = self._bridge.separate_cores(self.model) if hasattr(self._bridge, "separate_cores") else 1
+        if 1 < cores <= len(sources) // 2 and all(isinstance(source, (str, os.PathLike)) for source in sources):
+            parts = self._core_by_core(sources, -(-batch_size // cores), skip_unreadable, cores)
+        else:
+            parts = self._decoding_ahead(sources, batch_size, skip_unreadable)
+        found = []
+        with Progress("images", len(sources), progress) as bar:
+            for part in parts:
+                found.append(part)
+                bar.advance(len(part.sources) + len(part.skipped))
+        joined = np.concatenate([part.vectors for part in found], dtype=np.float32)
+        return ImageEmbeddings(
+            unit(joined) if normalize else joined,
+            [source for part in found for source in part.sources],
+            [entry for part in found for entry in part.skipped],
+        )
 
-    def _pixels(self, sources: Sequence[Any], skip: bool, pool: Executor) -> tuple[np.ndarray | None, list, list]:
-        """(pixel values or None, the sources they belong to, (source, reason) of the others)."""
-        loaded = list(pool.map(self._load_or_reason, sources))
+    def _decoding_ahead(self, sources: list[Any], batch_size: int, skip: bool) -> Iterator[ImageEmbeddings]:
+        """The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock."""
+        batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
+        with (
+            ThreadPoolExecutor(min(os.cpu_count() or 1, len(batches[0]))) as pool,
+            ThreadPoolExecutor(1) as ahead,
+        ):
+            pending = ahead.submit(self._pixels, batches[0], skip, pool.map)
+            for batch in batches[1:]:
+                read = pending.result()
+                pending = ahead.submit(self._pixels, batch, skip, pool.map)
+                yield self._features(*read)
+            yield self._features(*pending.result())
+
+    def _core_by_core(self, sources: list[Any], batch_size: int, skip: bool, cores: int) -> Iterator[ImageEmbeddings]:
+        """Each core takes batches through decoding and model: nothing waits for another core in every layer."""
+        rounds = -(-len(sources) // (batch_size * cores))
+        size = -(-len(sources) // (rounds * cores))  # so that the cores end together
+        batches = [sources[i : i + size] for i in range(0, len(sources), size)]
+        with self._bridge.one_core_workers(cores) as workers:
+            yield from workers.map(lambda batch: self._features(*self._pixels(batch, skip, map)), batches)
+
+    def _features(self, pixels: np.ndarray | None, good: list, bad: list) -> ImageEmbeddings:
+        if pixels is None:
+            return ImageEmbeddings(np.empty((0, self.config.projection_dim), np.float32), good, bad)
+        return ImageEmbeddings(self._bridge.image_features(self.model, pixels), good, bad)
+
+    def _pixels(self, sources: Sequence[Any], skip: bool, each: Callable) -> tuple[np.ndarray | None, list, list]:
+        """(pixel values or None, the sources they belong to, (source, reason) of the others). `each`: a kind of map."""
+        loaded = list(each(self._load_or_reason, sources))
         pairs = list(zip(sources, loaded, strict=True))
         bad = [(source, result) for source, result in pairs if isinstance(result, Exception)]
         if bad and not skip:
@@ -327,7 +348,10 @@ def _as_texts(texts: Any) -> list[str]:
 
 
 def _bridge(backend: str) -> Any:
-    """A backend's functions for the pipeline: load_full_model, text_features, image_features, logit_scale."""
+    """A backend's functions for the pipeline: load_full_model, text_features, image_features, logit_scale.
+
+    One may also have prefix_features, separate_cores and one_core_workers (see clip_torch/pipeline.py).
+    """
     if backend not in BACKENDS:
         raise InputError(f"backend: wanted one of {', '.join(BACKENDS)}, found {backend!r}")
     try:

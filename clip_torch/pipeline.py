@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,26 @@ def prefix_features(model: CLIPModel, prefixes: Prefixes) -> np.ndarray:
 def image_features(model: CLIPModel, pixel_values: np.ndarray) -> np.ndarray:
     """float32 [B, C, H, W] -> float32 [B, P], not normalised."""
     return model.get_image_features(torch.from_numpy(pixel_values).to(model.device)).float().cpu().numpy()
+
+
+def separate_cores(model: CLIPModel) -> int:
+    """How many cores may compute a batch each (`one_core_workers`); 1 where they can't: off the CPU."""
+    return torch.get_num_threads() if model.device.type == "cpu" else 1
+
+
+_changing_threads = threading.Lock()
+
+
+def one_core_workers(count: int) -> Executor:
+    """`count` threads whose products stay on one core each."""
+    started = threading.Barrier(count)
+    with _changing_threads:
+        own = torch.get_num_threads()
+        # The number is of the thread that sets it, and what later threads begin with: this is put back.
+        workers = ThreadPoolExecutor(count, "triclip-core", torch.set_num_threads, (1,))
+        list(workers.map(lambda _: started.wait(), range(count)))
+        torch.set_num_threads(own)
+    return workers
 
 
 def logit_scale(model: CLIPModel) -> float:

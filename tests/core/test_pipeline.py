@@ -1,5 +1,8 @@
 """`Clip` on the embedded model: each shortcut of the pipeline against the plain path."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from PIL import Image
 from clip_core import Clip, ImageError, InputError, MissingDependencyError
 from clip_core.pipeline import expand_images
 from clip_core.zero_shot import Classification, unit, zero_shot_head
+from conformance.compare import relative_error
 
 TEXTS = ["cat", "a red heart", "the flag of a country far away with many words in its name", "x", "cat"]
 PLAIN_PATH = 1e-5  # same model and inputs, another batch: only the order of float32 sums differs
@@ -49,6 +53,46 @@ def test_encode_image_equals_one_picture_at_a_time(clip, pictures):
     for batch_size in (2, 32):
         found = clip.encode_image(pictures, batch_size, normalize=False)
         assert np.abs(found - np.stack(rows)).max() < PLAIN_PATH
+
+
+def test_a_batch_on_each_core_equals_one_on_all(clip, pictures, tmp_path):
+    for i, picture in enumerate(pictures * 3):
+        picture.save(tmp_path / f"{i:02}.png")
+    (tmp_path / "07.png").write_text("no picture")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        plain = clip.embed(tmp_path, batch_size=4, normalize=False)
+        torch.set_num_threads(3)
+        found = clip.embed(tmp_path, batch_size=4, normalize=False)
+        assert torch.get_num_threads() == 3  # of this thread, and of those that begin now
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+        with pytest.raises(ImageError, match="07.png"):
+            clip.encode_image(tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert found.sources == plain.sources and found.skipped == plain.skipped and len(found.skipped) == 1
+    assert relative_error(found.vectors, plain.vectors) < PLAIN_PATH
+
+
+def test_cores_share_the_batches(clip, pictures, tmp_path, monkeypatch):
+    """Each batch is computed on one core, several at once."""
+    for i, picture in enumerate(pictures * 4):
+        picture.save(tmp_path / f"{i:02}.png")
+    seen, together = [], threading.Barrier(2)
+    real = clip._bridge.image_features
+
+    def features(model, pixels):
+        seen.append((threading.current_thread().name, torch.get_num_threads(), len(pixels)))
+        together.wait(timeout=60)
+        return real(model, pixels)
+
+    monkeypatch.setattr(clip._bridge, "image_features", features)
+    monkeypatch.setattr(clip._bridge, "separate_cores", lambda model: 2)
+    clip.encode_image(tmp_path, batch_size=10)
+    assert [(threads, size) for _, threads, size in seen] == [(1, 5)] * 4
+    assert len({name for name, *_ in seen}) == 2
 
 
 def test_paths_folders_patterns_pictures_and_arrays_are_the_same(clip, pictures, tmp_path):
