@@ -425,6 +425,8 @@ def fill(variable: keras.Variable, tensor: LazyTensor) -> None:
         stop = min(start + rows, tensor.shape[0])
         piece = tensor.rows(start, stop).numpy() if whole is None else whole[start:stop]
         variable.value[start:stop].assign(piece.view(dtype))
+    # Assigning a part makes TensorFlow copy the whole variable at every read from then on, unless told otherwise.
+    tf.raw_ops.DisableCopyOnRead(resource=variable.value.handle)
 
 
 def match_labels(y: Any, y_pred: Any) -> tuple[Any, Any]:

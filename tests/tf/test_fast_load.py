@@ -21,3 +21,15 @@ def test_pieces(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = adaptor.weights(adaptor.build(case, dtype))
     for name, value in whole.items():
         np.testing.assert_array_equal(pieces[name], value, err_msg=name)
+
+
+def test_reads_of_what_was_assigned_in_pieces_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In TensorFlow's copy-on-read mode, which assigning a part turns on, each call would copy all weights."""
+    from clip_tf import bridge
+
+    monkeypatch.setattr(bridge, "PIECE", 150)
+    model = TF().build(data.Case("", "CLIPModel", data.full(), {}), "float32")
+    for variable in model.variables:
+        reads = [variable.value.read_value() for _ in range(2)]
+        first, second = (np.asarray(memoryview(read)).__array_interface__["data"][0] for read in reads)
+        assert first == second, variable.path
