@@ -8,10 +8,12 @@ config and its overrides, the strict two-sided check, dtypes, and writing.
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,8 +78,9 @@ class Pretrained:
         """
         output_loading_info = kwargs.pop("output_loading_info", False)
         build_kwargs = {key: kwargs.pop(key) for key in cls._build_arguments() if key in kwargs}
-        loaded = load_checked(cls, pretrained_model_name_or_path, kwargs)
-        model = cls._from_weights(loaded, *model_args, **build_kwargs)
+        with _collector_paused():
+            loaded = load_checked(cls, pretrained_model_name_or_path, kwargs)
+            model = cls._from_weights(loaded, *model_args, **build_kwargs)
         if not output_loading_info:
             return model
         missing, unexpected, mismatched = loaded.difference
@@ -148,6 +151,21 @@ class Pretrained:
 
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, Any]:
         raise NotImplementedError  # a backend's duty
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A load makes thousands of objects that stay, and no rings of them that would hold memory.
+
+    They would have Python look for garbage among all that PyTorch's import made: longer than mapping a file's weights.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any]) -> Loaded:

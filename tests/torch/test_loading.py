@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -321,6 +322,22 @@ def test_save_pretrained_refuses(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_shard_size|shard_size"):
         model.save_pretrained(tmp_path / "a", max_shard_size="many")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_rests_while_loading_only(
+    enabled: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(CLIPModel, "_from_weights", lambda *args, **kwargs: seen.append(gc.isenabled()))
+    (gc.enable if enabled else gc.disable)()
+    try:
+        CLIPModel.from_pretrained(folder)
+        with pytest.raises(FileNotFoundError):
+            CLIPModel.from_pretrained(folder / "none")
+        assert seen == [False] and gc.isenabled() == enabled
+    finally:
+        gc.enable()
 
 
 def test_one_import_serves() -> None:
