@@ -52,10 +52,15 @@ def one_core_workers(count: int) -> Executor:
     with _changing_threads:
         own = torch.get_num_threads()
         # The number is of the thread that sets it, and what later threads begin with: this is put back.
-        workers = ThreadPoolExecutor(count, "triclip-core", torch.set_num_threads, (1,))
+        workers = ThreadPoolExecutor(count, "triclip-core", _use_one_core)
         list(workers.map(lambda _: started.wait(), range(count)))
         torch.set_num_threads(own)
     return workers
+
+
+def _use_one_core() -> None:
+    torch.get_num_threads()  # a thread's first question sets its number to the common one
+    torch.set_num_threads(1)
 
 
 def logit_scale(model: CLIPModel) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,11 @@ SMALL = ("config.json", "open_clip_config.json", "tokenizer.json", "vocab.json",
 
 
 class Encoder(Protocol):
-    """A loaded model. `read` is called from several threads at once, the other two from one."""
+    """A loaded model. `read` is called from several threads at once, the other two from one.
+
+    `threads(most)` may be there too: None, or at most so many threads in a pool, and how many they are, which read
+    pictures and call `images` themselves.
+    """
 
     def read(self, picture: bytes | str, name: str) -> np.ndarray:
         """An encoded picture, or the path of one, as pixel values [C, H, W]. Raises ImageError."""
@@ -82,6 +87,12 @@ class ClipEncoder:
 
         self.clip, self.batch_size = clip, batch_size
         self._reader = PictureReader(clip.processor.image_processor)
+
+    def threads(self, most: int) -> tuple[Executor, int] | None:
+        """A thread for each core, where the backend can keep a batch on one (PyTorch on CPUs)."""
+        bridge, model = self.clip._bridge, self.clip.model
+        cores = bridge.separate_cores(model) if hasattr(bridge, "separate_cores") else 1
+        return (bridge.one_core_workers(cores), cores) if 1 < cores <= most else None
 
     def read(self, picture: bytes | str, name: str) -> np.ndarray:
         out = np.empty(self._reader.shape, np.float32)

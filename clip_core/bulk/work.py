@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,13 +25,17 @@ OPEN_SOURCES = 3  # the one being read, and the next ones
 
 @dataclass
 class Chunk:
-    """Some samples of a unit, read and decoded: rows of each kind, and what the pictures' rows are computed from."""
+    """Some samples of a unit, read and decoded: rows of each kind, and what the pictures' vectors are computed from.
+
+    With threads of the encoder's own, these have computed the vectors too.
+    """
 
     unit: Unit
     samples: int
     last: bool
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"image": [], "text": []})
     pixels: list[np.ndarray] = field(default_factory=list)
+    vectors: list[np.ndarray] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     duplicates: int = 0
 
@@ -53,6 +57,8 @@ class Worker:
         self._loading = threading.Lock()
         self._encoder: Encoder | None = None
         self._numbers: dict[Unit, int] | None = None
+        self._batch = job.settings.batch_size  # samples that one thread takes
+        self._computing = False  # whether the threads that read compute too
 
     # -- input --------------------------------------------------------------------------------------------------------
 
@@ -150,9 +156,9 @@ class Worker:
     def embed(self, units: Iterable[Unit]) -> Iterator[Step]:
         """Write the shards of units, each with its record; a unit that is finished by now is passed over.
 
-        The next batches are read and decoded in threads while the model computes one, across units too.
+        The next batches are read and decoded in threads while the model computes one, across units too; or each thread
+        reads and computes a batch, where the encoder has such threads.
         """
-        self.encoder  # noqa: B018  (loaded before threads ask for it)
         parts: list[_Part] = []
         for chunk in self._chunks(units):
             if isinstance(chunk, dict):
@@ -161,7 +167,7 @@ class Worker:
             if not parts or parts[-1].unit != chunk.unit:
                 parts = [_Part(chunk.unit)]
             part = parts[-1]
-            part.add(chunk, self.encoder, self.settings.batch_size)
+            part.add(chunk, self._vectors(chunk.pixels))
             record = part.write(self.job, self.encoder) if chunk.last else None
             yield Step(chunk.samples, record)
 
@@ -169,7 +175,7 @@ class Worker:
         """The chunks of all units in order, some of them ahead of time; the record of a unit that is finished."""
         threads = self.settings.threads or min(16, os.cpu_count() or 1)
         waiting: deque[Future[Chunk] | dict[str, Any]] = deque()
-        with ThreadPoolExecutor(threads, "triclip-read") as pool:
+        with self._pool(threads) as pool:
             try:
                 for task in self._tasks(units):
                     waiting.append(task if isinstance(task, dict) else pool.submit(task))
@@ -182,8 +188,16 @@ class Worker:
                     if isinstance(future, Future):
                         future.cancel()
 
+    def _pool(self, threads: int) -> Executor:
+        own = getattr(self.encoder, "threads", lambda most: None)(threads)  # loaded before threads ask for it
+        if own is None:
+            return ThreadPoolExecutor(threads, "triclip-read")
+        workers, count = own
+        self._computing, self._batch = True, -(-self.settings.batch_size // count)
+        return workers
+
     def _tasks(self, units: Iterable[Unit]) -> Iterator[Callable[[], Chunk] | dict[str, Any]]:
-        size = self.settings.batch_size
+        size = self._batch
         for unit in units:
             record = read_record(self.settings.output, unit)
             if record is not None:
@@ -194,7 +208,7 @@ class Worker:
                 yield _Task(self, unit, range(start, min(start + size, unit.stop)), comparisons)
 
     def chunk(self, unit: Unit, numbers: range, comparisons: dict[str, Comparison]) -> Chunk:
-        """Read and decode some samples."""
+        """Read and decode some samples; compute their pictures' vectors, if this thread is one to do so."""
         chunk = Chunk(unit, len(numbers), numbers.stop == unit.stop)
         path = self.job.inputs[unit.input].path
         for number, sample in self._samples(unit, numbers, chunk.broken):
@@ -218,7 +232,13 @@ class Worker:
                     except BROKEN as error:
                         self._check_there(unit, error)
                         chunk.broken.append((plain(sample.name), plain(str(error))))
+        if self._computing:
+            chunk.vectors, chunk.pixels = self._vectors(chunk.pixels), []
         return chunk
+
+    def _vectors(self, pixels: list[np.ndarray]) -> list[np.ndarray]:
+        starts = range(0, len(pixels), self._batch)  # samples may have several pictures
+        return [self.encoder.images(np.stack(pixels[start : start + self._batch])) for start in starts]
 
     def _add(self, chunk: Chunk, kind: str, sample: Sample, content: Any, columns: dict[str, Any]) -> None:
         """One row. Raises one of BROKEN for what can't be embedded."""
@@ -257,9 +277,8 @@ class _Part:
         self.rows: dict[str, list[dict[str, Any]]] = {"image": [], "text": []}
         self.vectors: list[np.ndarray] = []
 
-    def add(self, chunk: Chunk, encoder: Encoder, batch_size: int) -> None:
-        for start in range(0, len(chunk.pixels), batch_size):  # samples may have several pictures
-            self.vectors.append(encoder.images(np.stack(chunk.pixels[start : start + batch_size])))
+    def add(self, chunk: Chunk, vectors: list[np.ndarray]) -> None:
+        self.vectors += chunk.vectors + vectors
         for kind, rows in chunk.rows.items():
             self.rows[kind] += rows
         self.broken += chunk.broken

@@ -89,8 +89,12 @@ def test_cores_share_the_batches(clip, pictures, tmp_path, monkeypatch):
         return real(model, pixels)
 
     monkeypatch.setattr(clip._bridge, "image_features", features)
-    monkeypatch.setattr(clip._bridge, "separate_cores", lambda model: 2)
-    clip.encode_image(tmp_path, batch_size=10)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        clip.encode_image(tmp_path, batch_size=10)
+    finally:
+        torch.set_num_threads(before)
     assert [(threads, size) for _, threads, size in seen] == [(1, 5)] * 4
     assert len({name for name, *_ in seen}) == 2
 
