@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_core.errors import MissingDependencyError
+from clip_core.pretrained import Pretrained
 
 from . import modeling
 from .bridge import PreTrainedModel
@@ -70,6 +71,12 @@ class _Adapted:
         """As the class of `clip_torch` does it; the result is adapted."""
         loaded = cls._ours.from_pretrained(*args, **kwargs)
         return (as_transformers(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else as_transformers(loaded)
+
+    @functools.wraps(Pretrained.save_pretrained)
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        # With a peft adapter added, transformers' method writes the adapter alone, which peft's users expect.
+        theirs = getattr(self, "_hf_peft_config_loaded", False)
+        super(Pretrained if theirs else _Adapted, self).save_pretrained(*args, **kwargs)
 
     def load_adapter(
         self,
