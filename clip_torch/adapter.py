@@ -33,7 +33,8 @@ def as_transformers(model: PreTrainedModel) -> Any:
 
     The result is an instance of both classes, ours and transformers' of the same name. It shares the given model's
     modules, weights and config: training, moving or loading one does so to both. What it computes, saves and is
-    called is ours; from transformers it only has the methods that ours lacks (`add_adapter`, `push_to_hub`, ...).
+    called is ours; from transformers it only has the methods that ours lacks (`add_adapter`, `push_to_hub`, ...), and
+    what those lead to: after `add_adapter`, `save_pretrained` writes the adapter alone.
     Pickles and copies of it need both packages; what `save_pretrained` writes needs either.
 
     Args:
