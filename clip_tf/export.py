@@ -61,8 +61,7 @@ def export_saved_model(
         options: TensorFlow's.
     """
     specs = {**model.input_signature, **(input_signature or {})}
-    archive = keras.export.ExportArchive()
-    archive.track(model)
+    archive = keras.export.ExportArchive()  # finds the endpoints' weights; `track` would write all of them twice
     for name, (function, inputs) in _chosen(model, signatures).items():
         named = [tf.TensorSpec(specs[i].shape, specs[i].dtype, name=i) for i in inputs]
         archive.add_endpoint(name, function, input_signature=named)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_core.errors import MissingDependencyError
+from clip_core.pretrained import Pretrained
 
 from . import modeling
 from .bridge import PreTrainedModel
@@ -32,7 +33,8 @@ def as_transformers(model: PreTrainedModel) -> Any:
 
     The result is an instance of both classes, ours and transformers' of the same name. It shares the given model's
     modules, weights and config: training, moving or loading one does so to both. What it computes, saves and is
-    called is ours; from transformers it only has the methods that ours lacks (`add_adapter`, `push_to_hub`, ...).
+    called is ours; from transformers it only has the methods that ours lacks (`add_adapter`, `push_to_hub`, ...), and
+    what those lead to: after `add_adapter`, `save_pretrained` writes the adapter alone.
     Pickles and copies of it need both packages; what `save_pretrained` writes needs either.
 
     Args:
@@ -70,6 +72,12 @@ class _Adapted:
         """As the class of `clip_torch` does it; the result is adapted."""
         loaded = cls._ours.from_pretrained(*args, **kwargs)
         return (as_transformers(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else as_transformers(loaded)
+
+    @functools.wraps(Pretrained.save_pretrained)
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        # With a peft adapter added, transformers' method writes the adapter alone, which peft's users expect.
+        theirs = getattr(self, "_hf_peft_config_loaded", False)
+        super(Pretrained if theirs else _Adapted, self).save_pretrained(*args, **kwargs)
 
     def load_adapter(
         self,

@@ -70,8 +70,10 @@ def from_torch(tensor: torch.Tensor) -> LazyTensor:
     return LazyTensor.from_numpy(tensor.numpy())
 
 
-class PreTrainedModel(nn.Module, Pretrained):
+class PreTrainedModel(Pretrained, nn.Module):
     """An nn.Module that loads, saves and initialises itself by the core's rules."""
+
+    # Pretrained comes first: in a class of two packages (adapter.py) its methods go before the other's.
 
     main_input_name = "input_ids"
     supports_gradient_checkpointing = False

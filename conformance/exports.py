@@ -1,10 +1,14 @@
-"""What each export of a model differs by, weighs and costs, measured; docs/howto/export.md shows the rows.
+"""What each export of a model differs by, weighs and costs, measured.
 
-    python -m conformance.exports torch     # or tf, flax: that framework's rows, into conformance/exports.json
+    python -m conformance.exports torch     # or tf, flax: that framework's rows
     python -m conformance.exports b32       # PyTorch at the size of ViT-B/32, drawn weights: bytes and speed alone
+    python -m conformance.exports page      # only write the tables anew
+
+Rows go into conformance/exports.json, and from there into the end of docs/howto/export.md.
 
 Embeddings are the embedded model's, of its pictures and of four sentences, by one thread. Speed is eager's CPU seconds
-over the export's, of one batch of pictures: CPU seconds, because they depend little on what else the machine does.
+over the export's, of one batch of pictures, measured in turns: CPU seconds, because they depend little on what else the
+machine does.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +31,10 @@ import numpy as np
 SENTENCES = ["a red apple", "a smiling face", "a blue car", "a dog"]
 RESULTS = Path(__file__).with_name("exports.json")
 ROOT = Path(__file__).parents[1]
-REPEATS = 5
+PAGE = ROOT / "docs/howto/export.md"
+MARK = "<!-- from conformance/exports.json -->\n"  # all behind it is made here
+GROUPS = {"torch": "PyTorch", "tf": "TensorFlow", "flax": "JAX"}
+REPEATS = 15
 
 
 class Export(NamedTuple):
@@ -52,21 +61,21 @@ def given(length: int | str = 24) -> tuple[np.ndarray, np.ndarray]:
     return arrays["pixel_values"], arrays["input_ids"]
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """CPU seconds of a call: the least of some."""
-    run()
-    taken = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        run()
-        taken.append(time.process_time() - start)
-    return min(taken)
+def seconds(*runs: Callable[[], Any]) -> list[float]:
+    """CPU seconds of calls that take turns: the least of some, of each."""
+    taken: list[list[float]] = [[] for _ in runs]
+    for _ in range(1 + REPEATS):
+        for run, found in zip(runs, taken, strict=True):
+            start = time.process_time()
+            np.asarray(run())  # waits for JAX
+            found.append(time.process_time() - start)
+    return [min(found[1:]) for found in taken]
 
 
 def measure(exports: Iterator[Export], pixels: np.ndarray, ids: np.ndarray, compare: bool = True) -> Iterator[dict]:
     """A row per export; the first is eager, what the others are compared with."""
     eager: dict[str, np.ndarray] = {}
-    base = 0.0
+    first: Callable[[np.ndarray], Any] | None = None
     for export in exports:
         row: dict[str, Any] = {"name": export.name}
         for kind, run, arrays in (("image", export.image, pixels), ("text", export.text, ids)):
@@ -78,8 +87,8 @@ def measure(exports: Iterator[Export], pixels: np.ndarray, ids: np.ndarray, comp
             row[f"{kind}_difference"] = float(np.abs(found - want).max())
             row[f"{kind}_cosine"] = float((found * want).sum(-1).min())
         if export.image is not None:
-            taken = seconds(lambda export=export: export.image(pixels))  # type: ignore[misc]
-            base = base or taken
+            first = first or export.image
+            base, taken = seconds(*(partial(run, pixels) for run in (first, export.image)))
             row.update(milliseconds=round(1000 * taken, 2), speed=round(base / taken, 2))
         if export.size is not None:
             row["bytes"] = export.size
@@ -92,41 +101,54 @@ def measure(exports: Iterator[Export], pixels: np.ndarray, ids: np.ndarray, comp
 def torch_exports(model: Any, vision: Any, text: Any, folder: Path, everything: bool = True) -> Iterator[Export]:
     """`vision` and `text`: the same weights in the classes with a projection; text may be None."""
     import torch
-    from torch.export import Dim
 
-    def both(name: str, model: Any, size: int | None = None, dtype: Any = None) -> Export:
-        def run(method: str) -> Any:
-            def call(array: np.ndarray) -> Any:
-                with torch.inference_mode():
-                    return getattr(model, method)(torch.from_numpy(array)).float().numpy()
-
-            return call
-
-        return Export(name, run("get_image_features"), run("get_text_features"), size)
-
-    def saved(model: Any) -> int:
-        torch.save(model.state_dict(), folder / "state.pt")
-        return (folder / "state.pt").stat().st_size
-
-    yield both("eager", model, saved(model))
-    small = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear})
-    yield both("quantize_dynamic", small, saved(small))
-    for dtype in (torch.bfloat16, torch.float16):
-        half = copy.deepcopy(model).to(dtype)
-        yield both(str(dtype).removeprefix("torch."), half, saved(half))
+    yield from small_exports(model, folder)
     yield from onnx_exports(vision, text, folder)
-    if not everything:
-        return
-    yield both("channels_last", copy.deepcopy(model).to(memory_format=torch.channels_last))
-    pixels, ids = (torch.from_numpy(array) for array in given())
+    if everything:
+        yield from eager_exports(model)
+        yield from program_exports(vision, text, folder)
+        yield Export("torch.compile", *(embeds(torch.compile(run, fullgraph=True)) for run in features(model)))
 
-    def tensors(run: Callable[..., Any]) -> Callable[[np.ndarray], Any]:
-        def call(array: np.ndarray) -> Any:
-            with torch.no_grad():
-                out = run(torch.from_numpy(array))
-                return (out if isinstance(out, torch.Tensor) else out[0]).float().numpy()
 
-        return call
+def features(model: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    return model.get_image_features, model.get_text_features
+
+
+def embeds(run: Callable[..., Any]) -> Callable[[np.ndarray], Any]:
+    """What takes a tensor and gives one, or a tuple that begins with it, for arrays."""
+    import torch
+
+    def call(array: np.ndarray) -> Any:
+        with torch.no_grad():
+            out = run(torch.from_numpy(array))
+        return (out if isinstance(out, torch.Tensor) else out[0]).float().numpy()
+
+    return call
+
+
+def small_exports(model: Any, folder: Path) -> Iterator[Export]:
+    """The model, and its weights in fewer bits; what their state dicts weigh."""
+    import torch
+
+    def both(name: str, model: Any) -> Export:
+        torch.save(model.state_dict(), folder / "state.pt")
+        return Export(name, *map(embeds, features(model)), size=(folder / "state.pt").stat().st_size)  # type: ignore[misc]
+
+    yield both("eager", model)
+    yield both("quantize_dynamic", torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}))
+    if find_spec("torchao"):
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        small = copy.deepcopy(model)
+        quantize_(small, Int8DynamicActivationInt8WeightConfig())
+        yield both("torchao int8", small)
+    for dtype in (torch.bfloat16, torch.float16):
+        yield both(str(dtype).removeprefix("torch."), copy.deepcopy(model).to(dtype))
+
+
+def eager_exports(model: Any) -> Iterator[Export]:
+    """Eager calls in another layout and under autocast."""
+    import torch
 
     def autocast(run: Callable[..., Any]) -> Callable[..., Any]:
         def call(x: Any) -> Any:
@@ -135,27 +157,33 @@ def torch_exports(model: Any, vision: Any, text: Any, folder: Path, everything: 
 
         return call
 
-    yield Export("autocast bfloat16", tensors(autocast(model.get_image_features)),
-                 tensors(autocast(model.get_text_features)))  # fmt: skip
-    batch = {0: Dim.DYNAMIC}
-    programs = [
-        torch.export.export(vision, (pixels,), dynamic_shapes=(batch,)),
-        torch.export.export(text, (ids,), dynamic_shapes=({0: Dim.DYNAMIC, 1: Dim.DYNAMIC},)),
-    ]
-    sizes = []
-    for program in programs:
-        torch.export.save(program, folder / "program.pt2")
-        sizes.append((folder / "program.pt2").stat().st_size)
-    yield Export("torch.export", *(tensors(p.module()) for p in programs), size=sum(sizes))  # type: ignore[misc]
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    yield Export("channels_last", *map(embeds, features(last)))
+    yield Export("autocast bfloat16", *(embeds(autocast(run)) for run in features(model)))
+
+
+def program_exports(vision: Any, text: Any, folder: Path) -> Iterator[Export]:
+    """The two towers as programs of torch.export, of any batch and length, and of TorchScript."""
+    import torch
+    from torch.export import Dim
+
+    pixels, ids = (torch.from_numpy(array) for array in given())
+    free = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+
+    def both(name: str, programs: list[Any], save: Callable[..., Any], calls: list[Any]) -> Export:
+        size = 0
+        for program in programs:
+            save(program, folder / "program.pt2")
+            size += (folder / "program.pt2").stat().st_size
+        return Export(name, *map(embeds, calls), size=size)  # type: ignore[misc]
+
+    towers = (vision, pixels, free[0]), (text, ids, free[1])
+    programs = [torch.export.export(tower, (x,), dynamic_shapes=(sizes,)) for tower, x, sizes in towers]
+    yield both("torch.export", programs, torch.export.save, [program.module() for program in programs])
     for tower in (vision, text):
-        tower.config.return_dict = False
-    traced = [torch.jit.trace(vision, (pixels,)), torch.jit.trace(text, (ids,))]
-    for i, trace in enumerate(traced):
-        torch.jit.save(trace, folder / "trace.pt")
-        sizes[i] = (folder / "trace.pt").stat().st_size
-    yield Export("TorchScript trace", *(tensors(t) for t in traced), size=sum(sizes))  # type: ignore[misc]
-    yield Export("torch.compile", tensors(torch.compile(model.get_image_features, fullgraph=True)),
-                 tensors(torch.compile(model.get_text_features, fullgraph=True)))  # fmt: skip
+        tower.config.return_dict = False  # a trace has tuples
+    traces = [torch.jit.trace(tower, (x,)) for tower, x, _ in towers]
+    yield both("TorchScript trace", traces, torch.jit.save, traces)
 
 
 def onnx_exports(vision: Any, text: Any, folder: Path) -> Iterator[Export]:
@@ -211,8 +239,12 @@ def b32_rows(folder: Path) -> Iterator[dict]:
 
 
 def tf_rows(folder: Path) -> Iterator[dict]:
+    import tensorflow as tf
+
     from clip_tf import TFCLIPModel
 
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     pixels, ids = given()
     return measure(tf_exports(TFCLIPModel.from_pretrained("emoji"), pixels, ids.astype(np.int32), folder), pixels, ids)
 
@@ -222,27 +254,15 @@ def tf_exports(model: Any, pixels: np.ndarray, ids: np.ndarray, folder: Path) ->
 
     from clip_tf import TFCLIPModel
 
-    def features(model: Any) -> tuple[Any, Any]:
+    def compiled(name: str, model: Any) -> Export:
         image, text = tf.function(model.get_image_features), tf.function(model.get_text_features)
-        return (lambda x: tf.cast(image(x), tf.float32).numpy()), (lambda x: tf.cast(text(x), tf.float32).numpy())
+        return Export(
+            name, lambda x: tf.cast(image(x), tf.float32).numpy(), lambda x: tf.cast(text(x), tf.float32).numpy()
+        )
 
-    yield Export("tf.function", *features(model))
-    yield Export("mixed_bfloat16", *features(TFCLIPModel.from_pretrained("emoji", dtype="bfloat16")))
-    model.export(folder / "saved", verbose=False, signatures=["image", "text"])
-    served = tf.saved_model.load(str(folder / "saved")).signatures
-    size = sum(file.stat().st_size for file in (folder / "saved").rglob("*") if file.is_file())
-
-    def ones(x: np.ndarray) -> np.ndarray:
-        return np.ones(x.shape, np.int32)
-
-    yield Export(
-        "SavedModel",
-        lambda x: served["image"](pixel_values=tf.constant(x))["image_features"].numpy(),
-        lambda x: served["text"](
-            input_ids=tf.constant(x, tf.int32), attention_mask=tf.constant(ones(x))
-        )["text_features"].numpy(),
-        size,
-    )  # fmt: skip
+    yield compiled("tf.function", model)
+    yield compiled("mixed_bfloat16", TFCLIPModel.from_pretrained("emoji", dtype="mixed_bfloat16"))
+    yield saved_model(model, folder)
 
     def examples() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         for picture in pixels:
@@ -252,27 +272,53 @@ def tf_exports(model: Any, pixels: np.ndarray, ids: np.ndarray, folder: Path) ->
 
     small: dict[str, Any] = {"optimizations": [tf.lite.Optimize.DEFAULT]}
     half = tf.lite.TargetSpec(supported_types=[tf.float16])
-    for name, options in (
-        ("LiteRT", {}),
-        ("LiteRT float16", {**small, "target_spec": half}),
-        ("LiteRT int8, dynamic range", small),
-        ("LiteRT int8, representative data", {**small, "representative_dataset": examples}),
-    ):
-        file = folder / "model.tflite"
-        model.export(file, format="litert", **options)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            run = tf.lite.Interpreter(str(file), num_threads=1)
-        image, text = run.get_signature_runner("image"), run.get_signature_runner("text")
-        yield Export(
-            name,
-            lambda x, image=image: np.concatenate([image(pixel_values=row[None])["image_features"] for row in x]),
-            lambda x, text=text: np.concatenate(
-                [text(input_ids=row[None].astype(np.int32), attention_mask=ones(row[None]))["text_features"]
-                 for row in x]
-            ),
-            file.stat().st_size,
-        )  # fmt: skip
+    yield litert(model, folder, "LiteRT")
+    yield litert(model, folder, "LiteRT float16", **small, target_spec=half)
+    yield litert(model, folder, "LiteRT int8, dynamic range", **small)
+    yield litert(model, folder, "LiteRT int8, representative data", **small, representative_dataset=examples)
+
+
+def ones(x: np.ndarray) -> np.ndarray:
+    """An attention mask that hides nothing."""
+    return np.ones(x.shape, np.int32)
+
+
+def saved_model(model: Any, folder: Path) -> Export:
+    import tensorflow as tf
+
+    model.export(folder / "saved", verbose=False, signatures=["image", "text"])
+    served = tf.saved_model.load(str(folder / "saved")).signatures
+
+    def image(x: np.ndarray) -> Any:
+        return served["image"](pixel_values=tf.constant(x))["image_features"].numpy()
+
+    def text(x: np.ndarray) -> Any:
+        run = served["text"](input_ids=tf.constant(x, tf.int32), attention_mask=tf.constant(ones(x)))
+        return run["text_features"].numpy()
+
+    size = sum(file.stat().st_size for file in (folder / "saved").rglob("*") if file.is_file())
+    return Export("SavedModel", image, text, size)
+
+
+def litert(model: Any, folder: Path, name: str, **options: Any) -> Export:
+    """Both towers in one file, of one picture or one text at a time."""
+    import tensorflow as tf
+
+    file = folder / "model.tflite"
+    model.export(file, format="litert", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's own interpreter says that it will move
+        run = tf.lite.Interpreter(str(file), num_threads=1)
+    images, texts = run.get_signature_runner("image"), run.get_signature_runner("text")
+
+    def image(x: np.ndarray) -> Any:
+        return np.concatenate([images(pixel_values=row[None])["image_features"] for row in x])
+
+    def text(x: np.ndarray) -> Any:
+        rows = [row[None].astype(np.int32) for row in x]
+        return np.concatenate([texts(input_ids=row, attention_mask=ones(row))["text_features"] for row in rows])
+
+    return Export(name, image, text, file.stat().st_size)
 
 
 def flax_rows(folder: Path) -> Iterator[dict]:
@@ -288,16 +334,22 @@ def flax_exports(model: Any, pixels: np.ndarray, ids: np.ndarray) -> Iterator[Ex
     from flax import nnx
     from jax import export
 
-    from clip_flax import FlaxCLIPModel
+    from clip_flax import FlaxCLIPModel, FlaxCLIPTextModelWithProjection, FlaxCLIPVisionModelWithProjection
 
     yield Export("jax.jit", model.get_image_features, model.get_text_features)
     half = FlaxCLIPModel.from_pretrained("emoji", dtype="bfloat16", torch_dtype="bfloat16")
     yield Export("bfloat16", half.get_image_features, half.get_text_features)
     (batch,) = export.symbolic_shape("batch")
     size = export.symbolic_shape("batch, length", constraints=["length <= 24"])
+    vision, tower = (
+        cls.from_pretrained("emoji") for cls in (FlaxCLIPVisionModelWithProjection, FlaxCLIPTextModelWithProjection)
+    )
     programs = [
-        export.export(jax.jit(model.get_image_features))(jax.ShapeDtypeStruct((batch, *pixels.shape[1:]), jnp.float32)),
-        export.export(jax.jit(model.get_text_features))(jax.ShapeDtypeStruct(size, jnp.int32)),
+        export.export(jax.jit(run))(jax.ShapeDtypeStruct(shape, dtype))
+        for run, shape, dtype in (
+            (lambda x: vision(x).image_embeds, (batch, *pixels.shape[1:]), jnp.float32),
+            (lambda x: tower(x).text_embeds, size, jnp.int32),
+        )
     ]
     content = [program.serialize() for program in programs]
     image, text = (jax.jit(export.deserialize(some).call) for some in content)
@@ -310,19 +362,54 @@ def flax_exports(model: Any, pixels: np.ndarray, ids: np.ndarray) -> Iterator[Ex
     yield Export("flax.nnx", lambda x: images(linen, x), lambda x: texts(linen, x))
 
 
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def tables(results: dict[str, list[dict]]) -> str:
+    """The rows of all frameworks in one table, those of ViT-B/32 in another."""
+    lines = [
+        "| | least cosine, images | texts | largest difference | file | speed on images |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key, group in GROUPS.items():
+        for row in results.get(key, ()):
+            apart = max(row["image_difference"], row["text_difference"])
+            cells = [f"{row['image_cosine']:.5f}", f"{row['text_cosine']:.5f}", f"{apart:.1e}" if apart else "0"]
+            lines.append(_line(f"{group}: {row['name']}", *cells, _size(row), f"{row['speed']:.2f}"))
+    lines += ["", "At the size of ViT-B/32, vision tower, four pictures, drawn weights:", ""]
+    lines += ["| | file | milliseconds | speed |", "|---|---|---|---|"]
+    for row in results.get("b32", ()):
+        lines.append(_line(row["name"], _size(row), f"{row['milliseconds']:.0f}", f"{row['speed']:.2f}"))
+    return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _size(row: dict) -> str:
+    return f"{row['bytes'] / 1e6:.1f} MB" if "bytes" in row else ""
+
+
+def write_page() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(text[: text.index(MARK) + len(MARK)] + "\n" + tables(json.loads(RESULTS.read_text())), "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=("torch", "b32", "tf", "flax"))
+    parser.add_argument("which", choices=("torch", "b32", "tf", "flax", "page"))
     which = parser.parse_args().which
     warnings.simplefilter("ignore")
-    rows = {"torch": torch_rows, "b32": b32_rows, "tf": tf_rows, "flax": flax_rows}[which]
+    rows = {"torch": torch_rows, "b32": b32_rows, "tf": tf_rows, "flax": flax_rows}
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for row in rows(Path(folder)):
+        for row in rows[which](Path(folder)) if which in rows else ():
             found.append(row)
             print(json.dumps(row), flush=True)
             results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
             RESULTS.write_text(json.dumps({**results, which: found}, indent=1) + "\n")
+    write_page()
 
 
 if __name__ == "__main__":

@@ -48,8 +48,10 @@ def conform_report(report: Report | Mapping[str, Any], title: str | None = None)
         _panel(axes, found, backends, top)
         axes.set_title(_TOWERS[tower])
     grid[0].set(yscale="log", ylim=(_FLOOR / 2, top * 3), ylabel="relative error")
+    lowest, highest = round(math.log10(_FLOOR)), math.floor(math.log10(top * 3))
+    powers = range(lowest, highest + 1, -(-(highest - lowest) // 7))
     # The usual labels of a logarithmic scale are formulas, which need another font.
-    grid[0].yaxis.set_major_formatter(lambda value, _: _power(value))
+    grid[0].set_yticks([10.0**power for power in powers], [_power(10.0**power) for power in powers])
     grid[0].yaxis.minorticks_off()
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))
@@ -84,8 +86,8 @@ def _panel(axes: Any, rows: list[Mapping[str, Any]], backends: list[str], top: f
 
 
 def _power(value: float) -> str:
-    text = f"{value:.0e}".replace("e-0", "e-")
-    return f"≤{text}" if value <= _FLOOR else text
+    text = "1" if value == 1 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"≤{text}" if value <= _FLOOR * 1.001 else text
 
 
 def _height(error: float | None, top: float) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEAT = "inferno"
+_WORDS = 1.25  # the width of a panel of words, over a picture's
 _GREY = 0.45  # how far the picture under the heat fades to white
 
 
@@ -28,7 +29,7 @@ def explanations(found: Explanation | Sequence[Explanation], title: str | None =
     if not rows:
         raise InputError("explanations: wanted at least one, found none")
     figure = new_figure(5.6, 1.75 * len(rows) + (0.3 if title else 0.05), title)
-    grid = figure.subplots(len(rows), 3, squeeze=False, width_ratios=[1, 1, 1.25])
+    grid = figure.subplots(len(rows), 3, squeeze=False, width_ratios=[1, 1, _WORDS])
     for row, one in zip(grid, rows, strict=True):
         row[0].imshow(one.picture)
         row[1].imshow(overlay(one))
@@ -66,3 +67,4 @@ def _words(axes: Any, one: Explanation) -> None:
     axes.tick_params(length=0)
     axes.spines[["bottom"]].set_visible(False)
     axes.set_title("words", fontsize=7, pad=3)
+    axes.set_box_aspect(1 / _WORDS)  # as high as the pictures

@@ -69,7 +69,8 @@ def project(vectors: np.ndarray, method: str = "pca", seed: int = 0) -> Projecti
         raise MissingDependencyError("a UMAP needs umap-learn: pip install umap-learn") from error
     if len(array) < _UMAP_ROWS:
         raise InputError(f"vectors: UMAP wants at least {_UMAP_ROWS} rows, found {len(array)}")
-    points = UMAP(n_neighbors=min(15, len(array) - 1), metric="cosine", random_state=seed).fit_transform(array)
+    options = {"random_state": seed, "n_jobs": 1}  # a seed takes one thread
+    points = UMAP(n_neighbors=min(15, len(array) - 1), metric="cosine", **options).fit_transform(array)
     return Projection(np.asarray(points, np.float32), None)
 
 

@@ -80,12 +80,12 @@ def loss_curves(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for key, axes in zip(shown, grid, strict=False):
         for number, (name, records) in enumerate(read.items()):
-            colour, line = PALETTE[number % len(PALETTE)], _STYLES[number // len(PALETTE)]
+            # Both change from run to run, so that curves on top of each other are seen, in print too.
+            colour, line = PALETTE[number % len(PALETTE)], _STYLES[number % len(_STYLES)]
             _curve(axes, *series(records, key), color=colour, linestyle=line, label=plain(name), smooth=key == "loss")
         axes.set(xlabel="step", title=plain(_TITLES.get(key, key)))
         axes.grid(True)
-        if key == "lr":
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
+        axes.ticklabel_format(axis="y", scilimits=(-2, 5), useMathText=True)  # a power of ten stands above the axis
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     if legend:

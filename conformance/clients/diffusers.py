@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,10 @@ def lora_names() -> Found:
     with tempfile.TemporaryDirectory() as path:
         StableDiffusionPipeline.save_lora_weights(path, text_encoder_lora_layers=state)
         again = pipeline(theirs(), their_tokenizer())
-        again.load_lora_weights(path)
+        again.load_lora_weights(path, weight_name="pytorch_lora_weights.safetensors")  # offline it asks for the name
+        encoder.save_pretrained(path)
+        if not (Path(path) / "adapter_model.safetensors").exists() or (Path(path) / "config.json").exists():
+            raise AssertionError(f"save_pretrained: wanted an adapter alone, found {os.listdir(path)}")
     published = {key.removeprefix("text_encoder."): value for key, value in lora_weights().items()}
     bare = {key.removeprefix("text_model."): value for key, value in published.items()}
     found = []
@@ -295,7 +299,10 @@ def lora_names() -> Found:
         encoder.load_adapter(peft_config=LoraConfig(r=4, target_modules=names), adapter_state_dict=weights)
         found.append(embeds(pipeline(encoder, our_tokenizer())))
     at_most(0, bare_names=difference(*found))
-    note = "Saved by `save_lora_weights` and loaded into a pipeline with transformers' encoder."
+    note = (
+        "Saved by `save_lora_weights` and loaded into a pipeline with transformers' encoder; `save_pretrained` of the "
+        "encoder writes the adapter alone."
+    )
     if TRANSFORMERS_5:
         note += (
             " transformers 5's own encoder gives names without `text_model.`: such a LoRA loads by "

@@ -23,7 +23,7 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
     "torch": [
         peers.TORCH,
         ["transformers==5.23.0", *TORCH_CLIENTS, *OURS],
-        ["ftfy", "scikit-learn", "tqdm", "packaging", "setuptools<70"],  # the last: clip-anytorch imports pkg_resources
+        ["ftfy", "scikit-learn", "tqdm", "packaging", "setuptools>=77.0.3,<81"],  # clip-anytorch imports pkg_resources
         # torchvision asks for the CUDA build of torch, and these ask for it; see `peers.stub_torchvision`.
         [
             "--no-deps",

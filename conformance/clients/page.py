@@ -35,10 +35,10 @@ SCRIPTS = {
 
 HEAD = """# Other people's programs on triclip
 
-Made by `python -m conformance.clients`; `python -m conformance.clients NAME` runs one client again. Each runs in an
-environment of its own, built on first use, on the classes of this checkout; nothing of it becomes a dependency. Where
-transformers' class usually stands in the client, both are run and compared: the figures are largest absolute
-differences, unless they say otherwise.
+Made by `python -m conformance.clients` from its records in `conformance/clients/results/`; `python -m
+conformance.clients NAME` runs one client again. Each runs in an environment of its own, built on first use, on the
+classes of this checkout; nothing of it becomes a dependency. Where transformers' class usually stands in the client,
+both are run and compared: the figures are largest absolute differences, unless they say otherwise.
 
 *works*: as with the classes that the client was written for. *differs*: it runs, and the note says what is not the
 same. *refused*: it can't be done, an error says so, and the note says what to do instead.

@@ -78,15 +78,17 @@ def kills(folder: Path, count: int = 5) -> dict[str, Any]:
     """A run that saves at every step, killed at random moments and in two saves, against one left alone."""
     seed = random.SystemRandom().randrange(10**6)
     draw, died_at = random.Random(seed), []
-    until = 40
+    until = 100
     run = {"do": "curve", "values": EVERYTHING, "until": until, "save_at": list(range(1, until + 1))}
     alone = launch(folder / "alone", [{**run, "name": "run"}])
     finish(launch(folder, [{**run, "name": "run", "die_in_save": 3}]), wanted=-signal.SIGKILL)
     finish(launch(folder, [{**run, "name": "run", "resume": True, "die_in_save": 9}]), wanted=-signal.SIGKILL)
     for _ in range(count):
         (process,) = launch(folder, [{**run, "name": "run", "resume": True, "say": True}])
-        read_until(process, "going on")
-        time.sleep(draw.uniform(0, 12))  # most of it passes before the first step
+        first = int(read_until(process, "going on").split()[-1])
+        if steps := draw.randrange(8):  # none: before the first step, or in it
+            read_until(process, f"step {first + steps}\n")
+        time.sleep(draw.uniform(0, 0.1))
         process.kill()
         process.communicate()
         died_at.append(max(int(path.name) for path in (folder / "run/checkpoints").iterdir() if path.name.isdecimal()))

@@ -83,13 +83,15 @@ def batch_of(step: int, index: int = 0, count: int = 1, patches: int = 0) -> dic
 
 
 def advance(
-    engine: Any, until: int, index: int = 0, count: int = 1, save_at: Sequence[int] = ()
+    engine: Any, until: int, index: int = 0, count: int = 1, save_at: Sequence[int] = (), say: bool = False
 ) -> list[dict[str, float]]:
-    """Steps up to number `until`, at a rate that changes; the figures of each."""
+    """Steps up to number `until`, at a rate that changes; the figures of each. `say`: print each step's number."""
     figures = []
     while engine.step < until:
         found = engine.train_step(batch_of(engine.step, index, count), 1e-3 * (1 - engine.step / 20))
         figures.append({name: float(value) for name, value in found.items()})
+        if say:
+            print("step", engine.step, flush=True)
         if engine.step in save_at:
             engine.save({"position": engine.step})
     engine.wait()
@@ -190,7 +192,7 @@ class Worker:
         first = engine.step
         if say:
             print("going on from", first, flush=True)
-        figures = advance(engine, until, self.index, self.count, save_at)
+        figures = advance(engine, until, self.index, self.count, save_at, say)
         # Every process has another number of rows.
         rows = batch_of(0)["pixel_values"][: self.index + 3]
         features = engine.gather(engine.image_features(rows))

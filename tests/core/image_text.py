@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 
@@ -69,3 +70,37 @@ def table(folder: Path, count: int, name: str = "train.jsonl") -> Path:
             writer.writeheader()
             writer.writerows(rows)
     return folder / name
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
+def field(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def example(**features: bytes | list[bytes] | int) -> bytes:
+    """A serialised tf.train.Example, written by hand; "__" in a name stands for "/"."""
+    entries = b""
+    for key, value in features.items():
+        if isinstance(value, bytes):
+            value = [value]
+        if isinstance(value, list):
+            feature = field(1, b"".join(field(1, one) for one in value))
+        else:
+            feature = field(3, field(1, varint(value % 2**64)))
+        entries += field(1, field(1, key.replace("__", "/").encode()) + field(2, feature))
+    return field(1, entries)
+
+
+def array_record(path: Path, records: list[bytes]) -> Path:
+    module = pytest.importorskip("array_record.python.array_record_module", reason="writes the files to be read")
+    writer = module.ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return path

@@ -13,7 +13,7 @@ from clip_core.bulk import embed
 from clip_core.errors import DataError, InputError
 from clip_core.index import Index, build_folder
 from tests.core.bulk_fakes import FakeSpec, image_vector, text_vector, tree
-from tests.core.image_text import picture, shard, table, write_tar
+from tests.core.image_text import array_record, example, picture, shard, table, write_tar
 
 
 def run(inputs, output, **options):
@@ -68,6 +68,13 @@ def saved(folder):
     return folder / "saved"
 
 
+def array_records(folder):
+    records = [example(image__encoded=picture(n), caption=f"caption {n}".encode()) for n in range(11)]
+    array_record(folder / "a.array_record-00000-of-00002", records[:6])
+    array_record(folder / "a.array_record-00001-of-00002", records[6:])
+    return str(folder / "a.array_record-*")
+
+
 SOURCES = {
     "tar": tars,
     "jsonl": lambda folder: table(folder, 11),
@@ -76,6 +83,7 @@ SOURCES = {
     "parquet": parquet,
     "folder": folder_of_pictures,
     "save_to_disk": saved,
+    "ArrayRecord": array_records,
 }
 
 
@@ -90,7 +98,7 @@ def test_every_source_gives_its_pictures_and_captions(source, to, tmp_path):
     assert [about["caption"] for about, _ in found] == [f"caption {n}" for n in range(11)]
     for n, (about, vector) in enumerate(found):
         np.testing.assert_array_equal(vector, image_vector(picture(n)), err_msg=str(about))
-    assert len({about["key"] for about, _ in found}) == 11
+    assert len({(about["name"], about["key"]) for about, _ in found}) == 11
     texts = rows(tmp_path / "out", "text")
     assert [about["name"] for about, _ in texts] == [f"caption {n}" for n in range(11)]
     for n, (_, vector) in enumerate(texts):

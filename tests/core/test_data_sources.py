@@ -15,7 +15,7 @@ from clip_core.data import open_source
 from clip_core.data.sources import expand
 from clip_core.data.webdataset import IMAGE, LARGEST
 from clip_core.errors import DataError
-from tests.core.image_text import picture, shard, table, write_tar
+from tests.core.image_text import array_record, example, picture, shard, table, write_tar
 
 
 def test_patterns_and_braces(tmp_path):
@@ -397,40 +397,6 @@ def test_folders_of_pictures(tmp_path):
 
 
 # -- ArrayRecord ------------------------------------------------------------------------------------------------------
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
-
-
-def field(number: int, data: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def example(**features) -> bytes:
-    """A serialised tf.train.Example, written by hand."""
-    entries = b""
-    for key, value in features.items():
-        if isinstance(value, bytes):
-            value = [value]
-        if isinstance(value, list):
-            feature = field(1, b"".join(field(1, one) for one in value))
-        else:
-            feature = field(3, field(1, varint(value % 2**64)))
-        entries += field(1, field(1, key.replace("__", "/").encode()) + field(2, feature))
-    return field(1, entries)
-
-
-def array_record(path, records):
-    module = pytest.importorskip("array_record.python.array_record_module", reason="writes the files to be read")
-    writer = module.ArrayRecordWriter(str(path), "group_size:1")
-    for record in records:
-        writer.write(record)
-    writer.close()
-    return path
 
 
 def test_array_records(tmp_path):

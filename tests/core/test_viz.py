@@ -200,8 +200,8 @@ def test_labels_of_the_map_do_not_overlap():
 
 def test_umap_is_used_when_installed_and_named_when_not(monkeypatch):
     class UMAP:
-        def __init__(self, n_neighbors, metric, random_state):
-            assert (n_neighbors, metric, random_state) == (4, "cosine", 3)
+        def __init__(self, n_neighbors, metric, random_state, n_jobs):
+            assert (n_neighbors, metric, random_state, n_jobs) == (4, "cosine", 3, 1)
 
         def fit_transform(self, array):
             return array[:, :2] * 2

@@ -11,10 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = {
     "clip_core": None,
+    "clip_core.bulk": None,
     "clip_core.checkpoint": None,
     "clip_core.conform": None,
     "clip_core.data": None,
     "clip_core.index": None,
+    "clip_core.serve": None,
     "clip_core.train": None,
     "clip_core.viz": "matplotlib",
     "clip_torch": "torch",

@@ -32,6 +32,9 @@ def program(code: str, folder: Path, *arguments: Any) -> None:
 
 def test_saved_model_without_this_package(model: Any, inputs: dict, tmp_path: Path) -> None:
     model.export(tmp_path / "clip", verbose=False)
+    kept = tf.train.list_variables(str(tmp_path / "clip/variables/variables"))
+    numbers = sum(int(np.prod(shape)) for name, shape in kept if not name.startswith("_CHECKPOINTABLE"))
+    assert numbers == model.count_params()  # every weight once
     pixels = inputs["pixel_values"]
     np.save(tmp_path / "pixels.npy", pixels)
     code = """

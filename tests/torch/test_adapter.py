@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -22,6 +25,34 @@ def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest
     adapter._adapted_class.cache_clear()
     with pytest.raises(clip_torch.MissingDependencyError, match="pip install transformers"):
         clip_torch.as_transformers(clip_torch.CLIPTextModel.from_pretrained("emoji"))
+
+
+class Theirs(torch.nn.Module):
+    """In the place of transformers' class."""
+
+    _hf_peft_config_loaded = False
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "theirs").touch()
+
+
+def test_saving_is_ours_and_an_adapter_is_saved_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = ModuleType("transformers")
+    module.CLIPTextModel = Theirs  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    adapter._adapted_class.cache_clear()
+    model = clip_torch.CLIPTextModel.from_pretrained("emoji")
+    adapted = clip_torch.as_transformers(model)
+    adapter._adapted_class.cache_clear()
+    assert isinstance(adapted, Theirs) and isinstance(adapted, clip_torch.CLIPTextModel)
+    assert "safe_serialization" in inspect.signature(adapted.save_pretrained).parameters  # diffusers looks for it
+    adapted.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    again = clip_torch.CLIPTextModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in model.state_dict().items())
+    adapted._hf_peft_config_loaded = True
+    adapted.save_pretrained(tmp_path)
+    assert (tmp_path / "theirs").exists()
 
 
 def test_importing_the_backend_imports_neither_transformers_nor_peft() -> None:
