@@ -30,8 +30,8 @@ ROW = Row(
         "The same XLA products on both sides. The last layer for the class token alone is 6.6% fewer of them: 1.07x by "
         "itself. In milliseconds of all cores for 16 pictures, measured beside other work: patches 44 as a product (78 "
         "as a convolution), and a layer: MLP 78 (76 of them products), projections 40, attention 4.7 (6.1 with the "
-        "heads behind the tokens), norms 0.7. At the ceiling in the first table a picture's 8.2 GFLOP could run 25.1 "
-        "times a second."
+        "heads behind the tokens), norms 0.7. A picture is 8.2 GFLOP here: the ceiling in the first table over that is "
+        "the most there can be."
     ),
 )
 

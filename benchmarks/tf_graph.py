@@ -25,8 +25,8 @@ ROW = Row(
         "The same oneDNN products on both sides. The last layer for the class token alone is 6.6% fewer of them: 1.07x "
         "by itself. In milliseconds of all cores for a layer of 16 pictures, measured beside other work: MLP 73.6 (72 "
         "of them products; 78.6 with the bias and the activation outside of the products' kernels), projections 40, "
-        "attention 4.7, norms 3.2. At the ceiling in the first table a picture's 8.2 GFLOP could run 24.1 times a "
-        "second."
+        "attention 4.7, norms 3.2. A picture is 8.2 GFLOP here: the ceiling in the first table over that is the most "
+        "there can be."
     ),
 )
 
