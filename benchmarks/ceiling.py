@@ -19,6 +19,7 @@ ROW = Row(
     ),
     sides={
         "torch fp32": Side("triclip", "torch_fp32"),
+        "torch fp32, as in triclip": Side("triclip", "torch_product"),
         "torch bf16": Side("triclip", "torch_bf16"),
         "TensorFlow fp32": Side("triclip", "tf_fp32"),
         "TensorFlow bf16": Side("triclip", "tf_bf16"),
@@ -32,16 +33,17 @@ ROW = Row(
 )
 
 
-def _with_torch(name: str) -> Callable[[], Any]:
+def _with_torch(name: str, linear: Any = None) -> Callable[[], Any]:
     import torch
 
+    linear = linear or torch.nn.functional.linear
     a = torch.randn(M, K).to(getattr(torch, name))
     b = torch.randn(N, K).to(getattr(torch, name))
 
     @torch.inference_mode()
     def run() -> None:
         for _ in range(TIMES):
-            torch.nn.functional.linear(a, b)
+            linear(a, b, None)
 
     return run
 
@@ -80,6 +82,12 @@ def _with_jax(name: str) -> Callable[[], Any]:
 
 def torch_fp32(data: Path) -> Callable[[], Any]:
     return _with_torch("float32")
+
+
+def torch_product(data: Path) -> Callable[[], Any]:
+    from clip_torch.layers import product
+
+    return _with_torch("float32", product)
 
 
 def torch_bf16(data: Path) -> Callable[[], Any]:
