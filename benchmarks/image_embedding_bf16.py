@@ -25,12 +25,10 @@ ROW = Row(
     unit="pictures",
     check="near_float32",
     limits=(
-        "Both sides' products are oneDNN's. In milliseconds of one core for a layer of 16 pictures, measured beside "
-        "other work: transformers' products 56.6, its activation 2.5, attention 3.5, norms and sums 0.8: 63.3, twelve "
-        "times; triclip's products with the activation inside 55, attention 3.5, norms and sums 1.1: 59.2, eleven "
-        "times, and 14 for the last layer. That is 1.14x. Were all but the products free, it would be 1.27x; weights "
-        "packed beforehand would save another 1.8 a layer, but need a second copy that can't tell when the first is "
-        "changed. A picture is 8.2 GFLOP here: the ceiling in the first table over that is the most there can be."
+        "Both sides' products are oneDNN's. In triclip they are 90% of one core's time, at 205 GFLOP a second, half of "
+        "the ceiling of two cores in the first table; attention is 6.5%. Were all but the products free, it would be "
+        "1.11x faster; weights packed beforehand would save 3%, but need a second copy that can't tell when the first "
+        "is changed."
     ),
 )
 
