@@ -246,6 +246,6 @@ def test_a_folder_s_values_are_the_processor_s(kinds, tmp_path):
     clip = Clip.__new__(Clip)
     clip.processor = type("Processor", (), {"image_processor": CLIPImageProcessor()})()
     with ThreadPoolExecutor(2) as pool:
-        pixels, good, skipped = clip._pixels(sources, True, pool)
+        pixels, good, skipped = clip._pixels(sources, True, pool.map)
     np.testing.assert_array_equal(pixels, CLIPImageProcessor()(pictures, return_tensors="np")["pixel_values"])
     assert len(good) == len(pictures) and len(skipped) == len(sources) - len(pictures)
