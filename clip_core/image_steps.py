@@ -6,6 +6,7 @@ The steps of transformers 4.37.2: RGB, array, resize, crop, rescale, normalise, 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -205,7 +206,28 @@ def _each(
         if isinstance(picture, Image.Image) and id(picture) in seen:
             decode(picture)
         seen.add(id(picture))
-    return list(_threads(os.getpid()).map(function, pictures, places))
+    out: list[Any] = [None] * len(pictures)
+    failed: dict[int, Exception] = {}
+    numbers = iter(range(len(pictures)))  # each goes to one thread
+
+    def work() -> None:
+        for number in numbers:
+            try:
+                out[number] = function(pictures[number], places[number])
+            except Exception as error:
+                failed[number] = error
+                deque(numbers, maxlen=0)  # no more are begun
+
+    # One future for each thread: one for each picture would wake the caller, and have it wait for the lock, at each.
+    threads = _threads(os.getpid())
+    try:
+        for future in [threads.submit(work) for _ in range(workers)]:
+            future.result()
+    finally:
+        deque(numbers, maxlen=0)
+    if failed:
+        raise failed[min(failed)]
+    return out
 
 
 @lru_cache(maxsize=1)
