@@ -17,7 +17,7 @@ GOALS = (
 LIMITS = (
     "Of triclip's CPU time decoding by Pillow and the two passes, as matrix products near the processor's peak, take "
     "about two fifths each; the rest are table of contents, copies and values. A 640-pixel picture takes one process "
-    "3.2 ms, each of two processes 3.5, each of two threads 3.9: the interpreter's lock costs a tenth. Pillow-SIMD "
+    "3.2 ms, each of two processes 3.5, each of two threads 3.8: the rest is the interpreter's lock. Pillow-SIMD "
     "12.1.1 (AVX2) resizes one in 0.38 ms, which is 2.6 in Pillow and 1.5 here, but 0.34% of its bytes are off by one, "
     "so nothing here uses it; where it is installed, pictures of this size come out exact all the same. Reduced "
     "decoding of large pictures is bounded by JPEG's entropy coding, which it can't skip: see reduced decoding alone, "
