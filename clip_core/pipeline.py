@@ -153,7 +153,7 @@ class Clip:
     ) -> ImageEmbeddings:
         """As `encode_image`, but reports pictures that can't be read instead of raising."""
         sources = expand_images(images)
-        cores = self._bridge.separate_cores(self.model) if hasattr(self._bridge, "separate_cores") else 1
+        cores = self._separate_cores()
         if 1 < cores <= len(sources) // 2 and all(isinstance(source, (str, os.PathLike)) for source in sources):
             parts = self._core_by_core(sources, -(-batch_size // cores), skip_unreadable, cores)
         else:
@@ -169,6 +169,10 @@ class Clip:
             [source for part in found for source in part.sources],
             [entry for part in found for entry in part.skipped],
         )
+
+    def _separate_cores(self) -> int:
+        """How many cores may compute a batch each; 1 where the backend can't keep a batch on one."""
+        return self._bridge.separate_cores(self.model) if hasattr(self._bridge, "separate_cores") else 1
 
     def _decoding_ahead(self, sources: list[Any], batch_size: int, skip: bool) -> Iterator[ImageEmbeddings]:
         """The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock."""

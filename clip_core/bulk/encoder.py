@@ -90,9 +90,8 @@ class ClipEncoder:
 
     def threads(self, most: int) -> tuple[Executor, int] | None:
         """A thread for each core, where the backend can keep a batch on one (PyTorch on CPUs)."""
-        bridge, model = self.clip._bridge, self.clip.model
-        cores = bridge.separate_cores(model) if hasattr(bridge, "separate_cores") else 1
-        return (bridge.one_core_workers(cores), cores) if 1 < cores <= most else None
+        cores = self.clip._separate_cores()
+        return (self.clip._bridge.one_core_workers(cores), cores) if 1 < cores <= most else None
 
     def read(self, picture: bytes | str, name: str) -> np.ndarray:
         out = np.empty(self._reader.shape, np.float32)
