@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import DATA, ROOT, Pair, Row, Side
+from benchmarks.images_640 import without_simplejpeg
 
 LARGE = 64  # pictures for ViT-B/32
 EMOJI = ROOT / "clip_core" / "models" / "emoji"
@@ -21,18 +22,20 @@ ROW = Row(
     ),
     data=("photos_640", "vit_b32"),
     sides={
-        "triclip, small": Side("triclip", "ours_small"),
+        "triclip[jpeg], small": Side("triclip", "ours_small"),
+        "triclip, small": Side("triclip", "ours_small_by_pillow"),
         "HF 4.57 pipeline, small": Side("hf4", "hf_small"),
         "open_clip DataLoader, small": Side("openclip", "open_clip_small"),
-        "triclip, ViT-B/32": Side("triclip", "ours_large", count=LARGE),
+        "triclip[jpeg], ViT-B/32": Side("triclip", "ours_large", count=LARGE),
         "HF 4.57 pipeline, ViT-B/32": Side("hf4", "hf_large", count=LARGE),
         "open_clip DataLoader, ViT-B/32": Side("openclip", "open_clip_large", count=LARGE),
     },
     pairs=(
-        Pair("triclip, small", "HF 4.57 pipeline, small", at_least=1.5),
-        Pair("triclip, small", "open_clip DataLoader, small", at_least=1.5),
-        Pair("triclip, ViT-B/32", "HF 4.57 pipeline, ViT-B/32", at_least=1.5),
-        Pair("triclip, ViT-B/32", "open_clip DataLoader, ViT-B/32", at_least=1.5),
+        Pair("triclip[jpeg], small", "HF 4.57 pipeline, small", at_least=1.5),
+        Pair("triclip[jpeg], small", "open_clip DataLoader, small", at_least=1.5),
+        Pair("triclip, small", "open_clip DataLoader, small"),
+        Pair("triclip[jpeg], ViT-B/32", "HF 4.57 pipeline, ViT-B/32", at_least=1.5),
+        Pair("triclip[jpeg], ViT-B/32", "open_clip DataLoader, ViT-B/32", at_least=1.5),
     ),
     count=1000,
     unit="pictures",
@@ -135,6 +138,11 @@ def ours_small(data: Path) -> Callable[[], Any]:
     return _ours(EMOJI, paths(data))
 
 
+def ours_small_by_pillow(data: Path) -> Callable[[], Any]:
+    without_simplejpeg()
+    return _ours(EMOJI, paths(data))
+
+
 def hf_small(data: Path) -> Callable[[], Any]:
     return _hf(EMOJI, paths(data))
 
@@ -159,8 +167,9 @@ def same_vectors(results: dict[str, Any]) -> str:
     import numpy as np
 
     worst = 0.0
+    assert np.array_equal(results["triclip, small"], results["triclip[jpeg], small"])
     for model in ("small", "ViT-B/32"):
-        ours, want = results[f"triclip, {model}"], results[f"HF 4.57 pipeline, {model}"]
+        ours, want = results[f"triclip[jpeg], {model}"], results[f"HF 4.57 pipeline, {model}"]
         worst = max(worst, float(np.abs(ours - want).max()))
         assert ours.shape == want.shape and worst < 1e-5, (model, worst)
         assert results[f"open_clip DataLoader, {model}"].shape == ours.shape

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Row, Side
+from benchmarks.harness import Row
 from benchmarks.images_640 import (
     GOALS,
     LIMITS,
+    SIDES,
     decode_one_by_one,
+    decode_with_pillow,
     files,
     process_with_hf,
     process_with_rust,
@@ -23,14 +25,7 @@ ROW = Row(
     title="2,000-pixel JPEGs to pixel_values",
     about=(f"{COUNT} photographs as above at 2000 x 1500, 1500 x 2000 and 2000 x 1333, 1.0 MB each."),
     data=("photos_2000",),
-    sides={
-        "triclip": Side("triclip", "ours"),
-        "triclip, reduced decoding": Side("triclip", "reduced"),
-        "HF slow 4.57": Side("hf4", "hf_slow"),
-        "hf-processors-rs": Side("rust", "rust"),
-        "decoding alone, one core": Side("triclip", "decode"),
-        "reduced decoding alone, one core": Side("triclip", "decode_reduced"),
-    },
+    sides=SIDES,
     pairs=GOALS,
     limits=LIMITS,
     count=COUNT,
@@ -42,6 +37,10 @@ __all__ = ["ROW", "same_bits"]
 
 def ours(data: Path) -> Callable[[], Any]:
     return process_with_triclip(files(data, 2000, COUNT))
+
+
+def ours_by_pillow(data: Path) -> Callable[[], Any]:
+    return process_with_triclip(files(data, 2000, COUNT), by_pillow=True)
 
 
 def reduced(data: Path) -> Callable[[], Any]:
@@ -58,6 +57,10 @@ def rust(data: Path) -> Callable[[], Any]:
 
 def decode(data: Path) -> Callable[[], Any]:
     return decode_one_by_one(files(data, 2000, COUNT))
+
+
+def decode_by_pillow(data: Path) -> Callable[[], Any]:
+    return decode_with_pillow(files(data, 2000, COUNT))
 
 
 def decode_reduced(data: Path) -> Callable[[], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,22 @@ from typing import Any
 from benchmarks.harness import Pair, Row, Side
 
 COUNT = 96
+SIDES = {
+    "triclip[jpeg]": Side("triclip", "ours"),
+    "triclip[jpeg], reduced decoding": Side("triclip", "reduced"),
+    "triclip": Side("triclip", "ours_by_pillow"),
+    "HF slow 4.57": Side("hf4", "hf_slow"),
+    "hf-processors-rs": Side("rust", "rust"),
+    "decoding alone, simplejpeg, one core": Side("triclip", "decode"),
+    "decoding alone, Pillow, one core": Side("triclip", "decode_by_pillow"),
+    "reduced decoding alone, simplejpeg, one core": Side("triclip", "decode_reduced"),
+}
 GOALS = (
-    Pair("triclip", "HF slow 4.57", at_least=4.0),
-    Pair("triclip", "hf-processors-rs", at_least=1.3),
-    Pair("triclip, reduced decoding", "hf-processors-rs", at_least=4.0),
+    Pair("triclip[jpeg]", "HF slow 4.57", at_least=4.0),
+    Pair("triclip[jpeg]", "hf-processors-rs", at_least=1.3),
+    Pair("triclip", "HF slow 4.57"),
+    Pair("triclip", "hf-processors-rs"),
+    Pair("triclip[jpeg], reduced decoding", "hf-processors-rs", at_least=4.0),
 )
 LIMITS = (
     "Of triclip's CPU time decoding by Pillow and the two passes, as matrix products near the processor's peak, take "
@@ -31,15 +44,8 @@ ROW = Row(
         "transformers uses one."
     ),
     data=("photos_640",),
-    sides={
-        "triclip": Side("triclip", "ours"),
-        "triclip, reduced decoding": Side("triclip", "reduced"),
-        "HF slow 4.57": Side("hf4", "hf_slow"),
-        "hf-processors-rs": Side("rust", "rust"),
-        "decoding alone, one core": Side("triclip", "decode"),
-        "reduced decoding alone, one core": Side("triclip", "decode_reduced"),
-    },
-    pairs=GOALS[:2],
+    sides=SIDES,
+    pairs=GOALS[:4],
     limits=LIMITS,
     count=COUNT,
     unit="pictures",
@@ -53,6 +59,10 @@ def files(data: Path, side: int = 640, count: int = COUNT) -> list[Path]:
 
 def ours(data: Path) -> Callable[[], Any]:
     return process_with_triclip(files(data))
+
+
+def ours_by_pillow(data: Path) -> Callable[[], Any]:
+    return process_with_triclip(files(data), by_pillow=True)
 
 
 def reduced(data: Path) -> Callable[[], Any]:
@@ -71,14 +81,29 @@ def decode(data: Path) -> Callable[[], Any]:
     return decode_one_by_one(files(data))
 
 
+def decode_by_pillow(data: Path) -> Callable[[], Any]:
+    return decode_with_pillow(files(data))
+
+
 def decode_reduced(data: Path) -> Callable[[], Any]:
     return decode_one_by_one(files(data), shortest=224)
 
 
-def process_with_triclip(paths: list[Path], **options: Any) -> Callable[[], Any]:
+def without_simplejpeg() -> None:
+    """Imports of it fail from here on."""
+    sys.modules["simplejpeg"] = None  # type: ignore[assignment]
+
+
+def process_with_triclip(paths: list[Path], by_pillow: bool = False, **options: Any) -> Callable[[], Any]:
+    """`by_pillow`: as it is without the `jpeg` extra."""
     from PIL import Image
 
     from clip_core import CLIPImageProcessor
+    from clip_core.image_jpeg import decoder
+
+    if by_pillow:
+        without_simplejpeg()
+    assert (decoder() is None) == by_pillow
 
     processor = CLIPImageProcessor(**options)
     return lambda: processor([Image.open(path) for path in paths], return_tensors="np")["pixel_values"]
@@ -104,16 +129,21 @@ def process_with_rust(paths: list[Path]) -> Callable[[], Any]:
 
 def decode_one_by_one(paths: list[Path], shortest: int | None = None) -> Callable[[], Any]:
     """`shortest`: decode as small as JPEG can without the shorter edge falling below it."""
+    from simplejpeg import decode_jpeg
+
+    def run() -> None:
+        for path in paths:
+            decode_jpeg(path.read_bytes(), "RGB", min_height=shortest or 0, min_width=shortest or 0)
+
+    return run
+
+
+def decode_with_pillow(paths: list[Path]) -> Callable[[], Any]:
     from PIL import Image
 
     def run() -> None:
         for path in paths:
             with Image.open(path) as picture:
-                if shortest:
-                    width, height = picture.size
-                    picture.draft(
-                        "RGB", (width * shortest // min(picture.size), height * shortest // min(picture.size))
-                    )
                 picture.load()
 
     return run
@@ -123,9 +153,10 @@ def same_bits(results: dict[str, Any]) -> str:
     import numpy as np
 
     want = results["HF slow 4.57"]
-    assert np.array_equal(results["triclip"], want), "triclip differs from transformers"
+    for name in ("triclip", "triclip[jpeg]"):
+        assert np.array_equal(results[name], want), f"{name} differs from transformers"
     off = int((results["hf-processors-rs"] != want).any((1, 2, 3)).sum())
-    error = np.abs(results["triclip, reduced decoding"] - want)
+    error = np.abs(results["triclip[jpeg], reduced decoding"] - want)
     return (
         f"triclip's {len(want)} pictures equal transformers' to the bit; {off} of hf-processors-rs' differ. With "
         f"reduced decoding values are off by {error.mean():.3f} on average and {error.max():.2f} at most (a byte is "

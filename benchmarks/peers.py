@@ -21,7 +21,7 @@ JAX = ["jax==0.10.2", "flax==0.12.8"]
 
 # environment -> pip's arguments, one call after the other
 ENVIRONMENTS: dict[str, list[list[str]]] = {
-    "triclip": [["-c", "constraints.txt", "torch"], ["-c", "constraints.txt", "--editable", ".[torch,tf,flax]"]],
+    "triclip": [["-c", "constraints.txt", "torch"], ["-c", "constraints.txt", "--editable", ".[torch,tf,flax,jpeg]"]],
     "hf4": [TORCH, ["transformers==4.57.6", *TENSORFLOW, "tf-keras==2.21.0", *JAX, "pillow==13.0.0"]],
     "hf5": [TORCH, ["transformers==5.23.0", "pillow==13.0.0"]],
     "openclip": [

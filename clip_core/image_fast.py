@@ -40,10 +40,10 @@ NEWEST_KNOWN_PILLOW = 13
 MAX_COLUMN_PIXELS = 1 << 24
 
 
-def passes_down_first(picture: Image.Image, height: int, width: int, pillow: int = PILLOW) -> bool:
-    """Whether this Pillow resizes down before across."""
-    shorter = picture.height - height
-    return pillow >= 13 and shorter > 0 and shorter > 2 * (picture.width - width)
+def passes_down_first(size: tuple[int, int], height: int, width: int, pillow: int = PILLOW) -> bool:
+    """Whether this Pillow resizes a picture of `size` (width, height) down before across."""
+    shorter = size[1] - height
+    return pillow >= 13 and shorter > 0 and shorter > 2 * (size[0] - width)
 
 
 def resize_and_crop(
@@ -56,7 +56,7 @@ def resize_and_crop(
     left, top, right, bottom = box
     if resample not in FILTER_SUPPORT or PILLOW > NEWEST_KNOWN_PILLOW:
         return _crop(picture.resize((width, height), resample), box)
-    if passes_down_first(picture, height, width):
+    if passes_down_first(picture.size, height, width):
         picture = _down(picture, height, top, bottom, resample)
         return _crop(picture.resize((width, bottom - top), resample), (left, 0, right, bottom - top))
     if picture.width != width:
@@ -95,9 +95,12 @@ def _down(picture: Image.Image, height: int, top: int, bottom: int, resample: An
     return result
 
 
-def _place(picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None) -> tuple:
-    """(height, width) after resizing and the box (left, top, right, bottom) in it that the crop keeps."""
-    height, width = resized_size(picture.height, picture.width, size) if size else (picture.height, picture.width)
+def _place(original: tuple[int, int], size: Mapping[str, int] | None, crop: Mapping[str, int] | None) -> tuple:
+    """(height, width) after resizing and the box (left, top, right, bottom) in it that the crop keeps.
+
+    `original`: (width, height).
+    """
+    height, width = resized_size(original[1], original[0], size) if size else (original[1], original[0])
     if not crop:
         return height, width, (0, 0, width, height)
     left, top = max(0, crop_offset(width, crop["width"])), max(0, crop_offset(height, crop["height"]))
@@ -108,24 +111,42 @@ def central_pixels(
     picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
 ) -> np.ndarray:
     """An RGB or L picture resized (unless `size` is None) and cropped (unless `crop` is): uint8 [H, W] or [H, W, 3]."""
-    height, width, box = _place(picture, size, crop)
+    height, width, box = _place(picture.size, size, crop)
     if size:
         return np.asarray(resize_and_crop(picture, height, width, box, resample))
     return np.asarray(_crop(picture, box))
 
 
+def by_products(
+    original: tuple[int, int], size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
+) -> bool:
+    """Whether `central_planes` resizes a picture of `original` (width, height) itself: then it may be an array."""
+    if not size or PILLOW > NEWEST_KNOWN_PILLOW:
+        return False
+    height, width, box = _place(original, size, crop)
+    return image_resample.suits(original, height, width, box, resample)
+
+
 def central_planes(
-    picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
+    picture: Image.Image | np.ndarray, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
 ) -> np.ndarray:
-    """The same as uint8 [C, H, W], by the fastest way; it may be the calling thread's until its next call."""
-    height, width, box = _place(picture, size, crop)
-    if not size or PILLOW > NEWEST_KNOWN_PILLOW or not image_resample.suits(picture.size, height, width, box, resample):
+    """The same as [C, H, W] by the fastest way: uint8, or float32 that is the calling thread's until its next call.
+
+    `picture`: an RGB or L picture, or where `by_products` allows it RGB packed into int32 [H, W], red lowest.
+    """
+    original = image_resample.size_of(picture)
+    if not by_products(original, size, crop, resample):
+        assert isinstance(picture, Image.Image)
         pixels = central_pixels(picture, size, crop, resample)
         return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
-    if not passes_down_first(picture, height, width):
+    height, width, box = _place(original, size, crop)
+    if not passes_down_first(original, height, width):
         return image_resample.resized_planes(picture, height, width, box, resample)
     left, top, right, bottom = box
-    turned = picture.transpose(Image.Transpose.TRANSPOSE)
+    if isinstance(picture, np.ndarray):
+        turned: Any = picture.swapaxes(0, 1)
+    else:
+        turned = picture.transpose(Image.Transpose.TRANSPOSE)
     planes = image_resample.resized_planes(turned, width, height, (top, left, bottom, right), resample)
     return planes.transpose(0, 2, 1)
 
@@ -187,7 +208,7 @@ def apply_table(
 def look_up(
     planes: np.ndarray, values: ByteValues, crop: Mapping[str, int] | None, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Bytes [C, H, W], padded to `crop` where they are smaller, as their values.
+    """Bytes [C, H, W] (uint8 or float32), padded to `crop` where they are smaller, as their values.
 
     These are in `out` where it has their shape and dtype, else in a new array.
     """
@@ -197,7 +218,7 @@ def look_up(
         out = np.empty(planes.shape, values.table.dtype)
     if values.arithmetic:
         return _work_out(planes, *values.arithmetic, out=out)
-    for plane, row, part in zip(planes, values.table, out, strict=True):
+    for plane, row, part in zip(planes.astype(np.uint8, copy=False), values.table, out, strict=True):
         # A byte is always inside the table; "clip" only spares NumPy a buffered copy.
         np.take(row, plane, out=part, mode="clip")
     return out

@@ -6,12 +6,14 @@ import os
 import struct
 import warnings
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from . import image_jpeg
 from .errors import ImageError, InputError
 
 # What Pillow's decoders raise on damaged or hostile files.
@@ -65,11 +67,13 @@ def decode(image: Image.Image) -> Image.Image:
     return image
 
 
-def load_image(image: Any) -> Image.Image | np.ndarray:
+def load_image(image: Any, unread_jpeg: bool = False) -> Image.Image | np.ndarray:
     """A picture from a path, decoded; a Pillow image or an array as it is, checked.
 
     Args:
         image: a path (str or PathLike), a `PIL.Image.Image`, or an array or tensor of a framework.
+        unread_jpeg: leave a JPEG file open and unread where the image processor decodes it faster itself (see
+            image_jpeg.py); to be closed afterwards. What is damaged in it shows then.
     Returns:
         The Pillow image in the file's own mode (its first frame), or a NumPy array.
     Raises:
@@ -78,14 +82,14 @@ def load_image(image: Any) -> Image.Image | np.ndarray:
         InputError: none of these types.
     """
     if isinstance(image, (str, os.PathLike)):
-        image = _open(Path(image))
+        return _open(Path(image), unread_jpeg)
     if not isinstance(image, Image.Image):
         return to_array(image)
     check_depth(decode(image))
     return image
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, unread_jpeg: bool) -> Image.Image:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such picture")
     if path.is_dir():
@@ -95,9 +99,14 @@ def _open(path: Path) -> Image.Image:
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: wanted a picture, found an empty file")
     try:
-        with Image.open(path) as image:
+        with ExitStack() as stack:
+            image = stack.enter_context(Image.open(path))
             _check_pixels(*image.size, str(path))
-            return decode(image)
+            if unread_jpeg and image_jpeg.takes(image):
+                stack.pop_all()  # stays open
+                return image
+            check_depth(decode(image))
+            return image
     except (ImageError, PermissionError):
         raise
     except DECODING_ERRORS as error:

@@ -83,10 +83,11 @@ def _support(size: int, outputs: int, resample: Any) -> float:
 
 
 @lru_cache(maxsize=64)
-def passing(size: int, outputs: int, first: int, last: int, resample: Any, across: int) -> Pass:
+def passing(size: int, outputs: int, first: int, last: int, resample: Any, across: int, longest: int = 16) -> Pass:
     """The pass from `size` inputs to the outputs `first` to `last` of `outputs`.
 
-    `across`: how many such sums lie side by side, for the size of blocks (see SMALL_PRODUCT).
+    `across`: how many such sums lie side by side, for the size of blocks (see SMALL_PRODUCT). `longest`: outputs in a
+    block at most; fewer are fewer products with weights of zero, but BLAS is slow where both sides are short.
     """
     support = _support(size, outputs, resample)
     taps = min(size, 2 * math.ceil(support) + 2)
@@ -98,7 +99,7 @@ def passing(size: int, outputs: int, first: int, last: int, resample: Any, acros
     points[np.arange(size) % taps, np.arange(size)] = 1 << BITS
     seen = np.asarray(Image.fromarray(points).resize((outputs, taps), resample))
     weights = seen[(starts[:, None] + np.arange(taps)) % taps, wanted[:, None]]
-    matrices, step, low = _blocks(starts, weights, max(1, across))
+    matrices, step, low = _blocks(starts, weights, max(1, across), longest)
     span = (len(matrices) - 1) * step + matrices.shape[1]
     # n products and their sum, each rounded to float32, are off by at most (n + 1) * 2**-24 of the sum of magnitudes.
     worst = 255 * np.abs(weights).sum(1).max() / 2**BITS * (taps + 2) * 2**-24
@@ -107,14 +108,17 @@ def passing(size: int, outputs: int, first: int, last: int, resample: Any, acros
     return Pass(starts, weights.astype(np.float64), matrices, step, low, span, begin, end, surest)
 
 
-def _blocks(starts: np.ndarray, weights: np.ndarray, across: int) -> tuple[np.ndarray, int, int]:
+def _blocks(starts: np.ndarray, weights: np.ndarray, across: int, longest: int) -> tuple[np.ndarray, int, int]:
     """The matrices of a Pass, its step and its low."""
     outputs, taps = weights.shape
     inputs_an_output = (starts[-1] - starts[0]) / max(outputs - 1, 1)
-    for length in (16, 8, 4, 2, 1):
-        reach = taps + math.ceil(length * inputs_an_output)
-        if length * reach * across <= SMALL_PRODUCT and reach <= 4 * taps:
-            break
+
+    def reach(length: int) -> int:
+        return taps + math.ceil(length * inputs_an_output)
+
+    length = longest
+    while length > 1 and (length * reach(length) * across > SMALL_PRODUCT or reach(length) > 4 * taps):
+        length //= 2
     step = round(length * inputs_an_output)
     begins = np.arange(0, outputs, length)
     shifts = starts - np.arange(outputs) // length * step  # an output's first input, seen from its block's start
@@ -143,27 +147,36 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def resized_planes(
-    picture: Image.Image, height: int, width: int, box: tuple[int, int, int, int], resample: Any
-) -> np.ndarray:
-    """`picture.resize((width, height), resample).crop(box)` of an RGB or L picture, across first: uint8 [C, H, W].
+def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """An array that is the calling thread's until it asks for `name` again."""
+    return _scratch.array(name, shape, dtype)
 
-    The result is the calling thread's until its next call.
+
+def size_of(picture: Image.Image | np.ndarray) -> tuple[int, int]:
+    """(width, height)."""
+    return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+
+
+def resized_planes(
+    picture: Image.Image | np.ndarray, height: int, width: int, box: tuple[int, int, int, int], resample: Any
+) -> np.ndarray:
+    """`picture.resize((width, height), resample).crop(box)` of an RGB or L picture, across first: [C, H, W].
+
+    The picture may also be RGB packed into int32 [H, W], red lowest. The result, bytes as float32, is the calling
+    thread's until its next call.
     """
     left, top, right, bottom = box
-    channels = len(picture.getbands())
-    down = passing(picture.height, height, top, bottom, resample, right - left)
-    across = passing(picture.width, width, left, right, resample, GROUP)
+    original = size_of(picture)
+    channels = len(picture.getbands()) if isinstance(picture, Image.Image) else 3
+    down = passing(original[1], height, top, bottom, resample, right - left, longest=8)
+    across = passing(original[0], width, left, right, resample, GROUP)
     squeezed = _scratch.array("squeezed", (channels, down.span, across.outputs))
     rows = max(1, BAND_FLOATS // (across.span * channels * GROUP)) * GROUP
     source = _scratch.array("source", (channels, min(rows, -(-(down.end - down.begin) // GROUP) * GROUP), across.span))
     columns = slice(across.begin - across.low, across.end - across.low)
     for begin in range(down.begin, down.end, rows):
         end = min(begin + rows, down.end)
-        band = picture.crop((across.begin, begin, across.end, end))
-        for plane, name in zip(source, picture.getbands(), strict=True):  # by Pillow: quicker than strided copies
-            values = np.frombuffer(band.tobytes("raw", name), np.uint8)
-            plane[: end - begin, columns] = values.reshape(end - begin, -1)
+        _copy(picture, (across.begin, begin, across.end, end), source[:, : end - begin, columns])
         _across(source, across, squeezed[:, begin - down.low : end - down.low])
     sums = _scratch.array("sums", (channels, down.outputs, across.outputs))
     blocks = len(down.matrices)
@@ -172,9 +185,25 @@ def resized_planes(
         _windows(squeezed, 1, blocks, down.step, down.matrices.shape[1]),
         out=sums.reshape(channels, blocks, -1, across.outputs),
     )
-    out = _scratch.array("out", (channels, bottom - top, right - left), np.uint8)
-    out[...] = _round(sums, squeezed.swapaxes(1, 2), down, sums, rows_first=True)[:, : bottom - top, : right - left]
-    return out
+    found = _round(sums, squeezed.swapaxes(1, 2), down, sums, rows_first=True)
+    return found[:, : bottom - top, : right - left]
+
+
+def _copy(picture: Image.Image | np.ndarray, box: tuple[int, int, int, int], planes: np.ndarray) -> None:
+    """The bytes of a picture within a box (left, top, right, bottom) as floats [C, H, W]."""
+    left, top, right, bottom = box
+    if isinstance(picture, Image.Image):
+        part = picture.crop(box)
+        for plane, name in zip(planes, picture.getbands(), strict=True):  # NumPy can't see Pillow's own pixels
+            plane[...] = np.frombuffer(part.tobytes("raw", name), np.uint8).reshape(plane.shape)
+        return
+    packed = picture[top:bottom]
+    if 2 * (right - left) < picture.shape[1]:  # else whole rows are quicker: they lie in one piece
+        packed, left, right = packed[:, left:right], 0, right - left
+    byte = scratch("byte", packed.shape, np.int32)
+    for place, plane in enumerate(planes):
+        shifted = np.right_shift(packed, 8 * place, out=byte) if place else packed
+        plane[...] = np.bitwise_and(shifted, 255, out=byte)[:, left:right]
 
 
 def _windows(values: np.ndarray, axis: int, count: int, step: int, length: int) -> np.ndarray:

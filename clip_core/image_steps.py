@@ -5,6 +5,7 @@ The steps of transformers 4.37.2: RGB, array, resize, crop, rescale, normalise, 
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import image_fast, image_ops, image_profiles
+from . import image_fast, image_jpeg, image_ops, image_profiles, image_resample
 from .errors import ImageError, InputError
 from .image_input import apply_exif, decode, to_rgb, warn_if_scaled
 from .image_ops import FIRST, LAST
+
+MOST_KEPT = 1 << 22  # pixels of a decoded JPEG, in memory that a thread keeps
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,9 @@ def _shape_only(picture: Any, steps: Steps) -> np.ndarray:
         return picture
     bands = 3 if steps.convert_rgb else len(picture.getbands())
     width, height = picture.size
-    if steps.exif and picture.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 swap the edges
+    if _is_turned(picture, steps):
         width, height = height, width
     return np.broadcast_to(np.uint8(0), (height, width, bands) if bands > 1 else (height, width))
-
-
-def _is_unread_jpeg(picture: Image.Image) -> bool:
-    return picture.format == "JPEG" and bool(getattr(picture, "tile", None)) and bool(getattr(picture, "fp", None))
 
 
 def _twin(picture: Any) -> Any:
@@ -106,13 +105,19 @@ def _twin(picture: Any) -> Any:
 
 def _opened(picture: Image.Image, steps: Steps) -> Image.Image:
     """The picture decoded, and upright when asked for."""
-    picture = decode(_twin(picture) if _is_unread_jpeg(picture) else picture)
+    alone = image_jpeg.is_unread(picture) and not image_jpeg.is_drafted(picture)  # a twin would know of no draft
+    picture = decode(_twin(picture) if alone else picture)
     return apply_exif(picture) if steps.exif else picture
 
 
+def _is_turned(picture: Image.Image, steps: Steps) -> bool:
+    """Whether the steps swap the picture's edges to make it upright: orientations 5 to 8."""
+    return steps.exif and picture.getexif().get(0x0112, 1) >= 5
+
+
 def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
-    """A JPEG that was opened but not decoded, to be decoded smaller; the steps then state its exact resized size."""
-    if not _is_unread_jpeg(picture) or picture.mode not in ("RGB", "L"):
+    """An unread JPEG, told to be decoded smaller; the steps then state its exact resized size."""
+    if not image_jpeg.is_unread(picture) or image_jpeg.is_drafted(picture) or picture.mode not in ("RGB", "L"):
         return picture, steps
     assert steps.size
     height, width = image_ops.resized_size(picture.height, picture.width, steps.size)
@@ -120,9 +125,25 @@ def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
         return picture, steps
     smaller = _twin(picture)
     smaller.draft(picture.mode, (width, height))
-    if steps.exif and picture.getexif().get(0x0112, 1) >= 5:  # the size is that of the picture turned upright
+    if _is_turned(picture, steps):  # the size is that of the picture turned upright
         height, width = image_ops.resized_size(picture.width, picture.height, steps.size)
-    return decode(smaller), replace(steps, size={"height": height, "width": width})
+    return smaller, replace(steps, size={"height": height, "width": width})
+
+
+def _jpeg_pixels(picture: Image.Image, steps: Steps) -> np.ndarray | None:
+    """An unread JPEG's packed pixels by the quicker decoder, if they will be resized as an array; else None."""
+    if not image_jpeg.takes(picture) or (steps.exif and picture.getexif().get(0x0112, 1) != 1):
+        return None
+    if not image_fast.by_products(picture.size, steps.size, steps.crop, steps.resample):
+        return None
+    return image_jpeg.packed_pixels(picture, _memory)
+
+
+def _memory(shape: tuple[int, ...]) -> np.ndarray:
+    """int32 that the thread uses again, since new memory is slow; but a huge picture's is given back."""
+    if math.prod(shape) > MOST_KEPT:
+        return np.empty(shape, np.int32)
+    return image_resample.scratch("jpeg", shape, np.int32)
 
 
 def _hf_values(picture: Any, first: str, steps: Steps, place: np.ndarray | None) -> np.ndarray:
@@ -136,6 +157,9 @@ def _hf_values(picture: Any, first: str, steps: Steps, place: np.ndarray | None)
     if isinstance(picture, Image.Image):
         if steps.reduced and steps.size:
             picture, steps = _reduced(picture, steps)
+        packed = _jpeg_pixels(picture, steps) if source == LAST else None
+        if packed is not None:
+            return fast_values(packed, source, steps, place)
         picture = _opened(picture, steps)
         picture = to_rgb(picture) if steps.convert_rgb else picture
         if picture.mode != "RGB" or source != LAST:
@@ -163,10 +187,15 @@ def plain_values(image: np.ndarray, source: str, steps: Steps) -> np.ndarray:
     return image_ops.to_channel_format(image, steps.data_format or source, source)
 
 
-def fast_values(picture: Image.Image, source: str, steps: Steps, place: np.ndarray | None = None) -> np.ndarray:
-    """One RGB or L picture: both resizing passes around the crop, then a table in place of the arithmetic."""
+def fast_values(
+    picture: Image.Image | np.ndarray, source: str, steps: Steps, place: np.ndarray | None = None
+) -> np.ndarray:
+    """One RGB or L picture: both resizing passes around the crop, then a table in place of the arithmetic.
+
+    It may be packed pixels where `image_fast.by_products` allows it.
+    """
     planes = image_fast.central_planes(picture, steps.size, steps.crop, steps.resample)
-    table = image_fast.lookup_table(len(picture.getbands()), steps.scale, steps.mean, steps.std)
+    table = image_fast.lookup_table(len(planes), steps.scale, steps.mean, steps.std)
     values = image_fast.look_up(planes, table, steps.crop, place)
     return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
 

@@ -231,10 +231,10 @@ class Clip:
         A file's pixels are worked on where they were decoded, while they are in that core's cache.
         """
         try:
-            picture = load_image(source)
             if not isinstance(source, (str, os.PathLike)):
-                return picture
-            return _Values(source, self.processor.image_processor(picture)["pixel_values"][0])
+                return load_image(source)
+            with load_image(source, unread_jpeg=True) as picture:  # type: ignore[union-attr]  # of a path: an image
+                return _Values(source, self.processor.image_processor(picture)["pixel_values"][0])
         except (ImageError, OSError) as error:
             return error
 

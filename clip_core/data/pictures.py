@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .. import image_fast, image_profiles
+from .. import image_fast, image_jpeg, image_profiles
 from ..errors import ConfigError, ImageError
 from ..image_input import DECODING_ERRORS, apply_exif, check_depth, decode, load_image, to_rgb
 from ..image_ops import FIRST
@@ -16,11 +16,14 @@ from ..train.config import AugmentSection
 from .augment import Augmenter, Colour, flatten
 
 
-def open_picture(picture: bytes | str, name: str) -> Image.Image:
-    """A decoded picture. Raises ImageError for what is none, is damaged, or is too large (see `image_input`)."""
+def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> Image.Image:
+    """A decoded picture. Raises ImageError for what is none, is damaged, or is too large (see `image_input`).
+
+    `unread_jpeg`: see `load_image`.
+    """
     if isinstance(picture, str):
         try:
-            opened = load_image(picture)
+            opened = load_image(picture, unread_jpeg)
         except FileNotFoundError as error:
             raise ImageError(f"{name}: wanted the picture {picture}, found no such file") from error
         assert isinstance(opened, Image.Image)
@@ -30,7 +33,8 @@ def open_picture(picture: bytes | str, name: str) -> Image.Image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and opened.width * opened.height > limit:
             raise ImageError(f"{name}: wanted at most {limit} pixels, found {opened.width} x {opened.height}")
-        check_depth(decode(opened))
+        if not (unread_jpeg and image_jpeg.takes(opened)):
+            check_depth(decode(opened))
     except ImageError:
         raise
     except DECODING_ERRORS as error:
@@ -71,10 +75,11 @@ class PictureReader:
 
     def read(self, picture: bytes | str, name: str, out: np.ndarray, random: np.random.Generator | None) -> None:
         """Put a picture's values into `out` [C, H, W]. Raises ImageError."""
-        image = open_picture(picture, name)
         if self.augmenter is None or random is None:
-            self._plain(image, name, out)
+            with open_picture(picture, name, unread_jpeg=True) as image:
+                self._plain(image, name, out)
             return
+        image = open_picture(picture, name)
         if self.steps.exif:
             image = apply_exif(image)
         background = self.augmenter.background(random)
