@@ -95,51 +95,47 @@ def _down(picture: Image.Image, height: int, top: int, bottom: int, resample: An
     return result
 
 
-def _place(original: tuple[int, int], size: Mapping[str, int] | None, crop: Mapping[str, int] | None) -> tuple:
-    """(height, width) after resizing and the box (left, top, right, bottom) in it that the crop keeps.
+class Place(NamedTuple):
+    """What of a resized picture is wanted."""
 
-    `original`: (width, height).
-    """
+    height: int  # of the whole resized picture
+    width: int
+    box: tuple[int, int, int, int]  # (left, top, right, bottom) in it
+
+
+def central_place(original: tuple[int, int], size: Mapping[str, int] | None, crop: Mapping[str, int] | None) -> Place:
+    """What the crop keeps of a picture of `original` (width, height), resized unless `size` is None."""
     height, width = resized_size(original[1], original[0], size) if size else (original[1], original[0])
     if not crop:
-        return height, width, (0, 0, width, height)
+        return Place(height, width, (0, 0, width, height))
     left, top = max(0, crop_offset(width, crop["width"])), max(0, crop_offset(height, crop["height"]))
-    return height, width, (left, top, min(width, left + crop["width"]), min(height, top + crop["height"]))
+    return Place(height, width, (left, top, min(width, left + crop["width"]), min(height, top + crop["height"])))
 
 
 def central_pixels(
     picture: Image.Image, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
 ) -> np.ndarray:
     """An RGB or L picture resized (unless `size` is None) and cropped (unless `crop` is): uint8 [H, W] or [H, W, 3]."""
-    height, width, box = _place(picture.size, size, crop)
-    if size:
-        return np.asarray(resize_and_crop(picture, height, width, box, resample))
-    return np.asarray(_crop(picture, box))
+    place = central_place(picture.size, size, crop)
+    return np.asarray(resize_and_crop(picture, *place, resample) if size else _crop(picture, place.box))
 
 
-def by_products(
-    original: tuple[int, int], size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
-) -> bool:
-    """Whether `central_planes` resizes a picture of `original` (width, height) itself: then it may be an array."""
-    if not size or PILLOW > NEWEST_KNOWN_PILLOW:
-        return False
-    height, width, box = _place(original, size, crop)
-    return image_resample.suits(original, height, width, box, resample)
+def by_products(original: tuple[int, int], place: Place, resample: Any) -> bool:
+    """Whether `planes` resizes a picture of `original` (width, height) itself: then it may be packed."""
+    return PILLOW <= NEWEST_KNOWN_PILLOW and image_resample.suits(original, *place, resample)
 
 
-def central_planes(
-    picture: Image.Image | np.ndarray, size: Mapping[str, int] | None, crop: Mapping[str, int] | None, resample: Any
-) -> np.ndarray:
-    """The same as [C, H, W] by the fastest way: uint8, or float32 that is the calling thread's until its next call.
+def planes(picture: Image.Image | np.ndarray, place: Place, resample: Any) -> np.ndarray:
+    """A picture resized and cropped, as [C, H, W]: uint8, or float32 that is the calling thread's until its next call.
 
-    `picture`: an RGB or L picture, or where `by_products` allows it RGB packed into int32 [H, W], red lowest.
+    `picture`: RGB or L, or where `by_products` allows it RGB packed into int32 [H, W], red lowest.
     """
     original = image_resample.size_of(picture)
-    if not by_products(original, size, crop, resample):
+    height, width, box = place
+    if not by_products(original, place, resample):
         assert isinstance(picture, Image.Image)
-        pixels = central_pixels(picture, size, crop, resample)
+        pixels = np.asarray(resize_and_crop(picture, height, width, box, resample))
         return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
-    height, width, box = _place(original, size, crop)
     if not passes_down_first(original, height, width):
         return image_resample.resized_planes(picture, height, width, box, resample)
     left, top, right, bottom = box
@@ -147,8 +143,8 @@ def central_planes(
         turned: Any = picture.swapaxes(0, 1)
     else:
         turned = picture.transpose(Image.Transpose.TRANSPOSE)
-    planes = image_resample.resized_planes(turned, width, height, (top, left, bottom, right), resample)
-    return planes.transpose(0, 2, 1)
+    found = image_resample.resized_planes(turned, width, height, (top, left, bottom, right), resample)
+    return found.transpose(0, 2, 1)
 
 
 class ByteValues(NamedTuple):

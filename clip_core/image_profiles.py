@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import ImageError, InputError
-from .image_fast import ByteValues, byte_values, resize_and_crop
+from .image_fast import ByteValues, Place, byte_values, resize_and_crop
 from .image_input import check_depth
 from .image_ops import channel_values, resized_size
 
@@ -32,10 +32,10 @@ def crop_offset(original: int, wanted: int) -> int:
 
 
 def torchvision_size(
-    picture: Image.Image, size: Mapping[str, int], crop: Mapping[str, int] | None, profile: str
+    original: tuple[int, int], size: Mapping[str, int], crop: Mapping[str, int] | None, profile: str
 ) -> tuple[int, int]:
-    """(height, width) after resizing."""
-    height, width = picture.height, picture.width
+    """(height, width) after resizing a picture of `original` (width, height)."""
+    width, height = original
     square = crop is None or crop["height"] == crop["width"]
     if profile != "open_clip" or "height" in size or ("shortest_edge" in size and square):
         return resized_size(height, width, size)
@@ -51,6 +51,21 @@ def torchvision_size(
     return resized
 
 
+def central_place(
+    original: tuple[int, int], size: Mapping[str, int] | None, crop: Mapping[str, int] | None, profile: str
+) -> tuple[Place, bool]:
+    """What of a resized picture is wanted, and whether the crop fits into it; what doesn't fit is kept and padded."""
+    width, height = original
+    if size:
+        height, width = torchvision_size(original, size, crop, profile)
+    if not crop:
+        return Place(height, width, (0, 0, width, height)), True
+    if width < crop["width"] or height < crop["height"]:
+        return Place(height, width, (0, 0, width, height)), False
+    left, top = crop_offset(width, crop["width"]), crop_offset(height, crop["height"])
+    return Place(height, width, (left, top, left + crop["width"], top + crop["height"])), True
+
+
 def _pad(picture: Image.Image, crop: Mapping[str, int]) -> Image.Image:
     """Zeros (palette entry 0, transparent black) around a picture smaller than the crop, the odd one after it."""
     wide, high = max(0, crop["width"] - picture.width), max(0, crop["height"] - picture.height)
@@ -64,45 +79,25 @@ def _pad(picture: Image.Image, crop: Mapping[str, int]) -> Image.Image:
     return padded
 
 
-def central_picture(
-    picture: Image.Image,
-    size: Mapping[str, int] | None,
-    crop: Mapping[str, int] | None,
-    resample: Any,
-    profile: str,
-) -> Image.Image:
-    """Resize (unless `size` is None) and crop (unless `crop` is None) in the picture's own mode."""
-    height, width = picture.height, picture.width
-    if size:
-        height, width = torchvision_size(picture, size, crop, profile)
-    box = (0, 0, width, height)
-    if crop and width >= crop["width"] and height >= crop["height"]:
-        left, top = crop_offset(width, crop["width"]), crop_offset(height, crop["height"])
-        box = (left, top, left + crop["width"], top + crop["height"])
+def torchvision_pixels(
+    picture: Image.Image, place: Place, crop: Mapping[str, int] | None, resample: Any, convert_rgb: bool
+) -> np.ndarray:
+    """The picture's bytes, uint8 [H, W] or [H, W, C], resized, cropped and converted in torchvision's order.
+
+    It is resized and cropped in its own mode. Without `crop` nothing is padded.
+    """
+    if convert_rgb:
+        check_depth(picture)
+    height, width, box = place
     if picture.mode in ("RGB", "L"):
         picture = resize_and_crop(picture, height, width, box, resample)
     else:
         picture = picture.resize((width, height), resample) if (height, width) != picture.size[::-1] else picture
         picture = picture.crop(box) if box != (0, 0, width, height) else picture
-    if not crop or picture.size == (crop["width"], crop["height"]):
-        return picture
-    picture = _pad(picture, crop)
-    left, top = crop_offset(picture.width, crop["width"]), crop_offset(picture.height, crop["height"])
-    return picture.crop((left, top, left + crop["width"], top + crop["height"]))
-
-
-def torchvision_pixels(
-    picture: Image.Image,
-    size: Mapping[str, int] | None,
-    crop: Mapping[str, int] | None,
-    resample: Any,
-    profile: str,
-    convert_rgb: bool,
-) -> np.ndarray:
-    """The picture's bytes, uint8 [H, W] or [H, W, C], resized, cropped and converted in torchvision's order."""
-    if convert_rgb:
-        check_depth(picture)
-    picture = central_picture(picture, size, crop, resample, profile)
+    if crop and picture.size != (crop["width"], crop["height"]):
+        picture = _pad(picture, crop)
+        left, top = crop_offset(picture.width, crop["width"]), crop_offset(picture.height, crop["height"])
+        picture = picture.crop((left, top, left + crop["width"], top + crop["height"]))
     if convert_rgb:
         picture = picture.convert("RGB")
     elif picture.mode == "1":

@@ -18,6 +18,7 @@ from PIL import Image
 
 from . import image_fast, image_jpeg, image_ops, image_profiles, image_resample
 from .errors import ImageError, InputError
+from .image_fast import Place
 from .image_input import apply_exif, decode, to_rgb, warn_if_scaled
 from .image_ops import FIRST, LAST
 
@@ -87,9 +88,7 @@ def _shape_only(picture: Any, steps: Steps) -> np.ndarray:
     if not isinstance(picture, Image.Image):
         return picture
     bands = 3 if steps.convert_rgb else len(picture.getbands())
-    width, height = picture.size
-    if _is_turned(picture, steps):
-        width, height = height, width
+    width, height = _upright_size(picture, steps)
     return np.broadcast_to(np.uint8(0), (height, width, bands) if bands > 1 else (height, width))
 
 
@@ -110,9 +109,10 @@ def _opened(picture: Image.Image, steps: Steps) -> Image.Image:
     return apply_exif(picture) if steps.exif else picture
 
 
-def _is_turned(picture: Image.Image, steps: Steps) -> bool:
-    """Whether the steps swap the picture's edges to make it upright: orientations 5 to 8."""
-    return steps.exif and picture.getexif().get(0x0112, 1) >= 5
+def _upright_size(picture: Image.Image, steps: Steps) -> tuple[int, int]:
+    """(width, height) after turning, where the steps ask for that: orientations 5 to 8 swap the edges."""
+    width, height = picture.size
+    return (height, width) if steps.exif and picture.getexif().get(0x0112, 1) >= 5 else (width, height)
 
 
 def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
@@ -125,16 +125,16 @@ def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
         return picture, steps
     smaller = _twin(picture)
     smaller.draft(picture.mode, (width, height))
-    if _is_turned(picture, steps):  # the size is that of the picture turned upright
-        height, width = image_ops.resized_size(picture.width, picture.height, steps.size)
+    upright = _upright_size(picture, steps)
+    height, width = image_ops.resized_size(upright[1], upright[0], steps.size)
     return smaller, replace(steps, size={"height": height, "width": width})
 
 
-def _jpeg_pixels(picture: Image.Image, steps: Steps) -> np.ndarray | None:
+def _jpeg_pixels(picture: Image.Image, steps: Steps, place: Place) -> np.ndarray | None:
     """An unread JPEG's packed pixels by the quicker decoder, if they will be resized as an array; else None."""
-    if not image_jpeg.takes(picture) or (steps.exif and picture.getexif().get(0x0112, 1) != 1):
+    if steps.exif and picture.getexif().get(0x0112, 1) != 1:
         return None
-    if not image_fast.by_products(picture.size, steps.size, steps.crop, steps.resample):
+    if not image_fast.by_products(picture.size, place, steps.resample):
         return None
     return image_jpeg.packed_pixels(picture, _memory)
 
@@ -157,9 +157,10 @@ def _hf_values(picture: Any, first: str, steps: Steps, place: np.ndarray | None)
     if isinstance(picture, Image.Image):
         if steps.reduced and steps.size:
             picture, steps = _reduced(picture, steps)
-        packed = _jpeg_pixels(picture, steps) if source == LAST else None
-        if packed is not None:
-            return fast_values(packed, source, steps, place)
+        if source == LAST and image_jpeg.takes(picture):
+            packed = _jpeg_pixels(picture, steps, image_fast.central_place(picture.size, steps.size, steps.crop))
+            if packed is not None:
+                return fast_values(packed, source, steps, place)
         picture = _opened(picture, steps)
         picture = to_rgb(picture) if steps.convert_rgb else picture
         if picture.mode != "RGB" or source != LAST:
@@ -194,7 +195,8 @@ def fast_values(
 
     It may be packed pixels where `image_fast.by_products` allows it.
     """
-    planes = image_fast.central_planes(picture, steps.size, steps.crop, steps.resample)
+    central = image_fast.central_place(image_resample.size_of(picture), steps.size, steps.crop)
+    planes = image_fast.planes(picture, central, steps.resample)
     table = image_fast.lookup_table(len(planes), steps.scale, steps.mean, steps.std)
     values = image_fast.look_up(planes, table, steps.crop, place)
     return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
@@ -203,23 +205,35 @@ def fast_values(
 def _torchvision_values(picture: Any, steps: Steps, place: np.ndarray | None) -> np.ndarray:
     """One picture's values in the `openai` and `open_clip` profiles; an array is made a Pillow image first."""
     source = LAST
-    if isinstance(picture, Image.Image):
-        picture = _opened(picture, steps)
-    else:
+    if not isinstance(picture, Image.Image):
         source = steps.input_data_format or _format_of(picture, steps)
         picture, _ = image_ops.to_pil(picture, source)
+    planes = _torchvision_planes(picture, steps)
+    table = image_profiles.lookup_table(len(planes), steps.scale, steps.mean, steps.std)
+    return image_ops.to_channel_format(
+        image_fast.look_up(planes, table, None, place), steps.data_format or source, FIRST
+    )
+
+
+def _torchvision_planes(picture: Image.Image, steps: Steps) -> np.ndarray:
+    """A picture resized and cropped, as [C, H, W]: by the short cuts where it is RGB and no smaller than the crop."""
+    if not (unread := image_jpeg.takes(picture)):
+        picture = _opened(picture, steps)
+    wanted, fits = image_profiles.central_place(_upright_size(picture, steps), steps.size, steps.crop, steps.profile)
+    if unread:
+        packed = _jpeg_pixels(picture, steps, wanted) if fits else None
+        if packed is not None:
+            return image_fast.planes(packed, wanted, steps.resample)
+        picture = _opened(picture, steps)
+    if fits and picture.mode == "RGB":
+        return image_fast.planes(picture, wanted, steps.resample)
     try:
-        pixels = image_profiles.torchvision_pixels(
-            picture, steps.size, steps.crop, steps.resample, steps.profile, steps.convert_rgb
-        )
+        pixels = image_profiles.torchvision_pixels(picture, wanted, steps.crop, steps.resample, steps.convert_rgb)
     except (ImageError, InputError):
         raise
     except ValueError as error:
         raise ImageError(f"images: wanted a mode that Pillow resizes, found {picture.mode} ({error})") from error
-    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
-    table = image_profiles.lookup_table(channels, steps.scale, steps.mean, steps.std)
-    values = image_fast.apply_table(pixels, table, None, place)
-    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
+    return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
 
 
 def _each(

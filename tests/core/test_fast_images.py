@@ -71,6 +71,25 @@ def test_the_processor_on_large_pictures(size, hard, monkeypatch):
     np.testing.assert_array_equal(found, plain.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("size", [(640, 480), (481, 641), (300, 1200), (2000, 333), (257, 256)])
+@pytest.mark.parametrize("profile", ["openai", "open_clip"])
+def test_torchvisions_profiles_on_large_pictures(profile, size, monkeypatch):
+    """torchvision's Resize (the longer edge cut to a whole number), CenterCrop (halves rounded to even), ToTensor."""
+    picture = noise("RGB", *size)
+    used = []
+    ours = image_resample.resized_planes
+    monkeypatch.setattr(image_resample, "resized_planes", lambda *given: used.append(given) or ours(*given))
+    processor = CLIPImageProcessor(profile=profile)
+    found = processor(picture, return_tensors="np")["pixel_values"][0]
+    assert used, "another way was taken"
+    width, height = (int(224 * edge / min(size)) for edge in size)
+    left, top = round((width - 224) / 2), round((height - 224) / 2)
+    plain = np.asarray(picture.resize((width, height), BICUBIC).crop((left, top, left + 224, top + 224)))
+    mean, std = (np.array(values, np.float32) for values in (processor.image_mean, processor.image_std))
+    plain = (plain.astype(np.float32) / np.float32(255) - mean) / std
+    np.testing.assert_array_equal(found, plain.transpose(2, 0, 1))
+
+
 def test_sums_at_the_border_between_two_bytes():
     """A picture of two greys, made so that sums come to halves: float32 alone decides some of them wrongly."""
     picture = noise("L", 400, 300, seed=3)

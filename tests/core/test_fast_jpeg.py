@@ -117,11 +117,19 @@ def test_other_colours_are_left_to_pillow(mode, calls):
     assert found(jpeg(300, 300, mode)) is None and calls == []
 
 
+OPTIONS: list[dict[str, Any]] = [
+    *({}, {"do_center_crop": False}, {"resample": 2}, {"reduced_decoding": True}),
+    *(
+        {"profile": "openai"},
+        {"profile": "open_clip"},
+        {"profile": "open_clip", "crop_size": {"height": 150, "width": 90}},
+    ),
+]
 SIZES = [(640, 480), (480, 640), (300, 1200), (1200, 300), (4000, 330), (257, 256)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("options", [{}, {"do_center_crop": False}, {"resample": 2}, {"reduced_decoding": True}])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_the_processors_values(size, options, calls, by_pillow):
     processor = CLIPImageProcessor(**options)
     pictures = [jpeg(*size, seed=seed) for seed in range(3)]
@@ -166,7 +174,7 @@ def test_a_callers_draft_is_followed(fast, calls, monkeypatch):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-@pytest.mark.parametrize("options", [{}, {"reduced_decoding": True}])
+@pytest.mark.parametrize("options", [{}, {"reduced_decoding": True}, {"profile": "openai"}])
 def test_turned_pictures(orientation, options, calls, by_pillow):
     exif = Image.Exif()
     exif[0x0112] = orientation
