@@ -63,9 +63,7 @@ def mlp(fc1: nn.Module, act: str | None, fc2: nn.Module, x: Tensor, training: bo
     if training or torch.is_grad_enabled():
         if name != "swish" or x.dtype != torch.float32:
             return None
-        h = F.silu(_Linear.apply(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c))
-        out = _Linear.apply(h, fc2.weight, None) / c
-        return out if fc2.bias is None else out + fc2.bias
+        return _SwishMLP.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, c)
     if c == 1.0:
         return product(product(x, fc1.weight, fc1.bias, name, algorithm), fc2.weight, fc2.bias)
     # The factor goes where the arrays are narrow.
@@ -120,7 +118,70 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = product(gradient, weight.T, None)
         if ctx.needs_input_grad[1]:
-            of_weight = product(rows.T, x.flatten(0, -2).T, None)
+            of_weight = _weights_gradient(rows, x.flatten(0, -2))
         if ctx.needs_input_grad[2]:
             of_bias = rows.sum(0)
         return of_x, of_weight, of_bias
+
+
+def _weights_gradient(rows: Tensor, given: Tensor) -> Tensor:
+    """rows.T @ given: [M, out], [M, in] -> [out, in].
+
+    The first factor is copied on its way to oneDNN: it is the narrower one, even if the result has to be turned.
+    """
+    if rows.shape[1] > given.shape[1]:
+        return product(given.T, rows.T, None).T.contiguous()
+    return product(rows.T, given.T, None)
+
+
+class _SwishMLP(torch.autograd.Function):
+    """swish(c * (x @ w1.T + b1)) / c @ w2.T + b2.
+
+    New memory is slow, and the hidden layer is the largest array there is: the gradients need it before its activation,
+    which is cheap to repeat, and they are written over each other.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, c: float) -> Tensor:
+        hidden = product(x * c, w1, None if b1 is None else b1 * c)
+        ctx.save_for_backward(x, w1, b1, w2, hidden)
+        ctx.c = c
+        out = product(F.silu(hidden), w2, None).div_(c)
+        return out if b2 is None else out.add_(b2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, w1, b1, w2, hidden = ctx.saved_tensors
+        c, needed = ctx.c, ctx.needs_input_grad
+        if torch.is_grad_enabled():  # second derivatives
+            return _swish_mlp_gradients(x, w1, b1, w2, c, gradient, needed)
+        of_b2 = gradient.flatten(0, -2).sum(0) if needed[4] else None
+        gradient = gradient / c
+        of_w2 = _weights_gradient(gradient.flatten(0, -2), F.silu(hidden).flatten(0, -2)) if needed[3] else None
+        if not any(needed[:3]):
+            return None, None, None, of_w2, of_b2, None
+        of_hidden = product(gradient, w2.T, None)
+        torch.ops.aten.silu_backward.grad_input(of_hidden, hidden, grad_input=of_hidden)
+        rows = of_hidden.flatten(0, -2)
+        of_x = product(of_hidden, w1.T, None).mul_(c) if needed[0] else None
+        of_w1 = _weights_gradient(rows, x.flatten(0, -2)).mul_(c) if needed[1] else None
+        of_b1 = rows.sum(0).mul_(c) if needed[2] else None
+        return of_x, of_w1, of_b1, of_w2, of_b2, None
+
+
+def _swish_mlp_gradients(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, c: float, gradient: Tensor, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `_SwishMLP`, which can be differentiated again."""
+    hidden = F.linear(x, w1, b1) * c
+    share = torch.sigmoid(hidden)
+    of_linear = gradient @ w2 * (share * (1 + hidden * (1 - share)))  # the c of the chain and the / c cancel
+    rows = of_linear.flatten(0, -2)
+    return (
+        of_linear @ w1,
+        rows.T @ x.flatten(0, -2),
+        rows.sum(0) if needed[2] else None,
+        gradient.flatten(0, -2).T @ (hidden * share / c).flatten(0, -2),
+        gradient.flatten(0, -2).sum(0) if needed[4] else None,
+        None,
+    )

@@ -124,6 +124,60 @@ def test_an_activation_with_gradients(act: str, training: bool, dtype: torch.dty
             assert block(x).equal(found[0][0])
 
 
+def swish_block(bias: bool = True) -> tuple[CLIPMLP, torch.Tensor, Any]:
+    """A block with quick_gelu, its input, and the plain way."""
+    torch.manual_seed(0)
+    config = type("Config", (), {"hidden_act": "quick_gelu", "hidden_size": 24, "intermediate_size": 37})
+    block = CLIPMLP(config).train()
+    if not bias:
+        block.fc1.bias = block.fc2.bias = None
+    x = torch.randn(3, 5, 24, requires_grad=True)
+    return block, x, lambda x: block.fc2(ACTIVATIONS["quick_gelu"](block.fc1(x)))
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("wanted", ["x", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "all but x", "all"])
+def test_gradients_of_a_part_of_a_block(wanted: str, bias: bool, used: list) -> None:
+    block, x, plain = swish_block(bias)
+    given = {"x": x, **dict(block.named_parameters())}
+    for name, tensor in given.items():
+        tensor.requires_grad_(wanted in (name, "all") or (wanted == "all but x" and name != "x"))
+    chosen = [tensor for tensor in given.values() if tensor.requires_grad]
+    if not chosen:
+        return  # there is no bias
+    ours, theirs = (torch.autograd.grad(run(x).pow(2).sum(), chosen) for run in (block, plain))
+    assert used
+    for a, b in zip(ours, theirs, strict=True):
+        assert relative_error(a, b) <= ACROSS and a.is_contiguous()
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+def test_second_derivatives_of_a_block(bias: bool) -> None:
+    block, x, plain = swish_block(bias)
+    chosen = [x, *block.parameters()]
+    seconds = []
+    for run in (block, plain):
+        firsts = torch.autograd.grad(run(x).pow(3).sum(), chosen, create_graph=True)
+        seconds.append([*firsts, *torch.autograd.grad(sum(first.pow(2).sum() for first in firsts), chosen)])
+    for a, b in zip(*seconds, strict=True):
+        assert relative_error(a.detach(), b.detach()) <= ACROSS
+
+
+@needs_onednn
+def test_a_block_keeps_its_hidden_layer_once_and_as_it_was() -> None:
+    block, x, _ = swish_block()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        out = block(x).sum()
+    (hidden,) = [tensor for tensor in kept if tensor.shape == (3, 5, 37)]
+    before = hidden.clone()
+    first = torch.autograd.grad(out, x, retain_graph=True)[0]
+    assert hidden.equal(before)
+    assert torch.autograd.grad(out, x)[0].equal(first)
+
+
 class Adapter(nn.Module):
     """What adapter libraries put in a linear layer's place."""
 
