@@ -41,7 +41,7 @@ ROW = Row(
     unit="pictures",
     check="same_vectors",
     limits=(
-        "Each core takes batches through decoding and model. With a ViT-B/32 a picture is 8.2 GFLOP, and 3.3 ms of one "
+        "Each core takes batches through decoding and model. With a ViT-B/32 a picture is 8.2 GFLOP, and 2.9 ms of one "
         "core for decoding and resizing: with 206 GFLOP a second, the ceiling in the first table, at most 24 a second. "
         "1.5 times peers that do 16 would be all of that."
     ),

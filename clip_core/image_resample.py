@@ -39,6 +39,10 @@ FILTER_SUPPORT = {
 SMALL_PRODUCT = 1 << 18
 GROUP = 160  # rows in one product of the pass across
 BAND_FLOATS = 1 << 20  # input floats worked on at a time; fewer would mean more calls, which let go of the GIL each
+# Outputs in a block, the best first where its product is small. More are more weights of zero, but BLAS is slow with
+# short sides: across, a block is one side of the product; down, the pixels of a row are the other.
+LENGTHS_ACROSS = (16, 4, 2, 1)
+LENGTHS_DOWN = (8, 4, 2, 1)
 MAX_TAPS = 64  # beyond it too many sums come close to a border
 MAX_OUTPUT = 1 << 20  # pixels
 MIN_INPUT = 1 << 16  # pixels; smaller pictures gain nothing
@@ -83,11 +87,13 @@ def _support(size: int, outputs: int, resample: Any) -> float:
 
 
 @lru_cache(maxsize=64)
-def passing(size: int, outputs: int, first: int, last: int, resample: Any, across: int, longest: int = 16) -> Pass:
+def passing(
+    size: int, outputs: int, first: int, last: int, resample: Any, across: int, lengths: tuple[int, ...]
+) -> Pass:
     """The pass from `size` inputs to the outputs `first` to `last` of `outputs`.
 
-    `across`: how many such sums lie side by side, for the size of blocks (see SMALL_PRODUCT). `longest`: outputs in a
-    block at most; fewer are fewer products with weights of zero, but BLAS is slow where both sides are short.
+    `across`: how many such sums lie side by side, for the size of blocks (see SMALL_PRODUCT); `lengths`: what they may
+    be.
     """
     support = _support(size, outputs, resample)
     taps = min(size, 2 * math.ceil(support) + 2)
@@ -99,7 +105,7 @@ def passing(size: int, outputs: int, first: int, last: int, resample: Any, acros
     points[np.arange(size) % taps, np.arange(size)] = 1 << BITS
     seen = np.asarray(Image.fromarray(points).resize((outputs, taps), resample))
     weights = seen[(starts[:, None] + np.arange(taps)) % taps, wanted[:, None]]
-    matrices, step, low = _blocks(starts, weights, max(1, across), longest)
+    matrices, step, low = _blocks(starts, weights, max(1, across), lengths)
     span = (len(matrices) - 1) * step + matrices.shape[1]
     # n products and their sum, each rounded to float32, are off by at most (n + 1) * 2**-24 of the sum of magnitudes.
     worst = 255 * np.abs(weights).sum(1).max() / 2**BITS * (taps + 2) * 2**-24
@@ -108,17 +114,16 @@ def passing(size: int, outputs: int, first: int, last: int, resample: Any, acros
     return Pass(starts, weights.astype(np.float64), matrices, step, low, span, begin, end, surest)
 
 
-def _blocks(starts: np.ndarray, weights: np.ndarray, across: int, longest: int) -> tuple[np.ndarray, int, int]:
+def _blocks(
+    starts: np.ndarray, weights: np.ndarray, across: int, lengths: tuple[int, ...]
+) -> tuple[np.ndarray, int, int]:
     """The matrices of a Pass, its step and its low."""
     outputs, taps = weights.shape
     inputs_an_output = (starts[-1] - starts[0]) / max(outputs - 1, 1)
-
-    def reach(length: int) -> int:
-        return taps + math.ceil(length * inputs_an_output)
-
-    length = longest
-    while length > 1 and (length * reach(length) * across > SMALL_PRODUCT or reach(length) > 4 * taps):
-        length //= 2
+    for length in lengths:
+        reach = taps + math.ceil(length * inputs_an_output)
+        if length * reach * across <= SMALL_PRODUCT and reach <= 4 * taps:
+            break
     step = round(length * inputs_an_output)
     begins = np.arange(0, outputs, length)
     shifts = starts - np.arange(outputs) // length * step  # an output's first input, seen from its block's start
@@ -168,8 +173,8 @@ def resized_planes(
     left, top, right, bottom = box
     original = size_of(picture)
     channels = len(picture.getbands()) if isinstance(picture, Image.Image) else 3
-    down = passing(original[1], height, top, bottom, resample, right - left, longest=8)
-    across = passing(original[0], width, left, right, resample, GROUP)
+    down = passing(original[1], height, top, bottom, resample, right - left, LENGTHS_DOWN)
+    across = passing(original[0], width, left, right, resample, GROUP, LENGTHS_ACROSS)
     squeezed = _scratch.array("squeezed", (channels, down.span, across.outputs))
     rows = max(1, BAND_FLOATS // (across.span * channels * GROUP)) * GROUP
     source = _scratch.array("source", (channels, min(rows, -(-(down.end - down.begin) // GROUP) * GROUP), across.span))

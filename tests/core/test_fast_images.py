@@ -114,7 +114,7 @@ def test_doubtful_sums_are_done_again(monkeypatch):
 
 
 def test_weights_are_pillow_s_whole_numbers():
-    found = passing(640, 298, 0, 298, BICUBIC, 1)
+    found = passing(640, 298, 0, 298, BICUBIC, 1, image_resample.LENGTHS_ACROSS)
     assert np.array_equal(found.weights, np.rint(found.weights))
     assert np.abs(found.weights.sum(1) - 2**BITS).max() <= found.weights.shape[1]
     blocks, inputs, length = found.matrices.shape
