@@ -41,8 +41,7 @@ def packed_pixels(picture: Image.Image, array: Callable[[tuple[int, ...]], np.nd
 
     The image stays unread. After `Image.draft` it is the smaller picture that was asked for.
     """
-    decode = decoder()
-    if decode is None or not takes(picture):
+    if not takes(picture) or not (decode := decoder()):
         return None
     width, height = picture.size
     try:
@@ -82,7 +81,7 @@ def _gives_pillows_bytes(decode: Callable[..., Any]) -> bool:
                 want = np.asarray(picture)
             try:
                 found = decode(file.getvalue(), "RGB", min_height=want.shape[0], min_width=want.shape[1])
-            except Exception:
+            except Exception:  # another simplejpeg than is known here
                 return False
             if not np.array_equal(found, want):
                 return False
