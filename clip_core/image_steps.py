@@ -5,24 +5,20 @@ The steps of transformers 4.37.2: RGB, array, resize, crop, rescale, normalise, 
 
 from __future__ import annotations
 
-import math
-import os
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from . import image_fast, image_jpeg, image_ops, image_profiles, image_resample
+from . import image_fast, image_jpeg, image_ops, image_profiles
 from .errors import ImageError, InputError
-from .image_fast import Place
+from .image_fast import ByteValues, Place
 from .image_input import apply_exif, decode, to_rgb, warn_if_scaled
 from .image_ops import FIRST, LAST
+from .image_threads import Memory, in_two_steps
 
-MOST_KEPT = 1 << 22  # pixels of a decoded JPEG, in memory that a thread keeps
+_memory = Memory(np.int32)  # of decoded JPEG files
 
 
 @dataclass(frozen=True)
@@ -61,12 +57,30 @@ def pixel_batch(pictures: list[Any], steps: Steps) -> np.ndarray:
 
 def _values(pictures: list[Any], steps: Steps, places: list[Any]) -> list[np.ndarray]:
     """Each picture's values: its place, where that has their shape and dtype, else a new array."""
-    if steps.profile != "hf":
-        return _each(lambda picture, place: _torchvision_values(picture, steps, place), pictures, places)
-    if steps.scale is not None:
-        warn_if_scaled(pictures)
-    first = steps.input_data_format or _format_of(pictures[0], steps)
-    return _each(lambda picture, place: _hf_values(picture, first, steps, place), pictures, places)
+    order = None  # of the channels
+    if steps.profile == "hf":
+        if steps.scale is not None:
+            warn_if_scaled(pictures)
+        order = steps.input_data_format or _format_of(pictures[0], steps)
+    _decode_repeated(pictures)
+
+    def values(number: int, decoded: Decoded | None) -> np.ndarray:
+        if decoded is not None:
+            return _resized_values(decoded, steps, places[number])
+        if order is not None:
+            return _hf_values(pictures[number], order, steps, places[number])
+        return _torchvision_values(pictures[number], steps, places[number])
+
+    return in_two_steps(len(pictures), lambda number: _decoded(pictures[number], order, steps), values)
+
+
+def _decode_repeated(pictures: list[Any]) -> None:
+    """Decodes what is in the list twice: two threads mustn't do so at once."""
+    seen: set[int] = set()
+    for picture in pictures:
+        if isinstance(picture, Image.Image) and id(picture) in seen:
+            decode(picture)
+        seen.add(id(picture))
 
 
 def _format_of(picture: Any, steps: Steps) -> str:
@@ -116,10 +130,11 @@ def _upright_size(picture: Image.Image, steps: Steps) -> tuple[int, int]:
 
 
 def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
-    """An unread JPEG, told to be decoded smaller; the steps then state its exact resized size."""
-    if not image_jpeg.is_unread(picture) or image_jpeg.is_drafted(picture) or picture.mode not in ("RGB", "L"):
+    """Where the steps ask for it, an unread JPEG told to be decoded smaller; they then state its exact resized size."""
+    if not steps.reduced or not steps.size or picture.mode not in ("RGB", "L"):
         return picture, steps
-    assert steps.size
+    if not image_jpeg.is_unread(picture) or image_jpeg.is_drafted(picture):
+        return picture, steps
     height, width = image_ops.resized_size(picture.height, picture.width, steps.size)
     if 2 * height > picture.height or 2 * width > picture.width:
         return picture, steps
@@ -130,37 +145,67 @@ def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
     return smaller, replace(steps, size={"height": height, "width": width})
 
 
-def _jpeg_pixels(picture: Image.Image, steps: Steps, place: Place) -> np.ndarray | None:
-    """An unread JPEG's packed pixels by the quicker decoder, if they will be resized as an array; else None."""
+class Decoded(NamedTuple):
+    """A JPEG file before it is resized."""
+
+    pixels: np.ndarray  # packed, in `_memory`
+    wanted: Place
+
+
+def _decoded(picture: Any, order: str | None, steps: Steps) -> Decoded | None:
+    """An unread JPEG by the quicker decoder, if it will be resized as an array; else None, and nothing is done."""
+    if not isinstance(picture, Image.Image) or not image_jpeg.takes(picture):
+        return None
     if steps.exif and picture.getexif().get(0x0112, 1) != 1:
         return None
-    if not image_fast.by_products(picture.size, place, steps.resample):
+    if order is None:
+        wanted, fits = image_profiles.central_place(picture.size, steps.size, steps.crop, steps.profile)
+        if not fits:
+            return None
+    else:
+        if _order_of(picture, order, steps) != LAST:
+            return None
+        picture, steps = _reduced(picture, steps)
+        wanted = image_fast.central_place(picture.size, steps.size, steps.crop)
+    if not image_fast.by_products(picture.size, wanted, steps.resample):
         return None
-    return image_jpeg.packed_pixels(picture, _memory)
+    pixels = image_jpeg.packed_pixels(picture, _memory.take)
+    return None if pixels is None else Decoded(pixels, wanted)
 
 
-def _memory(shape: tuple[int, ...]) -> np.ndarray:
-    """int32 that the thread uses again, since new memory is slow; but a huge picture's is given back."""
-    if math.prod(shape) > MOST_KEPT:
-        return np.empty(shape, np.int32)
-    return image_resample.scratch("jpeg", shape, np.int32)
+def _resized_values(decoded: Decoded, steps: Steps, place: np.ndarray | None) -> np.ndarray:
+    """The rest of the steps."""
+    planes = image_fast.planes(decoded.pixels, decoded.wanted, steps.resample)
+    _memory.give_back(decoded.pixels)
+    return _finished(planes, LAST, steps, place)
 
 
-def _hf_values(picture: Any, first: str, steps: Steps, place: np.ndarray | None) -> np.ndarray:
-    """One picture's values, by the short cut where there is one."""
-    source = first
+def _finished(planes: np.ndarray, source: str, steps: Steps, place: np.ndarray | None) -> np.ndarray:
+    """Resized bytes [C, H, W] as their values, in the order that is asked for or else `source`."""
+    hf = steps.profile == "hf"
+    tables: Any = image_fast if hf else image_profiles
+    table: ByteValues = tables.lookup_table(len(planes), steps.scale, steps.mean, steps.std)
+    values = image_fast.look_up(planes, table, steps.crop if hf else None, place)
+    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
+
+
+def _order_of(picture: Any, order: str, steps: Steps) -> str:
+    """The order of a picture's channels: `order`, the first one's, is taken for all, as in transformers.
+
+    A picture that can't have it decides for itself.
+    """
     if steps.input_data_format is None:
-        # The first picture's order is taken for all, as in transformers; one that can't have it decides for itself.
         shape = _shape_only(picture, steps).shape
-        if len(shape) != 3 or shape[0 if first == FIRST else -1] not in (1, 3):
-            source = _format_of(picture, steps)
+        if len(shape) != 3 or shape[0 if order == FIRST else -1] not in (1, 3):
+            return _format_of(picture, steps)
+    return order
+
+
+def _hf_values(picture: Any, order: str, steps: Steps, place: np.ndarray | None) -> np.ndarray:
+    """One picture's values in the `hf` profile, by the short cut where there is one."""
+    source = _order_of(picture, order, steps)
     if isinstance(picture, Image.Image):
-        if steps.reduced and steps.size:
-            picture, steps = _reduced(picture, steps)
-        if source == LAST and image_jpeg.takes(picture):
-            packed = _jpeg_pixels(picture, steps, image_fast.central_place(picture.size, steps.size, steps.crop))
-            if packed is not None:
-                return fast_values(packed, source, steps, place)
+        picture, steps = _reduced(picture, steps)
         picture = _opened(picture, steps)
         picture = to_rgb(picture) if steps.convert_rgb else picture
         if picture.mode != "RGB" or source != LAST:
@@ -188,18 +233,10 @@ def plain_values(image: np.ndarray, source: str, steps: Steps) -> np.ndarray:
     return image_ops.to_channel_format(image, steps.data_format or source, source)
 
 
-def fast_values(
-    picture: Image.Image | np.ndarray, source: str, steps: Steps, place: np.ndarray | None = None
-) -> np.ndarray:
-    """One RGB or L picture: both resizing passes around the crop, then a table in place of the arithmetic.
-
-    It may be packed pixels where `image_fast.by_products` allows it.
-    """
-    central = image_fast.central_place(image_resample.size_of(picture), steps.size, steps.crop)
-    planes = image_fast.planes(picture, central, steps.resample)
-    table = image_fast.lookup_table(len(planes), steps.scale, steps.mean, steps.std)
-    values = image_fast.look_up(planes, table, steps.crop, place)
-    return image_ops.to_channel_format(values, steps.data_format or source, FIRST)
+def fast_values(picture: Image.Image, source: str, steps: Steps, place: np.ndarray | None = None) -> np.ndarray:
+    """One RGB or L picture: both resizing passes around the crop, then a table in place of the arithmetic."""
+    wanted = image_fast.central_place(picture.size, steps.size, steps.crop)
+    return _finished(image_fast.planes(picture, wanted, steps.resample), source, steps, place)
 
 
 def _torchvision_values(picture: Any, steps: Steps, place: np.ndarray | None) -> np.ndarray:
@@ -208,23 +245,13 @@ def _torchvision_values(picture: Any, steps: Steps, place: np.ndarray | None) ->
     if not isinstance(picture, Image.Image):
         source = steps.input_data_format or _format_of(picture, steps)
         picture, _ = image_ops.to_pil(picture, source)
-    planes = _torchvision_planes(picture, steps)
-    table = image_profiles.lookup_table(len(planes), steps.scale, steps.mean, steps.std)
-    return image_ops.to_channel_format(
-        image_fast.look_up(planes, table, None, place), steps.data_format or source, FIRST
-    )
+    return _finished(_torchvision_planes(picture, steps), source, steps, place)
 
 
 def _torchvision_planes(picture: Image.Image, steps: Steps) -> np.ndarray:
     """A picture resized and cropped, as [C, H, W]: by the short cuts where it is RGB and no smaller than the crop."""
-    if not (unread := image_jpeg.takes(picture)):
-        picture = _opened(picture, steps)
-    wanted, fits = image_profiles.central_place(_upright_size(picture, steps), steps.size, steps.crop, steps.profile)
-    if unread:
-        packed = _jpeg_pixels(picture, steps, wanted) if fits else None
-        if packed is not None:
-            return image_fast.planes(packed, wanted, steps.resample)
-        picture = _opened(picture, steps)
+    picture = _opened(picture, steps)
+    wanted, fits = image_profiles.central_place(picture.size, steps.size, steps.crop, steps.profile)
     if fits and picture.mode == "RGB":
         return image_fast.planes(picture, wanted, steps.resample)
     try:
@@ -234,51 +261,6 @@ def _torchvision_planes(picture: Image.Image, steps: Steps) -> np.ndarray:
     except ValueError as error:
         raise ImageError(f"images: wanted a mode that Pillow resizes, found {picture.mode} ({error})") from error
     return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
-
-
-def _each(
-    function: Callable[[Any, Any], np.ndarray], pictures: list[Any], places: list[np.ndarray | None]
-) -> list[np.ndarray]:
-    """The function over the pictures, on as many threads as there are cores: Pillow and NumPy let others run."""
-    workers = min(len(pictures), os.cpu_count() or 1)
-    if workers == 1:
-        return list(map(function, pictures, places))
-    seen: set[int] = set()
-    for picture in pictures:
-        # A picture may be in the list twice; two threads mustn't decode it at once.
-        if isinstance(picture, Image.Image) and id(picture) in seen:
-            decode(picture)
-        seen.add(id(picture))
-    out: list[Any] = [None] * len(pictures)
-    failed: dict[int, Exception] = {}
-    numbers = iter(range(len(pictures)))  # each goes to one thread
-
-    def work() -> None:
-        for number in numbers:
-            try:
-                out[number] = function(pictures[number], places[number])
-            except Exception as error:
-                failed[number] = error
-                deque(numbers, maxlen=0)  # no more are begun
-
-    # One future for each thread: one for each picture would wake the caller, and have it wait for the lock, at each.
-    threads = _threads(os.getpid())
-    try:
-        for future in [threads.submit(work) for _ in range(workers)]:
-            future.result()
-    finally:
-        deque(numbers, maxlen=0)
-    if failed:
-        raise failed[min(failed)]
-    return out
-
-
-@lru_cache(maxsize=1)
-def _threads(process: int) -> Any:
-    """A thread per core, kept with its memory for the next call; a forked `process` has none and starts its own."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="triclip-images")
 
 
 def stack(pixels: list[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core import CLIPImageProcessor, ImageError, image_fast, image_resample, image_steps
+from clip_core import CLIPImageProcessor, ImageError, image_fast, image_resample
 from clip_core.image_fast import look_up, lookup_table
 from clip_core.image_ops import center_crop, normalize, rescale
 from clip_core.image_resample import BITS, passing, resized_planes
@@ -238,34 +237,6 @@ def test_an_opened_jpeg_is_left_as_it_is(tmp_path):
         np.testing.assert_array_equal(CLIPImageProcessor()(opened)["pixel_values"][0], want)
     assert opened.tile, "not decoded"
     np.testing.assert_array_equal(np.asarray(opened), np.asarray(Image.open(path)))
-
-
-def test_many_pictures_on_several_threads(monkeypatch):
-    """Each is made once, in its place; of several that fail the first one's error is raised, and no more are made."""
-    pool = ThreadPoolExecutor(3)
-    monkeypatch.setattr(image_steps, "_threads", lambda process: pool)
-    monkeypatch.setattr(image_steps.os, "cpu_count", lambda: 3)
-    seen = []
-
-    def made(picture, place):
-        time.sleep(picture % 3 * 0.002)
-        seen.append(picture)
-        if picture in failing:
-            raise ImageError(f"picture {picture}")
-        return place + picture
-
-    failing = ()
-    assert image_steps._each(made, list(range(40)), [100] * 40) == list(range(100, 140))
-    assert sorted(seen) == list(range(40)) and len(seen) == 40
-    seen.clear()
-    failing = (6, 7, 8)  # 6 takes the least time, 8 the most
-    with pytest.raises(ImageError, match="^picture 6$"):
-        image_steps._each(made, list(range(1000)), [0] * 1000)
-    failing = (2, 3)  # the later one fails sooner
-    with pytest.raises(ImageError, match="^picture 2$"):
-        image_steps._each(made, list(range(1000)), [0] * 1000)
-    assert len(seen) < 1000
-    pool.shutdown()
 
 
 def test_a_broken_opened_jpeg_is_named(tmp_path):
