@@ -47,6 +47,10 @@ MAX_TAPS = 64  # beyond it too many sums come close to a border
 MAX_OUTPUT = 1 << 20  # pixels
 MIN_INPUT = 1 << 16  # pixels; smaller pictures gain nothing
 
+# What bytes are times while they lie in packed pixels. Weights are divided by it, which is sooner done than shifting
+# all bytes, and as exact: in float32, powers of 2 change nothing but the exponent.
+PACKED_FACTORS = (1.0, 2.0**8, 2.0**16)
+
 
 class Pass(NamedTuple):
     """One pass along one edge, for the outputs `first` to `last`.
@@ -58,7 +62,8 @@ class Pass(NamedTuple):
 
     starts: np.ndarray  # [outputs]: the first input of each
     weights: np.ndarray  # float64 [outputs, taps]: whole numbers, zero behind the last one
-    matrices: np.ndarray  # float32 [blocks, inputs, outputs of a block]
+    factors: np.ndarray  # float64 [channels]: what the inputs are times
+    matrices: np.ndarray  # float32 [channels, blocks, inputs, outputs of a block], divided by the factors
     step: int
     low: int
     span: int
@@ -69,7 +74,7 @@ class Pass(NamedTuple):
     @property
     def outputs(self) -> int:
         """Those of all blocks: the last may have some too many, whose sums are 0."""
-        return self.matrices.shape[0] * self.matrices.shape[2]
+        return self.matrices.shape[1] * self.matrices.shape[3]
 
 
 def suits(size: tuple[int, int], height: int, width: int, box: tuple[int, int, int, int], resample: Any) -> bool:
@@ -88,9 +93,16 @@ def _support(size: int, outputs: int, resample: Any) -> float:
 
 @lru_cache(maxsize=64)
 def passing(
-    size: int, outputs: int, first: int, last: int, resample: Any, across: int, lengths: tuple[int, ...]
+    size: int,
+    outputs: int,
+    first: int,
+    last: int,
+    resample: Any,
+    factors: tuple[float, ...],
+    across: int,
+    lengths: tuple[int, ...],
 ) -> Pass:
-    """The pass from `size` inputs to the outputs `first` to `last` of `outputs`.
+    """The pass from `size` inputs, times a channel's factor, to the outputs `first` to `last` of `outputs`.
 
     `across`: how many such sums lie side by side, for the size of blocks (see SMALL_PRODUCT); `lengths`: what they may
     be.
@@ -107,17 +119,29 @@ def passing(
     weights = seen[(starts[:, None] + np.arange(taps)) % taps, wanted[:, None]]
     matrices, step, low = _blocks(starts, weights, max(1, across), lengths)
     span = (len(matrices) - 1) * step + matrices.shape[1]
-    # n products and their sum, each rounded to float32, are off by at most (n + 1) * 2**-24 of the sum of magnitudes.
-    worst = 255 * np.abs(weights).sum(1).max() / 2**BITS * (taps + 2) * 2**-24
-    surest = np.float32(0.5 - 1.1 * worst)
+    each = np.array(factors)
+    scaled = matrices / each[:, None, None, None].astype(np.float32)
+    surest = np.float32(0.5 - _worst_error(weights / 2.0**BITS))
     begin, end = int(starts[0]), int(starts[-1]) + taps
-    return Pass(starts, weights.astype(np.float64), matrices, step, low, span, begin, end, surest)
+    return Pass(starts, weights.astype(np.float64), each, scaled, step, low, span, begin, end, surest)
+
+
+def _worst_error(weights: np.ndarray) -> float:
+    """What a float32 sum of bytes times weights [outputs, taps] can be off by, in whatever order it is added up.
+
+    Each rounding is off by at most 2**-24 of what it rounds: n products, and n - 1 sums of some of them, which lie
+    between the sum of the negative ones and that of the positive ones.
+    """
+    positive, negative = np.maximum(weights, 0).sum(1), np.maximum(-weights, 0).sum(1)
+    additions = np.count_nonzero(weights, axis=1) - 1
+    errors = positive + negative + additions * np.maximum(positive, negative)
+    return 1.01 * 255 * float(errors.max()) * 2**-24  # 0.01 for sums that are larger by what was rounded before
 
 
 def _blocks(
     starts: np.ndarray, weights: np.ndarray, across: int, lengths: tuple[int, ...]
 ) -> tuple[np.ndarray, int, int]:
-    """The matrices of a Pass, its step and its low."""
+    """The matrices of a Pass for a factor of 1, its step and its low."""
     outputs, taps = weights.shape
     inputs_an_output = (starts[-1] - starts[0]) / max(outputs - 1, 1)
     for length in lengths:
@@ -172,9 +196,10 @@ def resized_planes(
     """
     left, top, right, bottom = box
     original = size_of(picture)
-    channels = len(picture.getbands()) if isinstance(picture, Image.Image) else 3
-    down = passing(original[1], height, top, bottom, resample, right - left, LENGTHS_DOWN)
-    across = passing(original[0], width, left, right, resample, GROUP, LENGTHS_ACROSS)
+    factors = (1.0,) * len(picture.getbands()) if isinstance(picture, Image.Image) else PACKED_FACTORS
+    channels = len(factors)
+    down = passing(original[1], height, top, bottom, resample, (1.0,) * channels, right - left, LENGTHS_DOWN)
+    across = passing(original[0], width, left, right, resample, factors, GROUP, LENGTHS_ACROSS)
     squeezed = _scratch.array("squeezed", (channels, down.span, across.outputs))
     rows = max(1, BAND_FLOATS // (across.span * channels * GROUP)) * GROUP
     source = _scratch.array("source", (channels, min(rows, -(-(down.end - down.begin) // GROUP) * GROUP), across.span))
@@ -184,18 +209,18 @@ def resized_planes(
         _copy(picture, (across.begin, begin, across.end, end), source[:, : end - begin, columns])
         _across(source, across, squeezed[:, begin - down.low : end - down.low])
     sums = _scratch.array("sums", (channels, down.outputs, across.outputs))
-    blocks = len(down.matrices)
-    np.matmul(
-        down.matrices.swapaxes(1, 2),
-        _windows(squeezed, 1, blocks, down.step, down.matrices.shape[1]),
-        out=sums.reshape(channels, blocks, -1, across.outputs),
-    )
-    found = _round(sums, squeezed.swapaxes(1, 2), down, sums, rows_first=True)
+    _, blocks, inputs, length = down.matrices.shape
+    windows = _windows(squeezed, 1, blocks, down.step, inputs)
+    np.matmul(down.matrices.swapaxes(2, 3), windows, out=sums.reshape(channels, blocks, length, -1))
+    found = _round(sums, squeezed, 1, down, sums)
     return found[:, : bottom - top, : right - left]
 
 
 def _copy(picture: Image.Image | np.ndarray, box: tuple[int, int, int, int], planes: np.ndarray) -> None:
-    """The bytes of a picture within a box (left, top, right, bottom) as floats [C, H, W]."""
+    """The bytes of a picture within a box (left, top, right, bottom) as floats [C, H, W].
+
+    Those of packed pixels are times PACKED_FACTORS.
+    """
     left, top, right, bottom = box
     if isinstance(picture, Image.Image):
         part = picture.crop(box)
@@ -206,9 +231,8 @@ def _copy(picture: Image.Image | np.ndarray, box: tuple[int, int, int, int], pla
     if 2 * (right - left) < picture.shape[1]:  # else whole rows are quicker: they lie in one piece
         packed, left, right = packed[:, left:right], 0, right - left
     byte = scratch("byte", packed.shape, np.int32)
-    for place, plane in enumerate(planes):
-        shifted = np.right_shift(packed, 8 * place, out=byte) if place else packed
-        plane[...] = np.bitwise_and(shifted, 255, out=byte)[:, left:right]
+    for plane, factor in zip(planes, PACKED_FACTORS, strict=True):
+        plane[...] = np.bitwise_and(packed, 255 * int(factor), out=byte)[:, left:right]
 
 
 def _windows(values: np.ndarray, axis: int, count: int, step: int, length: int) -> np.ndarray:
@@ -220,32 +244,37 @@ def _windows(values: np.ndarray, axis: int, count: int, step: int, length: int) 
 
 def _across(source: np.ndarray, across: Pass, target: np.ndarray) -> None:
     """The pass across of float bytes [C, rows, span] into `target` [C, at most rows, outputs]."""
-    channels, rows, _ = source.shape
-    blocks, inputs, length = across.matrices.shape
+    channels, rows, span = source.shape
+    _, blocks, inputs, length = across.matrices.shape
     sums = _scratch.array("sums", (channels, rows, across.outputs))
-    windows = _windows(source.reshape(channels * rows // GROUP, GROUP, -1), 2, blocks, across.step, inputs)
-    grouped = sums.reshape(-1, GROUP, blocks, length)
-    np.matmul(windows.swapaxes(1, 2), across.matrices, out=grouped.swapaxes(1, 2))
-    _round(sums, source, across, target)
+    windows = _windows(source.reshape(channels, -1, GROUP, span), 3, blocks, across.step, inputs)
+    grouped = sums.reshape(channels, -1, GROUP, blocks, length)
+    np.matmul(windows.swapaxes(2, 3), across.matrices[:, None], out=grouped.swapaxes(2, 3))
+    _round(sums, source, 2, across, target)
 
 
-def _round(
-    sums: np.ndarray, source: np.ndarray, done: Pass, target: np.ndarray, rows_first: bool = False
-) -> np.ndarray:
-    """Sums [C, rows, columns] rounded to bytes, the doubtful ones computed again exactly, into `target` (floats).
+def _round(sums: np.ndarray, source: np.ndarray, axis: int, done: Pass, target: np.ndarray) -> np.ndarray:
+    """Sums [C, H, W] rounded to bytes, the doubtful ones computed again exactly, into `target` (floats).
 
-    `source`: what they were made of, [C, line, input]; an output's line is its row, or its column if `rows_first`.
-    `target` may have fewer rows, and may be `sums`.
+    They were made along an axis (1 or 2) of `source`. `target` may have fewer rows, and may be `sums`.
     """
     rounded = np.rint(sums, out=_scratch.array("rounded", sums.shape))
     sums -= rounded
     np.abs(sums, out=sums)
     doubtful = np.flatnonzero(np.greater(sums, done.surest, out=_scratch.array("doubtful", sums.shape, np.bool_)))
     if len(doubtful):
-        channels, lines, outputs = np.unravel_index(doubtful, sums.shape)
-        if rows_first:
-            lines, outputs = outputs, lines
-        inputs = (done.starts[outputs] - done.low)[:, None] + np.arange(done.weights.shape[1])
-        exact = (source[channels[:, None], lines[:, None], inputs] * done.weights[outputs]).sum(1)
-        rounded.reshape(-1)[doubtful] = np.floor(exact / 2.0**BITS + 0.5)
+        rounded.reshape(-1)[doubtful] = _again(np.unravel_index(doubtful, sums.shape), source, axis, done)
     return np.clip(rounded[:, : target.shape[1]], 0, 255, out=target)
+
+
+def _again(places: tuple[np.ndarray, ...], source: np.ndarray, axis: int, done: Pass) -> np.ndarray:
+    """The rounded sums at `places` (channels, rows, columns), computed in whole numbers."""
+    outputs = places[axis]
+    first = [*places]
+    first[axis] = done.starts[outputs] - done.low
+    apart = source.shape[2] if axis == 1 else 1
+    inputs = np.ravel_multi_index(tuple(first), source.shape)[:, None] + apart * np.arange(done.weights.shape[1])
+    # An input is always inside the source; "clip" only spares NumPy a buffered copy.
+    taken = source.reshape(-1).take(inputs, mode="clip")
+    exact = np.einsum("ij,ij->i", taken, done.weights.take(outputs, axis=0)) / done.factors[places[0]]
+    return np.floor(exact / 2.0**BITS + 0.5)

@@ -112,18 +112,39 @@ def test_doubtful_sums_are_done_again(monkeypatch):
     np.testing.assert_array_equal(resized_planes(picture, 224, 298, box, BICUBIC), want)
 
 
-def test_weights_are_pillow_s_whole_numbers():
-    found = passing(640, 298, 0, 298, BICUBIC, 1, image_resample.LENGTHS_ACROSS)
+@pytest.mark.parametrize("factors", [(1.0,), image_resample.PACKED_FACTORS])
+def test_weights_are_pillow_s_whole_numbers(factors):
+    found = passing(640, 298, 0, 298, BICUBIC, factors, 1, image_resample.LENGTHS_ACROSS)
     assert np.array_equal(found.weights, np.rint(found.weights))
     assert np.abs(found.weights.sum(1) - 2**BITS).max() <= found.weights.shape[1]
-    blocks, inputs, length = found.matrices.shape
+    channels, blocks, inputs, length = found.matrices.shape
+    assert channels == len(factors)
     assert found.outputs == blocks * length >= 298 and found.span == (blocks - 1) * found.step + inputs
     for output in range(298):
         block, place = divmod(output, length)
         begin = found.starts[output] - found.low - block * found.step
-        matrix = found.matrices[block, :, place]
-        np.testing.assert_array_equal(matrix[begin : begin + 12] * 2.0**BITS, found.weights[output])
-        assert np.count_nonzero(matrix) == np.count_nonzero(found.weights[output])
+        for factor, matrices in zip(factors, found.matrices, strict=True):
+            matrix = matrices[block, :, place]
+            np.testing.assert_array_equal(matrix[begin : begin + 12] * factor * 2.0**BITS, found.weights[output])
+            assert np.count_nonzero(matrix) == np.count_nonzero(found.weights[output])
+
+
+@pytest.mark.parametrize("resample", [BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.HAMMING])
+@pytest.mark.parametrize("size", [350, 640, 2000])
+def test_no_order_of_adding_is_off_by_more_than_is_allowed_for(resample, size):
+    found = passing(size, 224, 0, 224, resample, (1.0,), 1, image_resample.LENGTHS_ACROSS)
+    allowed = 0.5 - float(found.surest)
+    random = np.random.default_rng(0)
+    weights = found.weights / 2.0**BITS
+    worst = 0.0
+    for bytes_ in (np.where(weights > 0, 255, 0), *random.integers(200, 256, (300, *weights.shape))):
+        products = (bytes_ * weights).astype(np.float32)  # rounded once
+        exact = (bytes_ * weights).sum(1)
+        for order in (products, products[:, ::-1], products[:, random.permutation(weights.shape[1])]):
+            # cumsum adds one after the other, sum in pairs.
+            for found_sum in (np.cumsum(order, 1, np.float32)[:, -1], order.sum(1, np.float32)):
+                worst = max(worst, np.abs(found_sum - exact).max())
+    assert allowed / 100 < worst <= allowed
 
 
 def test_bytes_become_values_by_arithmetic_only_where_it_is_exact():
