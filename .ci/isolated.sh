@@ -3,11 +3,15 @@
 # The checkout's packages are out of reach: tests run on a copy of tests/ and conformance/ elsewhere. The embedded model's
 # numbers are written in the first environment and compared with in the others.
 #
-#   .ci/isolated.sh [torch] [tf] [flax]
+#   .ci/isolated.sh [--once] [torch] [tf] [flax]
+#
+# --once: each environment is removed after its tests, so that only one of them takes space on the disk at a time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 python=${PYTHON:-python3}
+once=
+if [ "${1:-}" = --once ]; then once=1; shift; fi
 backends=${*:-torch tf flax}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -46,4 +50,5 @@ END
         "$env/bin/triclip" conform emoji --backends "$backend" --reference reference.npz
     fi
     cd "$root"
+    if [ -n "$once" ]; then rm -rf "$env"; fi
 done

@@ -58,9 +58,9 @@ from clip_core.weights import weight_table
 tiny = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
 config = CLIPConfig({**tiny, "vocab_size": 9}, {**tiny, "image_size": 4, "patch_size": 2})
 weights = {name: np.zeros(row.shape, np.float32) for name, row in weight_table(config).items()}
-folder = tempfile.mkdtemp()
-checkpoint.save(folder, weights, config.to_dict())
-assert set(checkpoint.load(folder).tensors) == set(weights)
+with tempfile.TemporaryDirectory() as folder:
+    checkpoint.save(folder, weights, config.to_dict())
+    assert set(checkpoint.load(folder).tensors) == set(weights)
 assert CLIPTokenizer()("a cat", return_tensors="np").input_ids.shape == (1, 4)
 assert CLIPImageProcessor()(np.zeros((9, 9, 3), np.uint8), return_tensors="np").pixel_values.shape == (1, 3, 224, 224)
 """

@@ -45,9 +45,14 @@ def execute(notebook: Any, limit: float = LIMIT) -> float:
     began = time.monotonic()
     # Not by name: a kernel of that name that the user installed would be another environment.
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    with tempfile.TemporaryDirectory() as sockets, tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as sockets,
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as temporary,  # where a notebook's own temporary files go, and end
+    ):
         manager = AsyncKernelManager(transport="ipc", ip=f"{sockets}/kernel")  # no port is opened
-        manager._kernel_spec = KernelSpec(argv=command, **{key: _KERNEL[key] for key in ("display_name", "language")})
+        spec = {key: _KERNEL[key] for key in ("display_name", "language")}
+        manager._kernel_spec = KernelSpec(argv=command, env={"TMPDIR": temporary}, **spec)
         client = NotebookClient(
             notebook,
             km=manager,
