@@ -42,8 +42,8 @@ ROW = Row(
     check="memory",
     limits=(
         "Reading every weight once; with mmap=True only the table of contents is read, and Python's garbage collector, "
-        "which would take longer, rests. TensorFlow makes a variable of zeros before there is something to put in it, "
-        "and keeps what it frees: 1.3 instead of 1.15."
+        "which would take longer, rests. TensorFlow's variables are made as zeros, which a file's weights then "
+        "overwrite in pieces."
     ),
     rounds=3,
 )

@@ -421,12 +421,16 @@ def fill(variable: keras.Variable, tensor: LazyTensor) -> None:
         return
     whole = tensor.numpy() if tensor.part is None else None  # transposed: there is no reading a part of it
     rows = max(PIECE * tensor.shape[0] // tensor.nbytes, 1)
+    handle = variable.value.handle
     for start in range(0, tensor.shape[0], rows):
         stop = min(start + rows, tensor.shape[0])
         piece = tensor.rows(start, stop).numpy() if whole is None else whole[start:stop]
-        variable.value[start:stop].assign(piece.view(dtype))
+        # `variable[start:stop].assign` would begin with reading the variable, which after the first part is a copy.
+        tf.raw_ops.ResourceStridedSliceAssign(
+            ref=handle, begin=[start], end=[stop], strides=[1], value=piece.view(dtype)
+        )
     # Assigning a part makes TensorFlow copy the whole variable at every read from then on, unless told otherwise.
-    tf.raw_ops.DisableCopyOnRead(resource=variable.value.handle)
+    tf.raw_ops.DisableCopyOnRead(resource=handle)
 
 
 def match_labels(y: Any, y_pred: Any) -> tuple[Any, Any]:
