@@ -32,6 +32,8 @@ class FileSource:
             raise FileNotFoundError(f"{self.path}: no such file")
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - kept open on purpose, see above
         self._lock = threading.Lock()
+        self._mapping: mmap.mmap | None = None
+        self._mapped: list[tuple[int, int]] = []  # the ranges of it that arrays have
         self.size = os.fstat(self._file.fileno()).st_size
 
     def __del__(self) -> None:
@@ -75,10 +77,21 @@ class FileSource:
         return Tensor(dtype, shape, lambda: part(0, size).reshape(shape), part, place, mapped)
 
     def _map(self, offset: int, storage: np.dtype, size: int) -> np.ndarray:
-        if os.fstat(self._file.fileno()).st_size < offset + size * storage.itemsize:
+        """An array over the file's pages, which copies those that are written to.
+
+        All share one mapping: Linux counts, and finds room for, megabytes around what is touched in each. But no two
+        share bytes: neither sees what is written to the other.
+        """
+        end = offset + size * storage.itemsize
+        if os.fstat(self._file.fileno()).st_size < end:
             raise CheckpointError(f"{self.path}: the file became shorter since it was opened")
-        whole = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return np.frombuffer(whole, storage, size, offset)
+        with self._lock:
+            taken = any(start < end and offset < stop for start, stop in self._mapped)
+            if self._mapping is None or taken or len(self._mapping) < end:
+                self._mapping = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
+                self._mapped = []
+            self._mapped.append((offset, end))
+            return np.frombuffer(self._mapping, storage, size, offset)
 
 
 def stream(tensor: Tensor) -> Iterator[memoryview]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,28 @@ def test_saving_over_its_own_file(folder):
     model.save_pretrained(folder)
     assert torch.equal(model.get_parameter(NAME).detach(), want)
     assert torch.equal(CLIPModel.from_pretrained(folder).get_parameter(NAME).detach(), want)
+
+
+def mapping_of(array):
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array.obj
+
+
+def test_one_mapping_of_the_file_but_no_bytes_in_common(folder):
+    tensors = load(folder).tensors
+    first, again = tensors[NAME].map(), tensors[NAME].map()
+    others = {name: tensor.map() for name, tensor in tensors.items() if tensor.map and name != NAME}
+    assert len(others) > 30
+    assert len({id(mapping_of(array)) for array in (again, *others.values())}) == 1
+    assert mapping_of(first) is not mapping_of(again)
+    want = {name: tensor.numpy() for name, tensor in tensors.items()}
+    first[:] = 1
+    again[0] = 2
+    np.testing.assert_array_equal(again[1:], want[NAME][1:])
+    for name, array in others.items():
+        np.testing.assert_array_equal(array, want[name], err_msg=name)
+        assert array.flags.writeable
 
 
 def test_another_dtype_is_converted_in_memory(folder):
