@@ -29,14 +29,15 @@ GOALS = (
 )
 LIMITS = (
     "The extra `jpeg` is simplejpeg: the same libjpeg-turbo, without Pillow's four bytes a pixel, their copies and the "
-    "interpreter's lock. Decoding with it takes 1.25 of the 2.9 ms of one core that a 640-pixel picture costs (11 of "
-    "19 at 2,000 pixels); matrix products take a sixth, rounding their sums to bytes, doubtful ones again in whole "
-    "numbers, another, and bringing bytes into planes of floats a tenth. Reduced decoding of large pictures is bounded "
-    "by JPEG's entropy coding, which it can't skip: twice what reduced decoding alone does on one core is about 4 "
-    "times what hf-processors-rs does, which leaves next to nothing for all else (2 ms of 11). Pillow-SIMD 12.1.1 "
-    "(AVX2) resizes a picture in 0.38 ms, which is 2.6 in Pillow and 1.3 here, but 0.34% of its bytes are off by one, "
-    "so nothing here uses it. On a machine with other work, look at CPU seconds: triclip's and Rust's are spread over "
-    "all cores."
+    "interpreter's lock. Decoding with it is half of a core's time at 640 pixels and two thirds at 2,000. Of the 6.5 "
+    "ms that resizing such a large picture takes, matrix products are 3, bringing bytes into planes of floats 2, "
+    "rounding the sums to bytes, doubtful ones again in whole numbers, 1.3. Half of the threads rather decode and half "
+    "rather resize, so that they wait for the interpreter's lock twice a picture (19 times before). Reduced decoding "
+    "of large pictures is bounded by JPEG's entropy coding, which it can't skip: twice what reduced decoding alone "
+    "does on one core is about 4 times what hf-processors-rs does, which leaves next to nothing for all else (2 ms of "
+    "11). Pillow-SIMD 12.1.1 (AVX2) resizes a 640-pixel picture in 0.38 ms, which is 2.6 in Pillow and 1.3 here, but "
+    "0.34% of its bytes are off by one, so nothing here uses it. On a machine with other work, look at CPU seconds: "
+    "triclip's and Rust's are spread over all cores."
 )
 ROW = Row(
     title="640-pixel JPEGs to pixel_values",
