@@ -40,7 +40,8 @@ DECODING_ERRORS = (
 DEEP_MODES = ("I", "F")
 
 
-def _check_pixels(width: int, height: int, name: str) -> None:
+def check_pixels(width: int, height: int, name: str) -> None:
+    """ImageError for a picture of no pixels or of more than Pillow's limit, before it is decoded."""
     if width == 0 or height == 0:
         raise ImageError(f"{name}: wanted a picture of at least 1 x 1 pixels, found {width} x {height}")
     limit = Image.MAX_IMAGE_PIXELS
@@ -101,7 +102,7 @@ def _open(path: Path, unread_jpeg: bool) -> Image.Image:
     try:
         with ExitStack() as stack:
             image = stack.enter_context(Image.open(path))
-            _check_pixels(*image.size, str(path))
+            check_pixels(*image.size, str(path))
             if unread_jpeg and image_jpeg.takes(image):
                 stack.pop_all()  # stays open
                 return image

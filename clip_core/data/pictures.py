@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .. import image_fast, image_jpeg, image_profiles
 from ..errors import ConfigError, ImageError
-from ..image_input import DECODING_ERRORS, apply_exif, check_depth, decode, load_image, to_rgb
+from ..image_input import DECODING_ERRORS, apply_exif, check_depth, check_pixels, decode, load_image, to_rgb
 from ..image_ops import FIRST
 from ..train.config import AugmentSection
 from .augment import Augmenter, Colour, flatten
@@ -30,9 +30,7 @@ def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> 
         return opened
     try:
         opened = Image.open(io.BytesIO(picture))
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and opened.width * opened.height > limit:
-            raise ImageError(f"{name}: wanted at most {limit} pixels, found {opened.width} x {opened.height}")
+        check_pixels(*opened.size, name)
         if not (unread_jpeg and image_jpeg.takes(opened)):
             check_depth(decode(opened))
     except ImageError:
