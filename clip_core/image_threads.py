@@ -33,57 +33,67 @@ def in_two_steps(
     workers = min(count, os.cpu_count() or 1)
     if workers == 1:
         return [second(number, first(number)) for number in range(count)]
-    out: list[Any] = [None] * count
-    failed: dict[int, Exception] = {}
-    numbers = iter(range(count))  # each goes to one thread
-    between: deque[tuple[int, First]] = deque()
-    most_between = max(FEW, workers)
-
-    def begin(number: int) -> None:
-        try:
-            found = first(number)
-            if found is None:
-                out[number] = second(number, None)
-            else:
-                between.append((number, found))
-        except Exception as error:
-            fail(number, error)
-
-    def finish() -> bool:
-        try:
-            number, found = between.popleft()
-        except IndexError:
-            return False
-        try:
-            out[number] = second(number, found)
-        except Exception as error:
-            fail(number, error)
-        return True
-
-    def fail(number: int, error: Exception) -> None:
-        failed[number] = error
-        deque(numbers, maxlen=0)  # no more are begun
-
-    def work(rather_finish: bool) -> None:
-        while True:
-            if (rather_finish or len(between) >= most_between) and finish():
-                continue
-            number = next(numbers, None)
-            if number is not None:
-                begin(number)
-            elif not finish():
-                return  # what another thread is at, that one finishes
-
+    work = _Work(count, first, second, max(FEW, workers))
     # One future for each thread: one for each picture would wake the caller, and have it wait for the lock, at each.
     threads = _threads(os.getpid())
     try:
-        for future in [threads.submit(work, worker % 2 == 1) for worker in range(workers)]:
+        for future in [threads.submit(work.run, worker % 2 == 1) for worker in range(workers)]:
             future.result()
     finally:
-        deque(numbers, maxlen=0)
-    if failed:
-        raise failed[min(failed)]
-    return out
+        work.begin_no_more()
+    if work.failed:
+        raise work.failed[min(work.failed)]
+    return work.out
+
+
+class _Work:
+    """What the threads share; each takes a number, or what lies between the steps, in a call that nothing splits."""
+
+    def __init__(self, count: int, first: Callable, second: Callable, most_between: int) -> None:
+        self.first, self.second, self.most_between = first, second, most_between
+        self.out: list[Any] = [None] * count
+        self.failed: dict[int, Exception] = {}
+        self.numbers = iter(range(count))
+        self.between: deque[tuple[int, Any]] = deque()
+
+    def run(self, rather_finish: bool) -> None:
+        """One thread's part."""
+        while True:
+            if (rather_finish or len(self.between) >= self.most_between) and self._finish():
+                continue
+            number = next(self.numbers, None)
+            if number is not None:
+                self._begin(number)
+            elif not self._finish():
+                return  # what another thread is at, that one finishes
+
+    def _begin(self, number: int) -> None:
+        try:
+            found = self.first(number)
+            if found is None:
+                self.out[number] = self.second(number, None)
+            else:
+                self.between.append((number, found))
+        except Exception as error:
+            self._fail(number, error)
+
+    def _finish(self) -> bool:
+        try:
+            number, found = self.between.popleft()
+        except IndexError:
+            return False
+        try:
+            self.out[number] = self.second(number, found)
+        except Exception as error:
+            self._fail(number, error)
+        return True
+
+    def _fail(self, number: int, error: Exception) -> None:
+        self.failed[number] = error
+        self.begin_no_more()
+
+    def begin_no_more(self) -> None:
+        deque(self.numbers, maxlen=0)
 
 
 @lru_cache(maxsize=1)
