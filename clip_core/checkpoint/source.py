@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import mmap
 import os
@@ -33,7 +34,7 @@ class FileSource:
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - kept open on purpose, see above
         self._lock = threading.Lock()
         self._mapping: mmap.mmap | None = None
-        self._mapped: list[tuple[int, int]] = []  # the ranges of it that arrays have
+        self._mapped: list[tuple[int, int]] = []  # the ranges of it that arrays have, in order
         self.size = os.fstat(self._file.fileno()).st_size
 
     def __del__(self) -> None:
@@ -86,11 +87,13 @@ class FileSource:
         if os.fstat(self._file.fileno()).st_size < end:
             raise CheckpointError(f"{self.path}: the file became shorter since it was opened")
         with self._lock:
-            taken = any(start < end and offset < stop for start, stop in self._mapped)
-            if self._mapping is None or taken or len(self._mapping) < end:
+            after = bisect.bisect_left(self._mapped, (offset, end))
+            taken = self._mapped[max(after - 1, 0) : after + 1]  # the two that could overlap, if any does
+            overlaps = any(start < end and offset < stop for start, stop in taken)
+            if self._mapping is None or overlaps or len(self._mapping) < end:
                 self._mapping = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
-                self._mapped = []
-            self._mapped.append((offset, end))
+                self._mapped, after = [], 0
+            self._mapped.insert(after, (offset, end))
             return np.frombuffer(self._mapping, storage, size, offset)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from clip_core.checkpoint import load
+from clip_core.checkpoint.source import FileSource
 from clip_core.errors import CheckpointError
 from clip_torch import CLIPConfig, CLIPModel
 
@@ -85,3 +86,17 @@ def test_a_file_that_became_shorter_is_refused(folder):
         file.truncate(200)
     with pytest.raises(CheckpointError, match="shorter"):
         tensor.map()
+
+
+@pytest.mark.parametrize("second", [(0, 100), (40, 100), (80, 20), (60, 1), (0, 41), (99, 1)])
+def test_overlapping_arrays_do_not_share_bytes(second, tmp_path):
+    want = np.arange(200, dtype=np.float32)
+    (tmp_path / "file").write_bytes(want.tobytes())
+    source = FileSource(tmp_path / "file")
+    start, size = second
+    for offset in (150, 10, 120):  # around the first
+        source.tensor(4 * offset, "float32", (5,)).map()
+    first = source.tensor(4 * 40, "float32", (60,)).map()
+    other = source.tensor(4 * start, "float32", (size,)).map()
+    first[:] = -1
+    np.testing.assert_array_equal(other, want[start : start + size])
