@@ -176,11 +176,6 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """An array that is the calling thread's until it asks for `name` again."""
-    return _scratch.array(name, shape, dtype)
-
-
 def size_of(picture: Image.Image | np.ndarray) -> tuple[int, int]:
     """(width, height)."""
     return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
@@ -230,7 +225,7 @@ def _copy(picture: Image.Image | np.ndarray, box: tuple[int, int, int, int], pla
     packed = picture[top:bottom]
     if 2 * (right - left) < picture.shape[1]:  # else whole rows are quicker: they lie in one piece
         packed, left, right = packed[:, left:right], 0, right - left
-    byte = scratch("byte", packed.shape, np.int32)
+    byte = _scratch.array("byte", packed.shape, np.int32)
     for plane, factor in zip(planes, PACKED_FACTORS, strict=True):
         plane[...] = np.bitwise_and(packed, 255 * int(factor), out=byte)[:, left:right]
 

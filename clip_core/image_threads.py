@@ -89,6 +89,7 @@ class _Work:
         return True
 
     def _fail(self, number: int, error: Exception) -> None:
+        """Keeps any error of the steps for the caller, who raises the first."""
         self.failed[number] = error
         self.begin_no_more()
 

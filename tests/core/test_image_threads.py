@@ -83,12 +83,13 @@ def test_the_earliest_error_is_raised_and_no_more_is_begun(step, workers):
     with pytest.raises(ImageError, match=f"^{step} 6$"):
         in_two_steps(1000, work.first, work.second)
     assert len(work.seen) < 200
+    later = Work(1e-3, 1e-3, ((step, 2), (step, 3)))  # the later one fails sooner
+    with pytest.raises(ImageError, match=f"^{step} 2$"):
+        in_two_steps(1000, later.first, later.second)
     assert in_two_steps(9, Work(0, 0).first, Work(0, 0).second) == wanted(9), "the threads go on"
 
 
 def test_an_interrupted_caller_leaves_no_work_behind(workers):
-    if workers == 1:
-        pytest.skip("nothing is left to threads")
     work = Work(1e-3, 1e-3)
 
     def first(number: int) -> str | None:
