@@ -288,7 +288,7 @@ def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
     from .hub import resolve_folder
     from .image_processor import CLIPImageProcessor
     from .processor import CLIPProcessor
-    from .tokenizer import CLIPTokenizerFast
+    from .text.tokenizer import CLIPTokenizerFast
 
     folder = resolve_folder(name_or_path, **where)
     has = (lambda name: (folder / name).is_file()) if folder.is_dir() else (lambda name: False)

@@ -63,7 +63,7 @@ def load_processor(config: TrainConfig, model_config: Any) -> Any:
     from ..image_processor import CLIPImageProcessor
     from ..pipeline import load_processor as load
     from ..processor import CLIPProcessor
-    from ..tokenizer import CLIPTokenizerFast
+    from ..text.tokenizer import CLIPTokenizerFast
 
     section, size = config.model, model_config.vision_config.image_size
     tokenizer = None if section.tokenizer is None else CLIPTokenizerFast.from_pretrained(section.tokenizer)

@@ -23,7 +23,7 @@ _PACKAGES = {"torch": "clip_torch", "tf": "clip_tf", "flax": "clip_flax"}
 # transformers' name -> (module, attribute) where ours is called otherwise
 _RENAMED = {
     "PreTrainedTokenizerBase": ("clip_core.text.base", "TokenizerBase"),
-    "SpecialTokensMixin": ("clip_core.text.special_tokens", "SpecialTokens"),
+    "SpecialTokensMixin": ("clip_core.text.vocabulary", "Vocabulary"),
     "PreTrainedTokenizer": ("clip_core", "CLIPTokenizer"),
     "PreTrainedTokenizerFast": ("clip_core", "CLIPTokenizerFast"),
     "ProcessorMixin": ("clip_core", "CLIPProcessor"),

@@ -1,17 +1,16 @@
-"""The special-token attributes of a tokenizer: bos, eos, unk, pad and the rest, by name and by id."""
+"""A vocabulary: tokens by name and by id, added ones included, and which of them are special."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clip_core.text.added_tokens import AddedToken, as_added_token
-
-logger = logging.getLogger("clip_core.tokenizer")
-
-SINGLE_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-SPECIAL_TOKENS = (*SINGLE_TOKENS, "additional_special_tokens")
+from clip_core.errors import InputError
+from clip_core.text.added_tokens import AddedToken, AddedTokens, as_added_token
+from clip_core.text.files import TokenizerData
+from clip_core.text.persist import SINGLE_TOKENS, SPECIAL_TOKENS
+from clip_core.text.rows import InputTypeError, to_list
 
 
 class _TokenName:
@@ -54,11 +53,13 @@ class _TokenId:
         setattr(tokenizer, self.token_name, None if value is None else tokenizer.convert_ids_to_tokens(value))
 
 
-class SpecialTokens:
-    """Mixin: holds the special tokens in `self.special_tokens`, name -> str | AddedToken | None.
+class Vocabulary(ABC):
+    """What every tokenizer knows of its tokens. The special ones are in `special_tokens`, name -> str | AddedToken."""
 
-    The class it is mixed into has `convert_tokens_to_ids`, `convert_ids_to_tokens` and `_add_tokens`.
-    """
+    SPECIAL_TOKENS_ATTRIBUTES = list(SPECIAL_TOKENS)
+
+    data: TokenizerData
+    added: AddedTokens
 
     bos_token = _TokenName()
     eos_token = _TokenName()
@@ -75,6 +76,10 @@ class SpecialTokens:
     cls_token_id = _TokenId()
     mask_token_id = _TokenId()
     pad_token_type_id = 0
+
+    @abstractmethod
+    def _add_tokens(self, new_tokens: Sequence[Any], special_tokens: bool = False) -> int:
+        """Add tokens by the rules of the kind; returns how many were new."""
 
     def _init_special_tokens(self, given: Mapping[str, Any]) -> None:
         self.special_tokens: dict[str, Any] = dict.fromkeys(SINGLE_TOKENS)
@@ -93,6 +98,75 @@ class SpecialTokens:
                 except TypeError as error:
                     raise TypeError(f"{name}: {error}") from error
 
+    # ---- ids and tokens ----
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the learned vocabulary, added tokens not counted."""
+        return len(self.data.vocab)
+
+    def __len__(self) -> int:
+        return len(self.data.vocab) + sum(content not in self.data.vocab for content in self.added.ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        """token -> id, added tokens included."""
+        return {**self.data.vocab, **self.added.ids}
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """The same."""
+        return self.get_vocab()
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """id -> AddedToken, in the order of the ids."""
+        return dict(sorted(self.added.by_id.items()))
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """content -> id of the added tokens, in the order of the ids."""
+        return self.added.sorted_ids()
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """content -> id of the added tokens."""
+        return self.added.sorted_ids()
+
+    @property
+    def _tokens_by_id(self) -> dict[int, str]:
+        found = self.__dict__.get("_by_id")
+        if found is None:
+            found = self.__dict__["_by_id"] = {i: token for token, i in self.data.vocab.items()}
+        return found
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """A token's id, or a list's; the unknown token's id for what is not in the vocabulary; None for None."""
+        if tokens is None:
+            return None
+        if isinstance(tokens, str):
+            found = self.added.ids.get(tokens, self.data.vocab.get(tokens))
+            if found is None and self.unk_token is not None and tokens != self.unk_token:
+                return self.convert_tokens_to_ids(self.unk_token)
+            return found
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """An id's token, or a list's; None for an id outside the vocabulary."""
+        ids, _ = to_list(ids)
+        if not isinstance(ids, list):
+            return self._id_to_token(ids)
+        skipped = set(self.all_special_ids) if skip_special_tokens else ()
+        return [self._id_to_token(i) for i in ids if i not in skipped]
+
+    def _id_to_token(self, token_id: Any) -> str | None:
+        try:
+            token_id = token_id.__index__()
+        except AttributeError:
+            raise InputTypeError(f"ids: wanted integers, found {type(token_id).__name__} ({token_id!r})") from None
+        added = self.added.by_id.get(token_id)
+        return added.content if added is not None else self._tokens_by_id.get(token_id)
+
+    # ---- special tokens ----
+
     @property
     def additional_special_tokens(self) -> list[str]:
         """Further tokens that count as special."""
@@ -105,12 +179,12 @@ class SpecialTokens:
         self._additional_special_tokens = [t if isinstance(t, str) else as_added_token(t) for t in value or ()]
 
     @property
-    def additional_special_tokens_ids(self: Any) -> list[int]:
+    def additional_special_tokens_ids(self) -> list[int]:
         """Their ids."""
         return [self.convert_tokens_to_ids(token) for token in self.additional_special_tokens]
 
     @additional_special_tokens_ids.setter
-    def additional_special_tokens_ids(self: Any, values: list[int]) -> None:
+    def additional_special_tokens_ids(self, values: list[int]) -> None:
         self._additional_special_tokens = [self.convert_ids_to_tokens(value) for value in values]
 
     @property
@@ -140,11 +214,11 @@ class SpecialTokens:
         return [str(token) for token in self.all_special_tokens_extended]
 
     @property
-    def all_special_ids(self: Any) -> list[int]:
+    def all_special_ids(self) -> list[int]:
         """Their ids."""
         return self.convert_tokens_to_ids(self.all_special_tokens)
 
-    def add_tokens(self: Any, new_tokens: Any, special_tokens: bool = False) -> int:
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
         """Add a token or a list of them; text is never split inside them.
 
         Args:
@@ -207,3 +281,49 @@ class SpecialTokens:
     def sanitize_special_tokens(self) -> int:
         """Add every special token that the vocabulary lacks. Returns how many there were."""
         return self.add_tokens(self.all_special_tokens_extended, special_tokens=True)
+
+    # ---- special tokens around texts ----
+
+    def _ends(self) -> tuple[int, int]:
+        """The ids of bos and eos; InputError when there is none."""
+        for name in ("bos_token", "eos_token"):
+            if getattr(self, f"{name}_id") is None:
+                raise InputError(f"{name}: not set, or not in the vocabulary: {getattr(self, name)!r}")
+        return self.bos_token_id, self.eos_token_id
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """bos A eos, or bos A eos eos B eos for a pair."""
+        bos, eos = self._ends()
+        first = [bos, *token_ids_0, eos]
+        return first if token_ids_1 is None else [*first, eos, *token_ids_1, eos]
+
+    def create_token_type_ids_from_sequences(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Zeros, as many as `build_inputs_with_special_tokens` gives ids: CLIP has no segments."""
+        return [0] * (len(token_ids_0) + 2 + (0 if token_ids_1 is None else len(token_ids_1) + 2))
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: list[int],
+        token_ids_1: list[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """1 where `build_inputs_with_special_tokens` puts a special token, else 0.
+
+        Args:
+            already_has_special_tokens: `token_ids_0` has them already: 1 for every special id in it.
+        """
+        if already_has_special_tokens:
+            if token_ids_1 is not None:
+                raise InputError("token_ids_1: ids that already have special tokens come in token_ids_0 alone")
+            special = set(self.all_special_ids)
+            return [int(i in special) for i in token_ids_0]
+        first = [1, *[0] * len(token_ids_0), 1]
+        return first if token_ids_1 is None else [*first, 1, *[0] * len(token_ids_1), 1]
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """How many special tokens come with a text, or with a pair."""
+        return len(self.build_inputs_with_special_tokens([], [] if pair else None))
