@@ -82,7 +82,7 @@ def fenced(language: str, text: str) -> str:
 
 def command_line() -> str:
     """All sub-commands with their arguments, from the parser."""
-    from clip_core.cli import build_parser
+    from triclip.cli import build_parser
 
     asked, sys.argv = sys.argv, ["triclip", "conform"]  # its arguments are declared only when it is asked for
     try:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.cli import build_parser
-from clip_core.train import load, load_config
 from tests.docs.test_snippets import PAGES, ROOT, blocks
+from triclip.cli import build_parser
+from triclip.train import load, load_config
 
 SHELL = ("bash", "sh", "console")
 NOT_OURS = {"torchrun", "gcloud"}  # what they start is looked at
@@ -93,10 +93,10 @@ def test_every_configuration_is_valid(page: Path, tmp_path: Path) -> None:
         "triclip conform x --backend torch",
         "triclip train --config run.yaml optimizer.rate=1",
         "TPU_NAME=local triclip trian --config run.yaml",
-        "torchrun --nproc-per-node 8 -m clip_core train --conf",
+        "torchrun --nproc-per-node 8 -m triclip train --conf",
         'gcloud ssh NAME --command "triclip train run.yaml"',
         "make everything",
-        "python -m clip_core.nothing",
+        "python -m triclip.nothing",
         "pip install 'triclip[pytorch]'",
         "rm -rf .",
     ],
