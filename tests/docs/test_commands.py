@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_snippets import PAGES, ROOT, blocks
-from triclip.cli import build_parser
+from triclip.command import build_parser
 from triclip.train import load, load_config
 
 SHELL = ("bash", "sh", "console")
