@@ -320,6 +320,14 @@ class TokenizerBase(TextEncoder, PushToHub):
         """
         main = self.model_input_names[0]
         encoded, kind = as_lists(collate(encoded_inputs, main), main)
+        if self.is_fast:
+            self._warn_once(
+                verbose,
+                "Asking-to-pad-a-fast-tokenizer",
+                f"You're using a {type(self).__name__} tokenizer. Please note that with a fast tokenizer, using the "
+                "`__call__` method is faster than using a method to encode the text followed by a call to the `pad` "
+                "method to get a padded encoding.",
+            )
         further = {"padding_side": padding_side}
         options = resolve(
             self,

@@ -102,6 +102,9 @@ class CLIPTokenizerFast(TokenizerBase):
         special = set(self.all_special_tokens)
         for token in tokens:
             self._add_tokens([token], str(token) in special or getattr(token, "special", False))
+        for name, token in self.special_tokens_map_extended.items():
+            if isinstance(token, AddedToken):  # adding it has made it special
+                setattr(self, name, AddedToken(**{**token.to_dict(), "special": True}))
 
     def _add_tokens(self, new_tokens: Sequence[Any], special_tokens: bool = False) -> int:
         count = self.added.add([as_added_token(token, special=special_tokens) for token in new_tokens], self.data.vocab)
@@ -189,11 +192,11 @@ class CLIPTokenizerFast(TokenizerBase):
         tokens += [as_added_token(token) for token in new_special_tokens or ()]
         trained = backend.train(self._definition(), text_iterator, vocab_size, length, tokens, renamed, kwargs)
         options = dict(self.init_kwargs)
-        for name, token in self.special_tokens.items():
-            if token is not None:
+        for name, token in self.special_tokens_map_extended.items():
+            if name != "additional_special_tokens":
                 new = renamed.get(str(token), str(token))
                 options[name] = token.renamed(new).with_special(True) if isinstance(token, AddedToken) else new
-        additional = [*self.additional_special_tokens, *(new_special_tokens or ())]
+        additional = [*(self.additional_special_tokens or ()), *(new_special_tokens or ())]
         if additional:
             options["additional_special_tokens"] = additional
         return type(self)(tokenizer_object=trained, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from clip_core.text.files import (
     read_vocab_and_merges,
     tokenizer_json,
 )
+
+logger = logging.getLogger("clip_core.tokenizer")
 
 VOCAB, MERGES, TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"
 CONFIG, SPECIAL_MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -67,11 +70,21 @@ def constructor_arguments(
     where = {**where, "subfolder": where.get("subfolder") or None}
     folder = Path(hub.resolve_folder(name_or_path, files=FILES, **where))
     given = {name: value for name, value in given.items() if name not in _IGNORED}
+    _warn_of_another_class(folder)
     own: dict[str, Any] = {name: given.pop(name) for name in _FILE_ARGUMENTS if name in given}
     options = read_options(folder, given)
     options["name_or_path"] = str(name_or_path)
     own = {name: path for name, path in own.items() if path is not None}
     return {**vocabulary_files(folder, fast, own), **options}
+
+
+def _warn_of_another_class(folder: Path) -> None:
+    found = read_json_object(folder / CONFIG).get("tokenizer_class") if check_regular(folder / CONFIG) else None
+    if isinstance(found, str) and found.removesuffix("Fast") != "CLIPTokenizer":
+        logger.warning(
+            "The tokenizer class you load from this checkpoint is not the same type as the class this function is "
+            f"called from: {folder / CONFIG} names {found}; its ids may be another's than CLIP's."
+        )
 
 
 @contextlib.contextmanager

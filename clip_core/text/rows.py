@@ -387,8 +387,9 @@ def check_overflow(pair: Any, options: Options) -> None:
     if not options.return_overflowing_tokens:
         return
     if options.truncation == "longest_first" and pair is not None:
-        raise InputError(
-            "return_overflowing_tokens: for a pair not with truncation='longest_first', but 'only_first', 'only_second'"
+        raise InputError(  # v4.37's words: programs look for them
+            "Not possible to return overflowing tokens for pair of sequences with the `longest_first`. Please select "
+            "another truncation strategy than `longest_first`, for instance `only_second` or `only_first`."
         )
     if options.max_length is None:
         raise InputError("return_overflowing_tokens: needs max_length, or truncation with a model_max_length")

@@ -69,6 +69,8 @@ class CLIPTokenizer(TokenizerBase):
         data.unk_token = None if unk_token is None else str(unk_token)
         special = {"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
         super().__init__(data, special, {"errors": errors, **kwargs})
+        files = {"vocab_file": vocab_file, "merges_file": merges_file, "tokenizer_file": tokenizer_file}
+        self.init_kwargs |= files
         self._add_tokens(
             [t for t in self.all_special_tokens_extended if isinstance(t, AddedToken) or t not in self.added.ids], True
         )
@@ -227,7 +229,7 @@ class CLIPTokenizer(TokenizerBase):
                 token_id = start + count
                 count += 1
             if token.special and token.content not in special_names:
-                self._additional_special_tokens.append(token)
+                self._additional_special_tokens = [*(self._additional_special_tokens or ()), token]
                 special_names.add(token.content)
             self.added.put(token, token_id)
         self._forget()
@@ -287,7 +289,7 @@ class CLIPTokenizer(TokenizerBase):
             wrong = next(i for i in ids if self._id_to_token(i) is None)
             raise InputError(f"token_ids: wanted ids of the vocabulary, 0 to {len(self) - 1}, found {wrong}")
         apart = set(self.added.ids) - set(self.all_special_tokens)
-        apart |= {t for t in self.additional_special_tokens if self.convert_tokens_to_ids(t) >= self.vocab_size}
+        apart |= {t for t in self.additional_special_tokens or () if self.convert_tokens_to_ids(t) >= self.vocab_size}
         parts: list[str] = []
         run: list[str] = []
         for token in [*tokens, None]:

@@ -24,7 +24,7 @@ class _TokenName:
     def __get__(self, tokenizer: Any, owner: type | None = None) -> Any:
         if tokenizer is None:
             return self
-        token = tokenizer.special_tokens[self.name]
+        token = tokenizer.__dict__.get(f"_{self.name}")
         return None if token is None else str(token)
 
     def __set__(self, tokenizer: Any, value: Any) -> None:
@@ -34,7 +34,7 @@ class _TokenName:
             except TypeError as error:
                 # ValueError, because that is what code written for transformers catches here.
                 raise ValueError(f"{self.name}: {error}") from error
-        tokenizer.special_tokens[self.name] = value
+        tokenizer.__dict__[f"_{self.name}"] = value
 
 
 class _TokenId:
@@ -53,8 +53,12 @@ class _TokenId:
         setattr(tokenizer, self.token_name, None if value is None else tokenizer.convert_ids_to_tokens(value))
 
 
+class _NoListError(InputTypeError, AssertionError):
+    """v4.37 asserts that further special tokens come in a list."""
+
+
 class Vocabulary(ABC):
-    """What every tokenizer knows of its tokens. The special ones are in `special_tokens`, name -> str | AddedToken."""
+    """What every tokenizer knows of its tokens. The special ones are in `_bos_token`, …, as str, AddedToken or None."""
 
     SPECIAL_TOKENS_ATTRIBUTES = list(SPECIAL_TOKENS)
 
@@ -82,8 +86,8 @@ class Vocabulary(ABC):
         """Add tokens by the rules of the kind; returns how many were new."""
 
     def _init_special_tokens(self, given: Mapping[str, Any]) -> None:
-        self.special_tokens: dict[str, Any] = dict.fromkeys(SINGLE_TOKENS)
-        self._additional_special_tokens: list[str | AddedToken] = []
+        self.__dict__.update({f"_{name}": None for name in SINGLE_TOKENS})
+        self._additional_special_tokens: list[str | AddedToken] | None = []
         for name in SPECIAL_TOKENS:
             value = given.get(name)
             if value is None:
@@ -168,20 +172,22 @@ class Vocabulary(ABC):
     # ---- special tokens ----
 
     @property
-    def additional_special_tokens(self) -> list[str]:
-        """Further tokens that count as special."""
-        return [str(token) for token in self._additional_special_tokens]
+    def additional_special_tokens(self) -> list[str] | None:
+        """Further tokens that count as special; None where that was set."""
+        found = self._additional_special_tokens
+        return None if found is None else [str(token) for token in found]
 
     @additional_special_tokens.setter
     def additional_special_tokens(self, value: Any) -> None:
         if value is not None and not isinstance(value, (list, tuple)):
-            raise TypeError(f"additional_special_tokens: wanted a list of tokens, found {type(value).__name__}")
-        self._additional_special_tokens = [t if isinstance(t, str) else as_added_token(t) for t in value or ()]
+            raise InputTypeError(f"additional_special_tokens: wanted a list of tokens, found {type(value).__name__}")
+        tokens = None if value is None else [t if isinstance(t, str) else as_added_token(t) for t in value]
+        self._additional_special_tokens = tokens
 
     @property
     def additional_special_tokens_ids(self) -> list[int]:
         """Their ids."""
-        return [self.convert_tokens_to_ids(token) for token in self.additional_special_tokens]
+        return self.convert_tokens_to_ids(self.additional_special_tokens or [])
 
     @additional_special_tokens_ids.setter
     def additional_special_tokens_ids(self, values: list[int]) -> None:
@@ -196,8 +202,8 @@ class Vocabulary(ABC):
     @property
     def special_tokens_map_extended(self) -> dict[str, Any]:
         """The same with the AddedTokens, where that is what was set."""
-        values = {**self.special_tokens, "additional_special_tokens": self._additional_special_tokens}
-        return {name: values[name] for name in SPECIAL_TOKENS if values[name]}
+        values = {name: self.__dict__[f"_{name}"] for name in SPECIAL_TOKENS}
+        return {name: value for name, value in values.items() if value}
 
     @property
     def all_special_tokens_extended(self) -> list[str | AddedToken]:
@@ -269,13 +275,14 @@ class Vocabulary(ABC):
 
     def _add_additional(self, value: Any, replace: bool) -> list[AddedToken]:
         if not isinstance(value, (list, tuple)):
-            raise TypeError(f"additional_special_tokens: wanted a list of tokens, found {type(value).__name__}")
+            raise _NoListError(f"additional_special_tokens: wanted a list of tokens, found {type(value).__name__}")
         tokens = [as_added_token(token, special=True if isinstance(token, str) else None) for token in value]
         if replace and tokens:
             self.additional_special_tokens = tokens
             return tokens
-        new = [token for token in tokens if replace or str(token) not in self.additional_special_tokens]
-        self._additional_special_tokens += new
+        known = self.additional_special_tokens or []
+        new = [token for token in tokens if replace or str(token) not in known]
+        self._additional_special_tokens = [*(self._additional_special_tokens or ()), *new]
         return new
 
     def sanitize_special_tokens(self) -> int:

@@ -244,8 +244,16 @@ def _alias(name: str, framework: str) -> types.ModuleType:
     return module
 
 
+class _Forward(logging.Handler):
+    """What this package logs, to transformers' logger too: their tests listen there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger("transformers").handle(record)
+
+
 def install() -> None:
     """From here on `import transformers` means triclip. An installed transformers is not looked at."""
+    logging.getLogger("clip_core").addHandler(_Forward())
     for name in [key for key in sys.modules if key.split(".")[0] == "transformers"]:
         del sys.modules[name]
     sys.meta_path.insert(0, _Finder())
