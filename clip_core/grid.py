@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .image_input import load_image
+from .image.input import load_image
 
 CELL = 72  # pixels
 MARGIN = 12

@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import ImageError, InputError, MissingDependencyError
 from .hub import DEFAULT_MODEL, HUB_ARGUMENTS
-from .image_input import load_image
+from .image.input import load_image
 from .prefixes import shared_prefixes, until_end
 from .progress import Progress
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
@@ -286,7 +286,7 @@ def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
     """The model's CLIPProcessor. Parts that a checkpoint lacks are completed: OpenAI's vocabulary where it fits the
     model's, and OpenAI's preprocessing at the model's picture size."""
     from .hub import resolve_folder
-    from .image_processor import CLIPImageProcessor
+    from .image.processor import CLIPImageProcessor
     from .processor import CLIPProcessor
     from .tokenizer import CLIPTokenizerFast
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .batch import BatchEncoding
 from .errors import InputError
-from .image_processor import CLIPImageProcessor
+from .image.processor import CLIPImageProcessor
 
 # Keywords of one call that concern pictures alone; a tokenizer would refuse them.
 IMAGE_ARGUMENTS = {"apply_exif_orientation", *inspect.signature(CLIPImageProcessor.preprocess).parameters} - {

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_core.image_processor import CLIPImageProcessor
+from clip_core.image.processor import CLIPImageProcessor
 from clip_core.tokenizer import CLIPTokenizerFast
 
 from .modeling import CLIPModel

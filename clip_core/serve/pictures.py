@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..grid import thumbnail
-from ..image_input import DECODING_ERRORS, apply_exif, load_image
+from ..image.input import DECODING_ERRORS, apply_exif, load_image
 from .limits import Refusal
 
 # Pillow's formats of the suffixes that `Clip` looks for in a folder. Others, such as EPS, would start programs.

@@ -60,7 +60,7 @@ def load_processor(config: TrainConfig, model_config: Any) -> Any:
 
     Raises ConfigError when the vocabulary doesn't fit the model, FileNotFoundError.
     """
-    from ..image_processor import CLIPImageProcessor
+    from ..image.processor import CLIPImageProcessor
     from ..pipeline import load_processor as load
     from ..processor import CLIPProcessor
     from ..tokenizer import CLIPTokenizerFast
@@ -86,7 +86,7 @@ def load_processor(config: TrainConfig, model_config: Any) -> Any:
 
 def _saved_image_processor(name: str) -> Any:
     from ..hub import resolve_folder
-    from ..image_processor import CLIPImageProcessor
+    from ..image.processor import CLIPImageProcessor
 
     folder = resolve_folder(name)
     has = folder.is_dir() and any(
