@@ -298,6 +298,10 @@ def test_empty_list_names_the_argument():
 def test_deep_modes_convert_as_pillow_does(mode, profile):
     processor = CLIPImageProcessor(size=24, crop_size=24, profile=profile)
     shallow, deep = Image.new(mode, (30, 30), 7), Image.new(mode, (30, 30), 3000)
+    if profile != "hf" and mode.startswith("I;16") and int(PIL.__version__.split(".")[0]) < 11:
+        with pytest.raises(ImageError, match=mode):  # Pillow 10 doesn't resize them, nor does torchvision on it
+            processor(shallow)
+        return
     np.testing.assert_array_equal(
         processor(shallow)["pixel_values"][0], processor(Image.new("L", (30, 30), 7))["pixel_values"][0]
     )
