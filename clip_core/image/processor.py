@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..batch import BatchFeature
 from ..errors import ConfigError, ImageError, InputError
+from ..files import write_text
 from ..hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_folder
 from . import ops
 from .input import flatten_images, load_image, to_array
@@ -333,7 +334,7 @@ class CLIPImageProcessor:
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
         """Write the settings to a JSON file, whole or not at all."""
-        _write_text(Path(json_file_path), self.to_json_string())
+        write_text(Path(json_file_path), self.to_json_string())
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
         """Write `preprocessor_config.json`, which transformers 4 and 5 read; returns its path in a list.
@@ -348,7 +349,7 @@ class CLIPImageProcessor:
         nested = folder / NESTED_CONFIG_NAME
         if nested.is_file() and "image_processor" in (others := _read_json(nested)):
             others["image_processor"] = json.loads(self.to_json_string())
-            _write_text(nested, json.dumps(others, indent=2, sort_keys=True) + "\n")
+            write_text(nested, json.dumps(others, indent=2, sort_keys=True) + "\n")
         self.to_json_file(folder / CONFIG_NAME)
         return [str(folder / CONFIG_NAME)]
 
@@ -437,10 +438,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     raise TypeError(f"a setting of type {type(value).__name__} can't be saved as JSON: {value!r}")
-
-
-def _write_text(path: Path, text: str) -> None:
-    from ..checkpoint.atomic import replace_file  # few callers write
-
-    with replace_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
