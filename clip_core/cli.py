@@ -405,7 +405,12 @@ def _add_serve(commands: Any) -> None:
 
 def _add_inspect(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="what a checkpoint is: format, config, parameters, dtype, processor")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, file, hub name or 'emoji'")
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="folder, file, hub name or 'emoji'")
+    parser.add_argument(
+        "--machine",
+        action="store_true",
+        help="instead: the processor, the threads, and which short cuts are taken (TRICLIP_SHORT_CUTS sets them)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_inspect)
 
@@ -414,11 +419,24 @@ def _inspect(args: argparse.Namespace) -> int:
     from . import checkpoint
     from .hub import resolve_folder
 
+    if args.machine:
+        return _inspect_machine()
+    if args.checkpoint is None:
+        raise ValueError("inspect: wanted a checkpoint or --machine, found neither")
     facts = checkpoint.inspect(resolve_folder(args.checkpoint, weights=True))
     if args.json:
         _print_json(facts)
     else:
         _print_facts(facts)
+    return 0
+
+
+def _inspect_machine() -> int:
+    from . import machine
+    from .image.fast import measure
+
+    measure()
+    print(machine.describe())
     return 0
 
 

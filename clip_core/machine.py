@@ -33,7 +33,7 @@ STEPS = {
 }
 
 MARGIN = 1.1  # a short cut has to be this many times as quick: less may be chance
-MEASURING_S = 0.012  # for one step; with what has to be made for it, all of them take less than 0.05
+MEASURING_S = 0.008  # for one step; with what has to be made for it, all of them take less than 0.05
 PATIENCE_S = 1.0  # for another thread's measurement
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageColor, ImageOps
 
 from ..errors import ImageError, InputError
 from . import fast
+from .ops import short
 
 # What Pillow's decoders raise on damaged or hostile files.
 DECODING_ERRORS = (
@@ -37,6 +38,8 @@ DECODING_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+MOST_FETCHED = 100_000_000  # bytes of a picture at a URL
 
 # Modes with more than 8 bits a channel: converting to RGB clips them to [0, 255] and cuts fractions off.
 DEEP_MODES = ("I", "F")
@@ -208,6 +211,31 @@ def _unread_jpeg(path: Path) -> Image.Image | None:
             return None
         closing.pop_all()  # stays open
         return image
+
+
+def fetch_image(url: Any, timeout: float = 30.0) -> Image.Image:
+    """The picture at a URL (http, https), opened. Raises InputError and ImageError, which name the URL."""
+    from http.client import HTTPException  # slow to import, seldom needed
+    from urllib.request import Request, urlopen
+
+    if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
+        raise InputError(f"url: wanted a URL of http or https, found {short(url)}")
+    try:
+        with urlopen(Request(url, headers={"User-Agent": "triclip"}), timeout=timeout) as answer:
+            data = answer.read(MOST_FETCHED + 1)
+    except (OSError, ValueError, HTTPException) as error:  # no network, refused, no URL after all
+        raise ImageError(f"{url}: wanted a picture, found that it can't be fetched ({error})") from error
+    if len(data) > MOST_FETCHED:
+        raise ImageError(f"{url}: wanted at most {MOST_FETCHED} bytes, found more")
+    try:
+        image: Any = Image.open(io.BytesIO(data))
+        check_pixels(image.width, image.height, url)
+    except ImageError:
+        raise
+    except DECODING_ERRORS as error:
+        raise ImageError(f"{url}: wanted a picture that Pillow can read, found something else") from error
+    image.filename = url  # for messages
+    return image
 
 
 def is_image(value: Any) -> bool:

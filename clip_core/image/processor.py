@@ -20,9 +20,10 @@ from PIL import Image
 from ..batch import BatchFeature
 from ..errors import ConfigError, ImageError, InputError
 from ..files import write_text
-from ..hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_folder
+from ..hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, PushToHub, resolve_folder, upload_arguments, upload_message
+from ..hub import push_to_hub as _upload
 from . import ops
-from .input import flatten_images, load_image, to_array
+from .input import fetch_image, flatten_images, load_image, to_array
 from .ops import BICUBIC, FIRST
 from .profiles import PROFILES, Steps, pixel_batch, pixel_values
 
@@ -32,10 +33,12 @@ OPENAI_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 OPENAI_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 CONFIG_NAME = "preprocessor_config.json"
+# Keywords of models' and tokenizers' `save_pretrained` that programs pass to all three; they change nothing here.
+SAVE_ARGUMENTS = ("safe_serialization", "max_shard_size", "is_main_process", "legacy_format", "filename_prefix")
 NESTED_CONFIG_NAME = "processor_config.json"  # transformers 5: under the key "image_processor"
 
 
-class CLIPImageProcessor:
+class CLIPImageProcessor(PushToHub):
     """Resize, crop, rescale and normalise pictures for CLIP.
 
     Args:
@@ -201,6 +204,16 @@ class CLIPImageProcessor:
             reduced=wanted("reduced_decoding") and self.profile == "hf",
         )
 
+    def fetch_images(self, image_url_or_urls: str | list[Any]) -> Any:
+        """The picture at a URL (http, https), opened; of a (nested) list of URLs, the list of theirs.
+
+        Raises InputError for anything else, ImageError (an OSError) for what can't be fetched, is no picture or is
+        larger than 100 MB.
+        """
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(url) for url in image_url_or_urls]
+        return fetch_image(image_url_or_urls)
+
     # ---- the steps one at a time, on one array
 
     def resize(
@@ -261,7 +274,16 @@ class CLIPImageProcessor:
     # ---- files
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        cache_dir: Any = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: Any = None,
+        revision: str = "main",
+        **kwargs: Any,
+    ) -> Any:
         """An image processor from a folder, a hub name or a JSON file.
 
         Reads transformers 5's `processor_config.json` (key `image_processor`) where there is one, else
@@ -269,13 +291,16 @@ class CLIPImageProcessor:
 
         Args:
             pretrained_model_name_or_path: a folder, a name on the hub, or the JSON file itself.
-            subfolder, revision, cache_dir, local_files_only, token: where to look.
+            cache_dir, local_files_only, token, revision, subfolder: where to look.
+            force_download: accepted; what is newer on the hub is always downloaded.
             return_unused_kwargs: also return the keywords that are no setting.
             **kwargs: settings to use instead of the file's.
         Raises:
             FileNotFoundError: no such file. ConfigError: one that is not JSON, or holds impossible values.
         """
-        found, unused = cls.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        where = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token, "revision": revision}
+        given = {name: value for name, value in where.items() if value not in (None, False)}
+        found, unused = cls.get_image_processor_dict(pretrained_model_name_or_path, **given, **kwargs)
         return cls.from_dict(found, **unused)
 
     @classmethod
@@ -336,21 +361,34 @@ class CLIPImageProcessor:
         """Write the settings to a JSON file, whole or not at all."""
         write_text(Path(json_file_path), self.to_json_string())
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write `preprocessor_config.json`, which transformers 4 and 5 read; returns its path in a list.
 
         Settings that transformers 5 left nested in a `processor_config.json` there would win over it: they are
-        replaced as well. Raises NotADirectoryError when `save_directory` is a file.
+        replaced as well.
+
+        Args:
+            save_directory: made where it isn't there.
+            push_to_hub: also upload what was written; `repo_id` (default: the folder's name), `commit_message`,
+                `private`, `token`, `revision`, `create_pr` and so on say where.
+        Raises:
+            NotADirectoryError: `save_directory` is a file. TypeError: a keyword that is none of these.
         """
+        upload = upload_arguments(kwargs, save_directory, SAVE_ARGUMENTS)
         folder = Path(save_directory)
         if folder.is_file():
             raise NotADirectoryError(f"{folder}: wanted a folder, found a file")
         folder.mkdir(parents=True, exist_ok=True)
+        written = [CONFIG_NAME]
         nested = folder / NESTED_CONFIG_NAME
         if nested.is_file() and "image_processor" in (others := _read_json(nested)):
+            written.append(NESTED_CONFIG_NAME)
             others["image_processor"] = json.loads(self.to_json_string())
             write_text(nested, json.dumps(others, indent=2, sort_keys=True) + "\n")
         self.to_json_file(folder / CONFIG_NAME)
+        if push_to_hub:
+            upload.setdefault("commit_message", upload_message(self))
+            _upload(folder, files=written, **upload)
         return [str(folder / CONFIG_NAME)]
 
     def _set_processor_class(self, name: str) -> None:
