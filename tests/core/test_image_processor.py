@@ -33,7 +33,7 @@ rgb = make_images.picture("RGB", 60, 41)
 
 
 @pytest.mark.parametrize("name", HF_CASES)
-@pytest.mark.filterwarnings("ignore:images. found values in")
+@pytest.mark.filterwarnings("ignore:images. found (values in|mode)")
 def test_hf_profile_equals_transformers_to_the_bit(name, short_cuts):
     images, init, call = HF_CASES[name]
     if HF[name] == "error" and name not in BETTER_THAN_AN_ERROR:
