@@ -100,11 +100,12 @@ def process_with_triclip(paths: list[Path], by_pillow: bool = False, **options: 
     from PIL import Image
 
     from clip_core import CLIPImageProcessor, machine
-    from clip_core.image.fast import decoder
+    from clip_core.image.fast import decoder, measure
 
     if by_pillow:
         without_simplejpeg()
     assert (decoder() is None) == by_pillow
+    measure()
     print(machine.describe(), file=sys.stderr)
 
     processor = CLIPImageProcessor(**options)

@@ -15,6 +15,7 @@ import numpy as np
 from .errors import ImageError, InputError, MissingDependencyError
 from .hub import DEFAULT_MODEL, HUB_ARGUMENTS
 from .image.input import load_image
+from .machine import usable_cpus
 from .prefixes import shared_prefixes, until_end
 from .progress import Progress
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
@@ -178,7 +179,7 @@ class Clip:
         """The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock."""
         batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
         with (
-            ThreadPoolExecutor(min(os.cpu_count() or 1, len(batches[0]))) as pool,
+            ThreadPoolExecutor(min(usable_cpus(), len(batches[0]))) as pool,
             ThreadPoolExecutor(1) as ahead,
         ):
             pending = ahead.submit(self._pixels, batches[0], skip, pool.map)

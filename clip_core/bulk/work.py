@@ -15,6 +15,7 @@ import numpy as np
 from ..data.prepare import BROKEN
 from ..data.sources import Sample, Source, open_source
 from ..errors import DataError
+from ..machine import usable_cpus
 from .duplicates import MISSING, Comparison, digest, write_hashes
 from .encoder import Encoder
 from .settings import NEEDS, Input, Job, Unit, units_of
@@ -173,7 +174,7 @@ class Worker:
 
     def _chunks(self, units: Iterable[Unit]) -> Iterator[Chunk | dict[str, Any]]:
         """The chunks of all units in order, some of them ahead of time; the record of a unit that is finished."""
-        threads = self.settings.threads or min(16, os.cpu_count() or 1)
+        threads = self.settings.threads or min(16, usable_cpus())
         waiting: deque[Future[Chunk] | dict[str, Any]] = deque()
         with self._pool(threads) as pool:
             try:

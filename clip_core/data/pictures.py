@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, ImageError, InputError
 from ..image import fast
 from ..image.input import DECODING_ERRORS, apply_exif, check_pixels, decode, flatten, load_image, to_rgb
 from ..image.ops import FIRST
@@ -33,7 +33,7 @@ def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> 
         check_pixels(*opened.size, name)
         if not (unread_jpeg and fast.is_unread(opened)):
             decode(opened)
-    except ImageError:
+    except InputError:
         raise
     except DECODING_ERRORS as error:
         # Of bytes, Pillow says only where in memory they are.

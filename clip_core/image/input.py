@@ -105,6 +105,8 @@ def loaded(image: Image.Image, exif: bool = False) -> tuple[Image.Image, np.ndar
     with _lock_of(image):
         try:
             packed = fast.load(image)
+        except InputError:  # TRICLIP_SHORT_CUTS says what it can't
+            raise
         except DECODING_ERRORS as error:
             raise ImageError(
                 f"{name}: wanted a readable picture, found a damaged or truncated one ({error})"
@@ -195,7 +197,7 @@ def _open(path: Path, unread_jpeg: bool) -> Image.Image:
             check_pixels(image.width, image.height, str(path))
             image.filename = str(path)
             return decode(image)
-    except (ImageError, PermissionError):
+    except (InputError, PermissionError):
         raise
     except DECODING_ERRORS as error:
         reason = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"

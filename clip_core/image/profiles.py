@@ -94,7 +94,7 @@ def pixel_values(pictures: list[Any], steps: Steps) -> list[np.ndarray]:
 def pixel_batch(pictures: list[Any], steps: Steps) -> np.ndarray:
     """The same as one array. Raises InputError where the shapes differ."""
     if steps.crop is None or steps.data_format != FIRST:
-        return stack(pixel_values(pictures, steps))
+        return stack(_values(pictures, steps, [None] * len(pictures)))
     # Where they can be, the values are put where they belong at once. What isn't touched takes no memory.
     batch = np.empty((len(pictures), 3, steps.crop["height"], steps.crop["width"]), np.float32)
     places = list(batch)

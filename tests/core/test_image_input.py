@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_core import CLIPImageProcessor, ImageError, InputError
+from clip_core import CLIPImageProcessor, ImageError, InputError, machine
 from clip_core.image import input as image_input
 from clip_core.image.input import flatten, load_image
 from clip_core.image.processor import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -333,3 +333,20 @@ def test_the_processor_itself_drops_alpha():
 def test_locks_are_shared_out():
     pictures = [Image.new("L", (1, 1)) for _ in range(200)]
     assert len({id(image_input._lock_of(picture)) for picture in pictures}) > 20
+
+
+@pytest.mark.parametrize("read", [load_image, lambda path: CLIPImageProcessor()(Image.open(path))])
+def test_a_wrong_setting_of_short_cuts_is_no_damaged_picture(read, tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.jpg")
+    monkeypatch.setenv(machine.VARIABLE, "jpg=fast")
+    with pytest.raises(InputError, match=f"^{machine.VARIABLE}") as caught:
+        read(path)
+    assert not isinstance(caught.value, ImageError)
+
+
+def test_the_warning_names_the_callers_line_whatever_is_asked_for():
+    deep, processor = Image.fromarray(DEEP["I"]), CLIPImageProcessor(size={"height": 9, "width": 9})
+    for options in ({}, {"return_tensors": "np"}, {"return_tensors": "np", "do_center_crop": False}):
+        with pytest.warns(UserWarning, match="mode I") as caught:
+            processor(deep, **options)
+        assert caught[0].filename == __file__
