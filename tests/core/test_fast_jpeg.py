@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core import Clip, CLIPImageProcessor, ImageError, machine
-from clip_core.data.pictures import PictureReader
+from clip_core import CLIPImageProcessor, ImageError, machine
 from clip_core.image import fast
 from clip_core.image.input import load_image
+from triclip import Clip
+from triclip.data.pictures import PictureReader
 
 pytest.importorskip("simplejpeg")
 
