@@ -34,7 +34,6 @@ STEPS = {
 
 MARGIN = 1.1  # a short cut has to be this many times as quick: less may be chance
 MEASURING_S = 0.008  # for one step; with what has to be made for it, all of them take less than 0.05
-PATIENCE_S = 1.0  # for another thread's measurement
 
 
 class Choice(NamedTuple):
@@ -45,7 +44,9 @@ class Choice(NamedTuple):
 
 
 _found: dict[str, Choice] = {}
-_measuring = threading.RLock()  # a measurement may ask for another step
+_measuring = [threading.RLock()]  # reentrant: a measurement may ask for another step
+if hasattr(os, "register_at_fork"):  # the thread that measured isn't there in the child
+    os.register_at_fork(after_in_child=lambda: _measuring.__setitem__(0, threading.RLock()))
 
 
 def choice(step: str, measure: Callable[[], bool | float] | None = None) -> bool:
@@ -73,15 +74,10 @@ def why(step: str, measure: Callable[[], bool | float] | None = None) -> Choice:
         return _found[step]
     if measure is None:
         return Choice(False, "not measured yet")
-    # A process that was forked during a measurement has the lock and no thread that would release it.
-    if not _measuring.acquire(timeout=PATIENCE_S):
-        return Choice(False, "another thread is measuring")
-    try:
+    with _measuring[0]:
         if step not in _found:
             _found[step] = _measured(measure)
         return _found[step]
-    finally:
-        _measuring.release()
 
 
 def _measured(measure: Callable[[], bool | float]) -> Choice:
