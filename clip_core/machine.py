@@ -43,6 +43,8 @@ class Choice(NamedTuple):
     reason: str
 
 
+UNDECIDED = Choice(False, "decided at its first use")
+
 _found: dict[str, Choice] = {}
 _measuring = [threading.RLock()]  # reentrant: a measurement may ask for another step
 if hasattr(os, "register_at_fork"):  # the thread that measured isn't there in the child
@@ -73,7 +75,7 @@ def why(step: str, measure: Callable[[], bool | float] | None = None) -> Choice:
     if step in _found:
         return _found[step]
     if measure is None:
-        return Choice(False, "not measured yet")
+        return UNDECIDED
     with _measuring[0]:
         if step not in _found:
             _found[step] = _measured(measure)
@@ -230,5 +232,6 @@ def describe() -> str:
     ]
     for step, what in STEPS.items():
         answer = why(step)
-        lines.append(f"{step:12} {'fast' if answer.fast else 'plain'}: {answer.reason} ({what})")
+        way = "" if answer is UNDECIDED else "fast: " if answer.fast else "plain: "
+        lines.append(f"{step:12} {way}{answer.reason} ({what})")
     return "\n".join(lines)

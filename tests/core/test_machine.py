@@ -187,4 +187,4 @@ def test_describe_names_every_step(monkeypatch):
     text = machine.describe()
     for part in ("processor", "threads", "pixels       fast: measured", "2.00 times", "linear       plain: set by"):
         assert part in text
-    assert "jpeg         plain: not measured yet" in text
+    assert "jpeg         decided at its first use" in text

@@ -88,7 +88,7 @@ def test_inspect_the_machine(capsys, monkeypatch):
     assert run("inspect", "--machine") == 0
     found = capsys.readouterr().out
     assert "threads" in found and "linear       plain: set by TRICLIP_SHORT_CUTS" in found
-    assert "pixels" in found and "pixels       plain: not measured" not in found
+    assert "pixels" in found and "pixels       decided at" not in found
     assert "--machine" in failing(capsys, "inspect")
     monkeypatch.setenv("TRICLIP_SHORT_CUTS", "everything")
     assert "TRICLIP_SHORT_CUTS: wanted" in failing(capsys, "inspect", "--machine")
