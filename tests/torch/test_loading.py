@@ -317,8 +317,6 @@ def test_save_pretrained_refuses(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
     with pytest.raises(TypeError, match="unknown argument 'max_shard'"):
         model.save_pretrained(tmp_path / "a", max_shard=1)
-    with pytest.raises(ValueError, match="push_to_hub"):
-        model.save_pretrained(tmp_path / "a", push_to_hub=True)
     with pytest.raises(ValueError, match="max_shard_size|shard_size"):
         model.save_pretrained(tmp_path / "a", max_shard_size="many")
     assert not (tmp_path / "a").exists()
