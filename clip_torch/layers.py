@@ -138,11 +138,9 @@ def mlp(fc1: nn.Module, act: Callable, name: str | None, fc2: nn.Module, x: Tens
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float) -> Tensor:
     """F.scaled_dot_product_attention, of which second derivatives can be had too: [B, H, S, d] each."""
     needed = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    fused = (
-        q.device.type == "cpu" and dropout == 0.0 and torch.backends.cuda.flash_sdp_enabled()
-    )  # the CPU's switch too
-    if needed and fused and may_skip(x=q):
-        return _Attention.apply(q, k, v, bias, scale)
+    if needed and dropout == 0.0 and q.device.type == "cpu" and may_skip(x=q):
+        if torch.backends.cuda.flash_sdp_enabled():  # the CPU's switch too
+            return _Attention.apply(q, k, v, bias, scale)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
