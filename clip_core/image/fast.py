@@ -52,7 +52,7 @@ def passes_down_first(size: tuple[int, int], height: int, width: int, pillow: in
 def resize_and_crop(
     picture: Image.Image, height: int, width: int, box: tuple[int, int, int, int], resample: Any
 ) -> Image.Image:
-    """`picture.resize((width, height), resample).crop(box)` of an RGB or L picture; only what the crop keeps is computed.
+    """`picture.resize((width, height), resample).crop(box)` of an RGB or L picture; computes only what the crop keeps.
 
     `box` is (left, top, right, bottom) within the resized picture.
     """
