@@ -6,9 +6,11 @@ One table for all classes. `AttributeError` speaks from it (`hasattr` stays Fals
 from __future__ import annotations
 
 _AUTO_CLASS = "this package has no auto classes: name the class, or register it with transformers' own auto class"
+_NO_TEXT = "CLIP scores texts and pictures, it generates none"
+_MEMORY = "use torch.profiler or torch.cuda.memory_stats"
 _CHAT = "CLIP is no chat model; fill a template of your own and pass the text"
 
-# Class of v4.37 (without TF and Flax prefixes; * means every class) -> name -> what to use instead.
+# Kind of class ("*": every one) -> name -> what to use instead.
 ABSENT: dict[str, dict[str, str]] = {
     "*": {
         "register_for_auto_class": _AUTO_CLASS,
@@ -18,6 +20,15 @@ ABSENT: dict[str, dict[str, str]] = {
         "chat_template": _CHAT,
         "default_chat_template": _CHAT,
         "tokens_trie": "added tokens are in `added_tokens_decoder`, and `tokenize` cuts text around them",
+    },
+    "torch_model": {
+        **dict.fromkeys(("generate", "greedy_search", "sample", "beam_search", "beam_sample"), _NO_TEXT),
+        **dict.fromkeys(("group_beam_search", "constrained_beam_search", "contrastive_search"), _NO_TEXT),
+        **dict.fromkeys(("assisted_decoding", "compute_transition_scores", "prepare_inputs_for_generation"), _NO_TEXT),
+        **dict.fromkeys(("add_memory_hooks", "reset_memory_hooks_state"), _MEMORY),
+        "to_bettertransformer": 'attention is fused already (attn_implementation="sdpa")',
+        "reverse_bettertransformer": "nothing has been transformed: save_pretrained writes the published layout",
+        "register_for_auto_class": "share the file of your class; no Auto class finds it here",
     },
 }
 

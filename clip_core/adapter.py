@@ -5,6 +5,7 @@ transformers is imported only when `as_transformers` is called.
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -41,7 +42,8 @@ def as_transformers(part: Any) -> Any:
         names = ", ".join(cls.__name__ for cls in CLASSES)
         found = f"{type(part).__module__}.{type(part).__name__}"
         raise TypeError(f"as_transformers: wanted one of {names} of clip_core, found {found}")
-    adapted = object.__new__(_adapted_class(type(part)))
+    ours: Any = type(part)
+    adapted: Any = object.__new__(_adapted_class(ours))
     if isinstance(part, CLIPProcessor):
         own = {name: as_transformers(getattr(part, name)) for name in part.attributes}
         adapted.__dict__ = {**part.__dict__, **own}
@@ -56,14 +58,12 @@ class _Adapted:
     _ours: type
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        plain = object.__new__(self._ours)
+        plain: Any = object.__new__(self._ours)
         plain.__dict__ = self.__dict__
         return as_transformers, (plain,)
 
     def __deepcopy__(self, memo: dict) -> Any:
         function, (plain,) = self.__reduce_ex__(2)
-        import copy
-
         return function(copy.deepcopy(plain, memo))
 
 
