@@ -304,7 +304,9 @@ def own_config(wanted: type[PretrainedConfig], config: Any) -> Any:
     values = config.to_dict()
     kind, own = values.get("model_type", ""), wanted.model_type
     if kind and own and kind != own:
-        raise TypeError(f"config: wanted a {wanted.__name__} ({own}), found a {type(config).__name__} ({kind})")
+        part = {"clip_text_model": "text_config", "clip_vision_model": "vision_config"}.get(own, "")
+        hint = f": pass its {part}" if part and kind == "clip" else ""
+        raise TypeError(f"config: wanted a {wanted.__name__} ({own}), found a {type(config).__name__} ({kind}){hint}")
     # What a dict leaves out: it is chosen when a model is built.
     attention = getattr(config, "_attn_implementation", None)
     return wanted.from_dict(values, **({"attn_implementation": attention} if attention in ("eager", "sdpa") else {}))
