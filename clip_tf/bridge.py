@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from clip_core.pretrained import Loaded, Pretrained
 from clip_core.weights import weight_table
 
 from . import export
-from .inputs import named_inputs
-from .layers import Embedding, Layer, build_children
+from .inputs import named_inputs, unchanged
+from .layers import Embedding, Layer, build_children, forget_layers
 
 # Keras' trees know no subclasses of dict; tf.nest takes any mapping that it can fill.
 for _cls in outputs.OUTPUT_CLASSES:
@@ -33,11 +34,6 @@ for _cls in outputs.OUTPUT_CLASSES:
         lambda names, values, cls=_cls: outputs.unflatten(cls, names, values),
         namespace="keras",
     )
-
-# Keras rewrites the message of an error that passes through a layer, AutoGraph the type too, unless the error says not
-# to. Ours are the same type and words in every backend.
-InputError._keras_call_info_injected = True  # type: ignore[attr-defined]
-InputError.ag_pass_through = True  # type: ignore[attr-defined]
 
 # (kind, leaf) of the weight table -> the layer's attribute, and the permutation from the canonical axes to its own.
 LEAVES: dict[tuple[str, str], tuple[str, tuple[int, ...] | None]] = {
@@ -64,6 +60,10 @@ def without_drawing() -> Iterator[None]:
         _drawing.reset(token)
 
 
+# What a main layer holds of the parts of `clip_core.weights`, and the sizes that v4.37's has as attributes.
+PARTS = ("text_model", "vision_model", "text_projection", "visual_projection", "logit_scale")
+PARTS += ("projection_dim", "text_embed_dim", "vision_embed_dim")
+
 # v4.37's names for a model's own loss in `compile`
 OWN_LOSS = (None, "auto", "auto_with_warning", "passthrough")
 
@@ -75,6 +75,7 @@ class Tower(Layer):
 
     def __init__(self, config: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        config.validate()
         self.config = config
 
     def get_config(self) -> dict[str, Any]:
@@ -83,6 +84,29 @@ class Tower(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
         return cls(cls.config_class.from_dict(config["config"]), **{k: v for k, v in config.items() if k != "config"})
+
+
+class MainLayer(Tower):
+    """The layer that holds a public class's parts and computes its outputs: `model.clip`, `model.layers[0]`.
+
+    Its methods take inputs in the styles of the model's.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(**named_inputs(type(self).call, type(self).__name__, args, kwargs))
+
+
+def by_main_layer(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A model's method with the parameters of its main layer's method of that name, which does the work."""
+
+    @tf.autograph.experimental.do_not_convert
+    @wraps(method)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        layer = getattr(self, self.base_model_prefix)
+        return (layer if method.__name__ == "call" else getattr(layer, method.__name__))(*args, **kwargs)
+
+    return forward
 
 
 class TFPreTrainedModel(keras.Model, Pretrained):
@@ -119,16 +143,33 @@ class TFPreTrainedModel(keras.Model, Pretrained):
         if _drawing.get():
             self.init_weights()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the main layer holds is the main layer's, also when it is replaced; see `__getattr__`."""
+        main = vars(self).get(self.base_model_prefix)
+        if isinstance(main, MainLayer) and name in PARTS and hasattr(main, name) and name not in vars(self):
+            setattr(main, name, value)
+            return
+        forget_layers(self, vars(self).get(name))
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """The main layer's parts are the model's too, `model.text_model` and `model.logit_scale`, as in PyTorch."""
+        main = vars(self).get(self.base_model_prefix)
+        if name in PARTS and main is not None:
+            return getattr(main, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def init_weights(self, names: Iterable[str] | None = None) -> None:
-        """Draw all weights, or those named, by v4.37's rule (`clip_core.init`), from Keras' global seed."""
+        """Draw all weights, or those named, by v4.37's rule (`clip_core.init`), from `keras.utils.set_random_seed`."""
         values = initial_values(self.config, self.weight_scope)
+        seed = keras.random.SeedGenerator()  # Keras' global one may be older than the seed that was set
         for name, (variable, _) in self._variables_by_name().items():
             if names is None or name in names:
                 kind, value = values[name]
                 if kind == "constant":
                     variable.assign(tf.fill(variable.shape, tf.cast(value, variable.dtype)))
                 else:
-                    variable.assign(keras.random.normal(variable.shape, stddev=value, dtype="float32"))
+                    variable.assign(keras.random.normal(variable.shape, stddev=value, dtype="float32", seed=seed))
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -344,13 +385,6 @@ class TFPreTrainedModel(keras.Model, Pretrained):
 
     # -- v4.37's base class -------------------------------------------------------------------------------------------
 
-    def __getattr__(self, name: str) -> Any:
-        # v4.37's Keras classes keep their layers one level down, in `.clip`. A property would lead Keras, which saves
-        # every attribute that it can list, round in circles.
-        if name == self.base_model_prefix:
-            return self
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     @property
     def name_or_path(self) -> str:
         return self.config.name_or_path
@@ -366,9 +400,11 @@ class TFPreTrainedModel(keras.Model, Pretrained):
         return self.vision_model.embeddings
 
     def set_input_embeddings(self, value: Any) -> None:
-        """Replace the token embedding's table with an array or variable [V, D]."""
+        """Replace the token embedding by another layer, or its table by an array or variable [V, D]."""
         tower = self._text_tower("set_input_embeddings")
-        self._replace_embeddings(tower, tf.cast(tf.convert_to_tensor(value), tower.variable_dtype))
+        if not isinstance(value, keras.layers.Layer):
+            value = Embedding.of(tf.cast(tf.convert_to_tensor(value), tower.variable_dtype), tower)
+        self._replace_embeddings(tower, value)
 
     def get_output_embeddings(self) -> None:
         """None: CLIP has no output embeddings."""
@@ -388,6 +424,8 @@ class TFPreTrainedModel(keras.Model, Pretrained):
         old = tower.embeddings.token_embedding
         rows = old.input_dim if new_num_tokens is None else int(new_num_tokens)
         if pad_to_multiple_of is not None:
+            if pad_to_multiple_of < 1:
+                raise ValueError(f"pad_to_multiple_of: wanted at least 1, found {pad_to_multiple_of}")
             rows = -(-rows // pad_to_multiple_of) * pad_to_multiple_of
         if rows < 1:
             raise ValueError(f"new_num_tokens: wanted at least 1, found {rows}")
@@ -395,13 +433,17 @@ class TFPreTrainedModel(keras.Model, Pretrained):
             return old
         kept = tf.convert_to_tensor(old.embeddings)[:rows]
         deviation = 0.02 * self.config.initializer_factor
-        new = keras.random.normal((rows - kept.shape[0], old.output_dim), stddev=deviation, dtype="float32")
-        self._replace_embeddings(tower, tf.concat([kept, tf.cast(new, kept.dtype)], axis=0))
-        return old
+        drawn = (rows - kept.shape[0], old.output_dim)
+        new = keras.random.normal(drawn, stddev=deviation, dtype="float32", seed=keras.random.SeedGenerator())
+        layer = Embedding.of(tf.concat([kept, tf.cast(new, kept.dtype)], axis=0), tower)
+        layer.trainable = old.trainable
+        self._replace_embeddings(tower, layer)
+        return layer
 
-    def _replace_embeddings(self, tower: Any, table: tf.Tensor) -> None:
-        tower.embeddings.token_embedding.replace(table)
-        tower.config.vocab_size = int(table.shape[0])
+    def _replace_embeddings(self, tower: Any, layer: keras.layers.Layer) -> None:
+        tower.embeddings.token_embedding = layer
+        if isinstance(rows := getattr(layer, "input_dim", None), int):
+            tower.config.vocab_size = rows
         self.train_function = self.test_function = self.predict_function = None  # they hold the old table
 
     def _text_tower(self, what: str) -> Any:
@@ -433,6 +475,7 @@ def fill(variable: keras.Variable, tensor: LazyTensor) -> None:
     tf.raw_ops.DisableCopyOnRead(resource=handle)
 
 
+@unchanged
 def match_labels(y: Any, y_pred: Any) -> tuple[Any, Any]:
     """The labels, and of an output what they are for."""
     if y is None or not isinstance(y_pred, outputs.ModelOutput):
