@@ -81,6 +81,8 @@ def named_inputs(method: Callable[..., Any], owner: str, args: tuple, kwargs: Ma
     packed = None
     if isinstance(first, Mapping):
         packed = _known(dict(first), names)
+        if is_lite_trace(first):
+            packed["input_ids"] = tf.cast(packed["input_ids"], tf.int32)
     elif isinstance(first, list | tuple) and _is_several(first, TENSORS[names[0]]):
         packed = _in_order(first, names)
     if packed is not None:
@@ -101,6 +103,13 @@ def _known(given: dict[str, Any], names: list[str]) -> dict[str, Any]:
     if unknown := [name for name in given if name not in names]:
         warnings.warn(f"inputs {', '.join(map(repr, unknown))} are ignored: wanted some of {', '.join(names)}")
     return {name: value for name, value in given.items() if name in names}
+
+
+def is_lite_trace(first: Any) -> bool:
+    """Whether tf.lite.TFLiteConverter.from_keras_model traces a call: it declares all inputs with one dtype, float32,
+    ids too, and takes flat outputs only."""
+    ids = first.get("input_ids") if isinstance(first, Mapping) else None
+    return tf.is_tensor(ids) and tf.is_symbolic_tensor(ids) and ids.dtype == tf.float32
 
 
 def _is_several(values: list | tuple, rank: int) -> bool:

@@ -178,10 +178,13 @@ def dtype_of(layer: keras.layers.Layer) -> Iterator[None]:
 
 def children(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
     """The layers in a layer's attributes, by attribute; those in a list or dict by "attribute.number" or ".key"."""
-    for name, value in list(vars(layer).items()):
-        if name.startswith("_"):  # Keras' own lists of the same layers
+    attributes = dict(vars(layer))
+    if isinstance(layer, keras.Sequential):
+        attributes = dict(enumerate(layer.layers))
+    for name, value in attributes.items():
+        if str(name).startswith("_"):  # Keras' own lists of the same layers
             continue
-        items = {name: value}
+        items = {str(name): value}
         if isinstance(value, list | tuple):
             items = {f"{name}.{i}": item for i, item in enumerate(value)}
         elif isinstance(value, dict):
@@ -190,9 +193,12 @@ def children(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Laye
 
 
 def build_children(layer: keras.layers.Layer) -> None:
-    """Build every layer held in an attribute, under the attribute's name: variable paths then are canonical names."""
+    """Build every layer held in an attribute, under the attribute's name: variable paths then are canonical names.
+
+    Layers of other kinds, which a subclass may have, do not know their sizes before they are called.
+    """
     for name, child in children(layer):
-        if not child.built:
+        if isinstance(child, Layer | Linear | PatchConv | Embedding | LayerNorm) and not child.built:
             child.name = name.replace(".", "_")
             child.build()
 
