@@ -9,7 +9,7 @@ from benchmarks.harness import Pair, Row, Side
 # Labels and their prompts are the same everywhere; each program prints the probabilities.
 OURS = """
 import json, sys
-from clip_core import Clip
+from triclip import Clip
 clip = Clip.from_pretrained(sys.argv[1] + "/vit_b32"MMAP)
 result = clip.classify(sys.argv[1] + "/photos_640/0000.jpg", ["cat", "dog", "car"], "a photo of a {}")
 print(json.dumps(result.probabilities[0].tolist()))

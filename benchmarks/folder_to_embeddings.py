@@ -55,7 +55,7 @@ def paths(data: Path, count: int = 1000) -> list[str]:
 
 
 def _ours(model: Path, files: list[str]) -> Callable[[], Any]:
-    from clip_core import Clip
+    from triclip import Clip
 
     clip = Clip.from_pretrained(model)
     return lambda: clip.encode_image(files, progress=False)

@@ -1,4 +1,4 @@
-"""The framework-neutral core of triclip: configs, tokenizers, image processing, checkpoints and the `Clip` pipeline.
+"""The framework-neutral core of triclip: configs, outputs, weights, tokenizers, image processing, checkpoints.
 
 Names are imported on first use, so `import clip_core` stays fast and no framework is ever imported by it.
 """
@@ -30,7 +30,6 @@ _HOME = {
     "CLIPVisionConfig": "config",
     "CLIPVisionModelOutput": "outputs",
     "CheckpointError": "errors",
-    "Clip": "pipeline",
     "ConfigError": "errors",
     "FlaxCLIPOutput": "outputs",
     "ImageError": "errors",
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
         FlaxCLIPOutput,
         ModelOutput,
     )
-    from .pipeline import Clip
     from .processor import CLIPProcessor
     from .tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
 

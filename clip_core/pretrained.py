@@ -253,7 +253,7 @@ def _read_files(
 
     path = resolve_folder(name_or_path, weights=True, variant=variant, **where)
     given = _as_dict(config, where)
-    if given is None and cls.config_class.model_type not in ("clip", "clip_text_model", "clip_vision_model", ""):
+    if given is None and cls.config_class.model_type not in ("clip", "clip_text_model", "clip_vision_model"):
         given = _as_dict(path, {})  # a config class of somebody's own, whose model_type the checkpoint doesn't know
     scope, own = cls.weight_scope, cls.weight_scope is None
     read = checkpoint.load(

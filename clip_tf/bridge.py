@@ -313,7 +313,8 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
     @property
     def _build_shapes_dict(self) -> dict[str, Any]:
         """What tf.lite.TFLiteConverter.from_keras_model asks of a Keras model; Keras writes it after `build`."""
-        return {"input_shape": {name: tuple(export.fixed(self, spec).shape) for name, spec in self.input_signature.items()}}
+        specs = self.input_signature.items()
+        return {"input_shape": {name: tuple(export.fixed(self, spec).shape) for name, spec in specs}}
 
     @_build_shapes_dict.setter
     def _build_shapes_dict(self, value: Any) -> None:

@@ -82,6 +82,14 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
     # Pretrained comes first: in a class of two packages (adapter.py) its methods go before the other's.
 
     weight_scope = None  # the public classes state theirs
+    # What subclasses state, as in v4.37: patterns of names not to warn of, and names not to save.
+    _keys_to_ignore_on_load_missing: list[str] | None = None
+    _keys_to_ignore_on_load_unexpected: list[str] | None = None
+    _keys_to_ignore_on_save: list[str] | None = None
+    _tied_weights_keys: list[str] | None = None
+    _keep_in_fp32_modules: list[str] | None = None
+    _supports_sdpa = True
+    _supports_flash_attn_2 = False
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -111,6 +119,9 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
     def _init_weights(self, module: nn.Module) -> None:
         """Draw a module's own weights. Subclasses extend it for parts of their own."""
 
+    def _initialize_weights(self, module: nn.Module) -> None:
+        self._init_weights(module)
+
     def _draw(self, names: Iterable[str]) -> None:
         """`_init_weights` for the modules that these weights are in, as v4.37 does it before it loads the others."""
         inside = {name[:end] for name in names for end, sign in enumerate(name) if sign == "."} | {""}
@@ -130,7 +141,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         if attention := kwargs.get("attn_implementation"):
             for config in (loaded.config, *(getattr(loaded.config, n) for n in loaded.config._sub_configs)):
                 config._attn_implementation = attention
-        made = _hollow if cls.__init__.__module__.startswith(f"{__package__}.") else _whole
+        made = _hollow if _is_ours(cls.__init__) else _whole
         model = made(cls, loaded, model_args, kwargs.get("mmap", False))
         device = _single_device(kwargs.get("device_map"))
         return (model if device is None else model.to(device)).eval()
@@ -160,7 +171,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
 
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, LazyTensor]:
         weights = weights or self.state_dict()
-        ignored = getattr(self, "_keys_to_ignore_on_save", None) or ()
+        ignored = self._keys_to_ignore_on_save or ()
         return {name: self._lazy(name, value) for name, value in weights.items() if name not in ignored}
 
     @classmethod
@@ -173,6 +184,10 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
                 "layout that other programs read; save it before it is quantized, or its state_dict by torch.save"
             )
         return from_torch(value)
+
+
+def _is_ours(thing: Any) -> bool:
+    return thing.__module__.startswith(f"{__package__}.")
 
 
 def _hollow(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
@@ -198,7 +213,10 @@ def _hollow(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
 def _whole(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
     """A subclass with a constructor of its own, which may make anything: what it has made stays where no file says
     otherwise."""
-    model = cls(loaded.config, *model_args)
+    # A class that says itself how its parts are drawn draws what v4.37 does: there, constructors draw nothing.
+    draws = any("_init_weights" in vars(base) for base in cls.__mro__ if not _is_ours(base))
+    with torch.random.fork_rng(devices=[], enabled=draws):
+        model = cls(loaded.config, *model_args)
     dtype = getattr(torch, loaded.dtype)
     state = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
     names = _once(state, {*loaded.tensors, *(loaded.own.entries if loaded.own else ())})
@@ -214,10 +232,12 @@ def _whole(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
             raise CheckpointError(
                 f"{cls.__name__}: its constructor changes what the config says: {name}: got {got}, want {want}"
             )
-        kept = state[name].dtype
-        value = to_torch(tensor, dtype if kept.is_floating_point else kept, mapped)
+        kept, wide = state[name].dtype, set(name.split(".")) & set(cls._keep_in_fp32_modules or ())
+        value = to_torch(tensor, torch.float32 if wide else dtype if kept.is_floating_point else kept, mapped)
         state[name].data = value if kept.is_floating_point else value.to(kept)
-    for value in (*model.parameters(), *model.buffers()):
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if set(name.split(".")) & set(cls._keep_in_fp32_modules or ()):
+            continue
         if value.is_floating_point() and value.dtype != dtype and value.dtype == torch.get_default_dtype():
             value.data = value.to(dtype)
     model.tie_weights()

@@ -60,7 +60,9 @@ def _limited() -> bool:
 
 def way(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> str:
     """How a layer's product is computed: "call": as PyTorch does it, "onednn", or "float32": widened before."""
-    if x.device.type != "cpu" or x.dtype == torch.float64 or type(layer) is not kind or not may_skip(layer, x=x):
+    if type(x) is not Tensor or type(layer) is not kind or x.device.type != "cpu" or x.dtype == torch.float64:
+        return "call"
+    if not may_skip(layer, x=x):
         return "call"
     weight = layer.weight
     plain = type(weight) in (nn.Parameter, Tensor) and weight.dtype == x.dtype and weight.device == x.device
@@ -80,9 +82,9 @@ def _chosen() -> bool:
 def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Tensors in float32 where the processor can't compute with what they are."""
     first = tensors[0]
-    if first.device.type != "cpu" or first.dtype.itemsize > 2 or torch.compiler.is_compiling():
+    if type(first) is not Tensor or first.device.type != "cpu" or torch.compiler.is_compiling():
         return tensors
-    if type(first) is not Tensor or computes(first.dtype):
+    if computes(first.dtype):
         return tensors
     return tuple(None if tensor is None else tensor.float() for tensor in tensors)
 
@@ -138,9 +140,9 @@ def mlp(fc1: nn.Module, act: Callable, name: str | None, fc2: nn.Module, x: Tens
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float) -> Tensor:
     """F.scaled_dot_product_attention, of which second derivatives can be had too: [B, H, S, d] each."""
     needed = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if needed and dropout == 0.0 and q.device.type == "cpu" and may_skip(x=q):
-        if torch.backends.cuda.flash_sdp_enabled():  # the CPU's switch too
-            return _Attention.apply(q, k, v, bias, scale)
+    fused = needed and dropout == 0.0 and q.device.type == "cpu" and may_skip(x=q)
+    if fused and torch.backends.cuda.flash_sdp_enabled():  # the CPU's switch too
+        return _Attention.apply(q, k, v, bias, scale)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 

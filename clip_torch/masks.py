@@ -44,9 +44,13 @@ def of_rows(bias: Tensor | None, rows: Tensor) -> Tensor | None:
     return one_token(bias[:, 0].expand(rows.shape[0], -1, -1), rows)[:, None]
 
 
-def in_dtype(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The bias for scores of another dtype: the lowest value stays the lowest, so that it drowns every score."""
-    if bias is None or bias.dtype == dtype or not bias.is_floating_point():
+def in_dtype(bias: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """The bias for scores of another dtype; None: float32 at least. The lowest value stays the lowest, so that it
+    drowns every score."""
+    if bias is None or isinstance(bias, torch.fx.Proxy) or not bias.is_floating_point():
+        return bias
+    dtype = torch.promote_types(bias.dtype, torch.float32) if dtype is None else dtype
+    if bias.dtype == dtype:
         return bias
     lowest = bias == torch.finfo(bias.dtype).min
     return bias.to(dtype).masked_fill(lowest, torch.finfo(dtype).min)
@@ -58,7 +62,8 @@ def beyond_sdpa(q: Tensor, attention_mask: Tensor | None, bias: Tensor | None) -
         return True  # derivatives forward and of functional transforms, and FLOPs, of which they know nothing
     if attention_mask is None:
         return False
-    if q.dtype == torch.float16:  # has no value low enough to drown every score
+    # float16 has no value low enough to drown every score; a trace is for any mask, and for gradients or none.
+    if q.dtype == torch.float16 or torch.jit.is_tracing():
         return True
     if not (torch.is_grad_enabled() and q.requires_grad):
         return False

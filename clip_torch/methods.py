@@ -260,13 +260,15 @@ class Methods:
         old = tower.embeddings.token_embedding
         rows = old.num_embeddings if new_num_tokens is None else int(new_num_tokens)
         if pad_to_multiple_of is not None:
+            if not isinstance(pad_to_multiple_of, int) or pad_to_multiple_of < 1:
+                raise ValueError(f"pad_to_multiple_of: wanted a positive integer, found {pad_to_multiple_of!r}")
             rows = -(-rows // pad_to_multiple_of) * pad_to_multiple_of
         if rows < 1:
             raise ValueError(f"new_num_tokens: wanted at least 1, found {rows}")
         if rows == old.num_embeddings:
             return old
         tower.embeddings.token_embedding = self._resized(old, rows)
-        tower.config.vocab_size = rows
+        tower.config.vocab_size = self.vocab_size = rows
         if self.get_output_embeddings() is not None:
             self.tie_weights()
         return tower.embeddings.token_embedding

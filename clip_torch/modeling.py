@@ -145,8 +145,7 @@ class CLIPAttention(nn.Module):
         # SDPA gives no attention weights.
         if output_attentions or self.config._attn_implementation == "eager" or beyond_sdpa(q, attention_mask, bias):
             scores = (q * self.scale) @ k.transpose(-1, -2)  # [B, H, S, S]
-            # Added in float32 at least, so that the lowest value drowns every score.
-            bias = in_dtype(bias, torch.promote_types(q.dtype, torch.float32))
+            bias = in_dtype(bias, None)
             weights = torch.softmax(scores if bias is None else scores + bias, dim=-1).to(v.dtype)
             context = F.dropout(weights, p=dropout) @ v
         else:
@@ -408,18 +407,20 @@ class CLIPPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
         elif isinstance(module, nn.Linear) and module.bias is not None:
-            module.bias.zero_()
+            module.bias.data.zero_()
         elif isinstance(module, CLIPTextEmbeddings | CLIPVisionEmbeddings | CLIPAttention | CLIPMLP):
             tower = "vision" if isinstance(module, CLIPVisionEmbeddings) else "text"
             for name, weight in module.named_parameters():
                 if not name.endswith("bias"):
-                    weight.normal_(std=self.config.initializer_factor * deviation(f".{name}", tower, module.config))
+                    weight.data.normal_(
+                        std=self.config.initializer_factor * deviation(f".{name}", tower, module.config)
+                    )
         elif isinstance(module, CLIPModel | CLIPTextModelWithProjection | CLIPVisionModelWithProjection):
             for name in ("text_projection", "visual_projection"):
                 if isinstance(layer := getattr(module, name, None), nn.Linear):
-                    layer.weight.normal_(std=self.config.initializer_factor * layer.in_features**-0.5)
+                    layer.weight.data.normal_(std=self.config.initializer_factor * layer.in_features**-0.5)
             if isinstance(module, CLIPModel):
-                module.logit_scale.fill_(module.config.logit_scale_init_value)
+                module.logit_scale.data.fill_(module.config.logit_scale_init_value)
 
 
 class CLIPTextModel(CLIPPreTrainedModel):

@@ -50,7 +50,8 @@ def watched(x: Tensor) -> bool:
     """Whether anything but the numbers is wanted of a computation with x: tracing, compiling, functional transforms,
     forward-mode derivatives, modes that see every operator (FLOP counters), hooks on all modules."""
     return (
-        torch.compiler.is_compiling()
+        isinstance(x, torch.fx.Proxy)
+        or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._functorch.is_functorch_wrapped_tensor(x)
         or forward_ad._current_level >= 0

@@ -157,7 +157,16 @@ def _id_tensor_storage(tensor: Any) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _no_init_weights(_enable: bool = True) -> Any:
-    yield
+    """Modules that are made inside draw nothing."""
+    init = importlib.import_module("torch.nn.init")
+    kept = {name: f for name, f in vars(init).items() if name.endswith("_") and callable(f) and not name.startswith("_")}
+    try:
+        for name in kept if _enable else ():
+            setattr(init, name, lambda tensor, *args, **kwargs: tensor)
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(init, name, function)
 
 
 def _load_state_dict(checkpoint_file: Any) -> Any:

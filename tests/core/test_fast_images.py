@@ -270,7 +270,7 @@ def test_a_broken_opened_jpeg_is_named(tmp_path):
 @pytest.mark.parametrize("kinds", [("file",), ("file", "picture"), ("file", "array", "broken")])
 def test_a_folder_s_values_are_the_processor_s(kinds, tmp_path):
     """`Clip` makes a file's values where it decodes it; the same as the image processor in one call."""
-    from clip_core.pipeline import Clip
+    from triclip.pipeline import Clip
 
     sources, pictures = [], []
     for number, kind in enumerate(kinds * 3):

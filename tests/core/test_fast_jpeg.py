@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_core import Clip, CLIPImageProcessor, ImageError, image_jpeg
-from clip_core.data.pictures import PictureReader
+from clip_core import CLIPImageProcessor, ImageError, image_jpeg
 from clip_core.image_input import load_image
+from triclip import Clip
+from triclip.data.pictures import PictureReader
 
 pytest.importorskip("simplejpeg")
 
