@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
+import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from clip_core import outputs
+from clip_core.checkpoint.atomic import replace_file
 
 from .dataset import prepare_tf_dataset
 from .layers import Embedding
@@ -221,6 +225,26 @@ class TFMethods:
         """How many numbers the model holds; optionally only trained ones."""
         weights = self.trainable_weights if only_trainable else self.weights  # type: ignore[attr-defined]
         return sum(int(np.prod(v.shape)) for v in weights)
+
+    def create_model_card(self, output_dir: str | os.PathLike, model_name: str, **facts: Any) -> None:
+        """Write README.md with a card's header, and the last epoch of `fit` where there was one.
+
+        **facts: language, license, tags, finetuned_from, tasks, dataset_tags, dataset, dataset_args: text or lists.
+        """
+        known = ("language", "license", "tags", "finetuned_from", "tasks", "dataset_tags", "dataset", "dataset_args")
+        if unknown := sorted(set(facts) - set(known)):
+            raise TypeError(f"create_model_card: unknown argument {unknown[0]!r}: wanted some of {', '.join(known)}")
+        fields = {"finetuned_from": "base_model", "tasks": "pipeline_tag", "dataset_tags": "datasets"}
+        header = {fields.get(name, name): value for name, value in facts.items() if value and name[:7] != "dataset"}
+        header |= {"datasets": facts["dataset_tags"]} if facts.get("dataset_tags") else {}
+        lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---", f"# {model_name}"]
+        if facts.get("dataset"):
+            lines += ["", f"Trained on {facts['dataset']} {facts.get('dataset_args') or ''}".rstrip() + "."]
+        history = getattr(getattr(self, "history", None), "history", None) or {}
+        lines += ["", *(f"- {name}: {values[-1]:.4g}" for name, values in history.items())] if history else []
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        with replace_file(Path(output_dir) / "README.md") as path:
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def get_head_mask(self, head_mask: Any, num_hidden_layers: int) -> Any:
         """[heads] or [layers, heads] as float32 [layers, 1, heads, 1, 1]; None as a list of None, one a layer."""

@@ -127,11 +127,10 @@ class Clip:
         return self._bridge.text_features(self.model, self._padded(rows))
 
     def _padded(self, rows: list[tuple[int, ...]]) -> np.ndarray:
-        # No mask: the tower is causal and pools at the end token, which never sees the padding behind it.
-        padded = np.full((len(rows), max(map(len, rows))), self.processor.tokenizer.pad_token_id, np.int64)
-        for target, row in zip(padded, rows, strict=True):
-            target[: len(row)] = row
-        return padded
+        # No mask: the tower is causal and pools at the end token, which never sees the padding behind it. A row is
+        # padded with its own last token, because the first of the highest ids may be pooled: a padding id could win.
+        longest = max(map(len, rows))
+        return np.array([[*row, *row[-1:] * (longest - len(row))] for row in rows], np.int64)
 
     def encode_image(
         self, images: Any, batch_size: int = 32, normalize: bool = True, progress: bool | None = None
