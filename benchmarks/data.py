@@ -99,7 +99,7 @@ def _vit_b32(folder: Path) -> None:
     from clip_core.config import CLIPConfig
     from clip_core.image_processor import CLIPImageProcessor
     from clip_core.init import initial_values
-    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.text.tokenizer import CLIPTokenizerFast
     from clip_core.weights import weight_table
 
     config = CLIPConfig()

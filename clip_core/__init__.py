@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it
 _HOME = {
-    "AddedToken": "tokenizer",
+    "AddedToken": "text.tokenizer",
     "BatchEncoding": "batch",
     "BatchFeature": "batch",
     "BaseModelOutput": "outputs",
@@ -25,8 +25,8 @@ _HOME = {
     "CLIPProcessor": "processor",
     "CLIPTextConfig": "config",
     "CLIPTextModelOutput": "outputs",
-    "CLIPTokenizer": "tokenizer",
-    "CLIPTokenizerFast": "tokenizer",
+    "CLIPTokenizer": "text.tokenizer",
+    "CLIPTokenizerFast": "text.tokenizer",
     "CLIPVisionConfig": "config",
     "CLIPVisionModelOutput": "outputs",
     "CheckpointError": "errors",
@@ -37,7 +37,7 @@ _HOME = {
     "MissingDependencyError": "errors",
     "ModelOutput": "outputs",
     "PretrainedConfig": "config",
-    "openai_tokenize": "tokenizer",
+    "openai_tokenize": "text.tokenizer",
 }
 __all__ = sorted(_HOME)
 
@@ -56,6 +56,6 @@ if TYPE_CHECKING:
         ModelOutput,
     )
     from .processor import CLIPProcessor
-    from .tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
+    from .text.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

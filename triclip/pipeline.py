@@ -288,7 +288,7 @@ def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
     from clip_core.hub import resolve_folder
     from clip_core.image_processor import CLIPImageProcessor
     from clip_core.processor import CLIPProcessor
-    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.text.tokenizer import CLIPTokenizerFast
 
     folder = resolve_folder(name_or_path, **where)
     has = (lambda name: (folder / name).is_file()) if folder.is_dir() else (lambda name: False)

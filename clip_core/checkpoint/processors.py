@@ -70,7 +70,7 @@ def _bundled_tokenizer(config: Mapping[str, Any], prefix: str, notes: list[str])
     if config.get("vocab_size") != _STANDARD_VOCABULARY:
         notes.append(f"no tokenizer files: OpenAI's vocabulary doesn't fit vocab_size {config.get('vocab_size')}")
         return {}
-    from ..tokenizer import CLIPTokenizerFast
+    from ..text.tokenizer import CLIPTokenizerFast
 
     pad = {"pad_token": "!"} if prefix in _ZERO_PADDED else {}
     notes.append("the source has no tokenizer files: OpenAI's vocabulary was written")

@@ -63,7 +63,7 @@ def _texts(folder: Path, config: Any, texts: Sequence[str] | None, notes: list[s
 
 
 def _tokenizer(folder: Path, config: Any) -> Any:
-    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.text.tokenizer import CLIPTokenizerFast
 
     if folder.is_dir() and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return CLIPTokenizerFast.from_pretrained(folder)

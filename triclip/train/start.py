@@ -63,7 +63,7 @@ def load_processor(config: TrainConfig, model_config: Any) -> Any:
     """
     from clip_core.image_processor import CLIPImageProcessor
     from clip_core.processor import CLIPProcessor
-    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.text.tokenizer import CLIPTokenizerFast
 
     from ..pipeline import load_processor as load
 
