@@ -19,9 +19,10 @@ import optree
 import tensorflow as tf
 
 from clip_core import outputs
-from clip_core.checkpoint import atomic
+from clip_core.absent import absent_attribute
 from clip_core.checkpoint.tensor import Tensor as LazyTensor
 from clip_core.errors import InputError
+from clip_core.files import replace_file
 from clip_core.init import initial_values
 from clip_core.pretrained import Loaded, Pretrained, checked_config, load_checked
 from clip_core.weights import in_scope, weight_table
@@ -29,7 +30,7 @@ from clip_core.weights import in_scope, weight_table
 from . import export
 from .inputs import is_lite_trace, named_inputs, unchanged
 from .layers import Layer, build_children, children, forget_layers
-from .methods import TFMethods, absent
+from .methods import TFMethods
 from .shortcuts import walk
 
 # Keras' trees know no subclasses of dict; tf.nest takes any mapping that it can fill.
@@ -186,7 +187,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         main = vars(self).get(self.base_model_prefix)
         if name in PARTS and main is not None:
             return getattr(main, name)
-        raise absent(self, name)
+        raise absent_attribute(self, name, "tf_model")
 
     def init_weights(self, names: Iterable[str] | None = None) -> None:
         """Draw all weights, or those named, by v4.37's rule (`clip_core.init`), from `keras.utils.set_random_seed`."""
@@ -403,7 +404,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
             raise FileExistsError(f"filepath: exists already: {filepath}")
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=None)
-            with atomic.replace_file(filepath) as path:
+            with replace_file(filepath) as path:
                 shutil.copyfile(Path(folder) / self._native_file, path)
 
     def export(

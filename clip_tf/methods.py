@@ -15,23 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from clip_core import outputs
-from clip_core.checkpoint.atomic import replace_file
+from clip_core.files import replace_file
 
 from .dataset import prepare_tf_dataset
 from .layers import Embedding
-
-_NO_TEXT = "CLIP generates no text"
-# As clip_core.absent: class -> name of v4.37 that has no meaning here -> what to use instead.
-ABSENT: dict[str, dict[str, str]] = {
-    "tf": {
-        **dict.fromkeys(("generate", "beam_search", "greedy_search", "sample", "contrastive_search"), _NO_TEXT),
-        **dict.fromkeys(("compute_transition_scores", "prepare_inputs_for_generation", "seed_generator"), _NO_TEXT),
-        "supports_xla_generation": _NO_TEXT,
-        "load_repo_checkpoint": "save and load with `save_pretrained`, or with Keras' `save` and its optimizer",
-        "prune_heads": "v4.37's TF models have no pruning; heads that a config's `pruned_heads` names are left out",
-        "register_for_auto_class": "this package has no auto classes: name the class",
-    }
-}
 
 
 class TFMethods:
@@ -256,10 +243,3 @@ class TFMethods:
         if mask.shape.rank != 2:
             raise ValueError(f"head_mask: wanted [heads] or [layers, heads], found {tuple(mask.shape)}")
         return mask[:, None, :, None, None]
-
-
-def absent(owner: Any, name: str) -> AttributeError:
-    """The error for a name that a model lacks: with what to use instead where `ABSENT` knows it."""
-    instead = ABSENT["tf"].get(name)
-    hint = "" if instead is None else f": {instead}"
-    return AttributeError(f"{type(owner).__name__!r} object has no attribute {name!r}{hint}")
