@@ -29,8 +29,9 @@ from clip_core.weights import in_scope, weight_table
 
 from . import export
 from .inputs import is_lite_trace, named_inputs, unchanged
-from .layers import Layer, build_children, children, forget_layers
+from .layers import Layer, build_children, dtype_of, forget_layers
 from .methods import TFMethods
+from .names import canonical_shape, fill, keras_name, named_variables, rename_keras
 from .shortcuts import walk
 
 # Keras' trees know no subclasses of dict; tf.nest takes any mapping that it can fill.
@@ -41,25 +42,6 @@ for _cls in outputs.OUTPUT_CLASSES:
         lambda names, values, cls=_cls: outputs.unflatten(cls, names, values),
         namespace="keras",
     )
-
-# (kind, leaf) of the weight table -> the layer's attribute, and the permutation from the canonical axes to its own.
-LEAVES: dict[tuple[str, str], tuple[str, tuple[int, ...] | None]] = {
-    ("linear", "weight"): ("kernel", (1, 0)),
-    ("linear", "bias"): ("bias", None),
-    ("conv", "weight"): ("kernel", (2, 3, 1, 0)),
-    ("norm", "weight"): ("gamma", None),
-    ("norm", "bias"): ("beta", None),
-    ("embedding", "weight"): ("embeddings", None),
-}
-
-KINDS = (
-    (keras.layers.Dense, "linear"),
-    (keras.layers.Conv2D, "conv"),
-    (keras.layers.LayerNormalization, "norm"),
-    (keras.layers.Embedding, "embedding"),
-)
-
-PIECE = 2 << 20  # bytes
 
 _keras_names: ContextVar[bool] = ContextVar("keras_names", default=False)
 
@@ -84,10 +66,22 @@ PARTS += ("projection_dim", "text_embed_dim", "vision_embed_dim")
 OWN_LOSS = (None, "auto", "auto_with_warning", "passthrough")
 
 
+def register(cls: type) -> None:
+    """Make a class of this package known to Keras, for .keras files, and for .h5 files by its bare name. A user's own
+    subclasses are the user's to register."""
+    if cls.__module__.partition(".")[0] == __package__:
+        keras.saving.register_keras_serializable("clip_tf")(cls)
+        keras.saving.get_custom_objects().setdefault(cls.__name__, cls)
+
+
 class Tower(Layer):
     """A tower: a layer that is made from a config, in a model or on its own."""
 
     config_class: Any = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register(cls)
 
     def __init__(self, config: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -107,6 +101,8 @@ class MainLayer(Tower):
 
     Its methods take inputs in the styles of the model's.
     """
+
+    is_main_layer = True  # it has no part in the names of weights
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -142,21 +138,25 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
     _native_format = "tf"
     _native_file = "tf_model.h5"
     weight_scope = None  # the public classes state theirs
+    main_layer_class: Any = None  # what a public class makes as `self.clip`
     main_input_name = "input_ids"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.partition(".")[0] == __package__:  # a model saved whole as .h5 is found by its bare name
-            keras.saving.get_custom_objects().setdefault(cls.__name__, cls)
+        register(cls)
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         config = checked_config(type(self), config)
         config.validate()
         self.config = config
+        if self.main_layer_class is not None:
+            with dtype_of(self):
+                self.clip = self.main_layer_class(config)
+            self.post_init()
 
     def post_init(self) -> None:
-        """Called last by every public class: builds the layers and draws the weights."""
+        """Build the layers and draw the weights; a class that makes its layers by itself may call it last."""
         self.build_in_name_scope()
         if _drawing.get():
             self.init_weights()
@@ -464,70 +464,6 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         if any(own):
             return [tower for tower in own if tower is not None]
         return [layer for layer in walk(self) if isinstance(layer, Tower) and not isinstance(layer, MainLayer)]
-
-
-def named_variables(layer: Any, prefix: str = "") -> dict[str, tuple[Any, tuple[int, ...] | None]]:
-    """Name -> (variable, permutation from the published axes to its own) of all weights in a layer.
-
-    Names are attributes from the layer on, and leaves those of `LEAVES` where the kind of layer is known, so that they
-    are PyTorch's. A main layer has no name in them. What a layer of Keras' own hides is named by its path.
-    """
-    out: dict[str, tuple[Any, tuple[int, ...] | None]] = {}
-    inside: set[int] = set()
-    for name, child in children(layer):
-        below = named_variables(child, prefix if isinstance(child, MainLayer) else f"{prefix}{name}.")
-        out |= {name: entry for name, entry in below.items() if id(entry[0]) not in inside}
-        inside |= {id(variable) for variable, _ in below.values()}
-    kind = next((kind for cls, kind in KINDS if isinstance(layer, cls)), "")
-    leaves = {leaf: (name, axes) for (of, name), (leaf, axes) in LEAVES.items() if of == kind}
-    for variable in layer.weights:
-        if id(variable) not in inside:
-            path = variable.path.removeprefix(f"{layer.path}/").split("/") if layer.path else [variable.name]
-            leaf, permutation = leaves.get(variable.name, (".".join(path), None))
-            out.setdefault(f"{prefix}{leaf}", (variable, permutation))
-    return out
-
-
-def canonical_shape(variable: Any, permutation: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape of a variable in the published order of axes."""
-    shape = tuple(variable.shape)
-    return tuple(shape[i] for i in np.argsort(permutation)) if permutation else shape
-
-
-def keras_name(name: str, variable: Any) -> str:
-    """A part of one's own as v4.37's h5 files name it: "classifier.weight" -> "classifier/kernel:0"."""
-    return f"{name.rpartition('.')[0]}.{variable.name}:0".replace(".", "/").removeprefix("/")
-
-
-def rename_keras(entries: dict[str, Any], wanted: Mapping[str, tuple[Any, tuple[int, ...] | None]]) -> None:
-    """Entries under Keras' names and in its layout, such as "classifier/c/classifier/kernel:0", get the published."""
-    for name, (variable, permutation) in wanted.items():
-        own = keras_name(name, variable)
-        key = next((key for key in entries if f"/{key}".endswith(f"/{own}")), None)
-        if key is not None and name not in entries:
-            tensor = entries.pop(key)
-            fits = permutation is not None and len(tensor.shape) == len(permutation)
-            entries[name] = tensor.permute(*np.argsort(permutation)) if fits else tensor
-
-
-def fill(variable: keras.Variable, tensor: LazyTensor) -> None:
-    """Assign a tensor of the variable's dtype; a large one in pieces, in place: TensorFlow copies what it takes."""
-    dtype = tf.as_dtype(variable.dtype).as_numpy_dtype  # bfloat16 comes as bits
-    raw = [getattr(tf.raw_ops, name, None) for name in ("ResourceStridedSliceAssign", "DisableCopyOnRead")]
-    if tensor.nbytes <= PIECE or not isinstance(variable.value, tf.Variable) or None in raw:
-        variable.assign(tensor.numpy().view(dtype))
-        return
-    assign, disable_copy = raw
-    whole = tensor.numpy() if tensor.part is None else None  # transposed: there is no reading a part of it
-    rows = max(PIECE * tensor.shape[0] // tensor.nbytes, 1)
-    handle = variable.value.handle
-    for start in range(0, tensor.shape[0], rows):
-        stop = min(start + rows, tensor.shape[0])
-        piece = tensor.rows(start, stop).numpy() if whole is None else whole[start:stop]
-        # `variable[start:stop].assign` would begin with reading the variable, which after the first part is a copy.
-        assign(ref=handle, begin=[start], end=[stop], strides=[1], value=piece.view(dtype))
-    # Assigning a part makes TensorFlow copy the whole variable at every read from then on, unless told otherwise.
-    disable_copy(resource=handle)
 
 
 @unchanged

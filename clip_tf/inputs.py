@@ -28,6 +28,7 @@ from clip_core.inputs import (
     check_pixels,
     check_position_range,
     check_positions,
+    resolve_flags,
 )
 
 from .layers import sizes
@@ -50,6 +51,17 @@ def unchanged(check: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return wrapper
+
+
+def switches(
+    config: Any,
+    output_attentions: bool | None = None,
+    output_hidden_states: bool | None = None,
+    return_dict: bool | None = None,
+) -> tuple[dict[str, bool], bool]:
+    """(what to collect, as keywords; whether the output is a dict), with the config's values in place of None."""
+    flags = resolve_flags(config, output_attentions, output_hidden_states, return_dict)
+    return {"output_attentions": flags.attentions, "output_hidden_states": flags.hidden_states}, flags.return_dict
 
 
 def unpacked(method: Callable[..., Any]) -> Callable[..., Any]:

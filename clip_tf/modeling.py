@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import check_pairs, resolve_flags
+from clip_core.inputs import check_pairs
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -23,7 +23,7 @@ from clip_core.outputs import (
 )
 
 from .bridge import MainLayer, TFPreTrainedModel, Tower, by_main_layer
-from .inputs import check_chosen, check_image, check_text, unchanged, unpacked
+from .inputs import check_chosen, check_image, check_text, switches, unchanged, unpacked
 from .layers import (
     ACTIVATIONS,
     Embedding,
@@ -36,7 +36,8 @@ from .layers import (
     resampled_positions,
     sizes,
 )
-from .masks import attention_penalty, one_token
+from .masks import layer_arguments, one_token
+from .pooling import pooled_image, pooled_text
 from .shortcuts import mlp, pooled, untouched
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -201,13 +202,8 @@ class TFCLIPEncoder(Layer):
         """x [B, S, D]. rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D]."""
         if tuple(self.layers) != self.tracked:  # Keras does not see what is put into a list
             self.layers, self.tracked = list(self.layers), tuple(self.layers)
-        masked = attention_mask is not None or causal
-        plans: list[dict] = [{"penalty": attention_penalty(x, attention_mask, causal) if masked else None}]
-        plans *= len(self.layers)
-        if rows is not None and plans:
-            last = attention_penalty(x, attention_mask, causal, rows) if masked else None
-            plans[-1] = {"penalty": last, "rows": rows}
-        elif rows is not None:
+        plans = layer_arguments(len(self.layers), x, attention_mask, causal, rows)
+        if rows is not None and not plans:
             x = one_token(x, rows)
         hidden_states, attentions = [x], []
         for layer, plan in zip(self.layers, plans, strict=True):
@@ -227,7 +223,6 @@ class TFCLIPEncoder(Layer):
 # -- towers -----------------------------------------------------------------------------------------------------------
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPTextTransformer(Tower):
     """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
     the end token."""
@@ -251,30 +246,14 @@ class TFCLIPTextTransformer(Tower):
         return_dict: bool | None = None,
         training: bool = False,
     ) -> Any:
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
         input_ids = check_text(self.embeddings, input_ids, attention_mask, position_ids)
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        collected = {"output_attentions": flags.attentions, "output_hidden_states": flags.hidden_states}
-        encoded = self.encoder(x, attention_mask, causal=True, **collected, training=training)
+        encoded = self.encoder(x, attention_mask, causal=True, **collect, training=training)
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
-        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
+        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), as_dict)
 
-    def pooled(
-        self,
-        input_ids: tf.Tensor,
-        attention_mask: tf.Tensor | None = None,
-        position_ids: tf.Tensor | None = None,
-        training: bool = False,
-    ) -> tf.Tensor:
-        """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only.
-
-        See `shortcuts.pooled` for when this may take the place of a call.
-        """
-        input_ids = check_text(self.embeddings, input_ids, attention_mask, position_ids)
-        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        rows = self.end_of_text(input_ids)
-        encoded = self.encoder(x, attention_mask, causal=True, training=training, rows=rows)
-        return self.final_layer_norm(encoded.last_hidden_state[:, 0])
+    pooled = pooled_text
 
     def pool(self, x: tf.Tensor, input_ids: tf.Tensor) -> tf.Tensor:
         """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
@@ -289,7 +268,6 @@ class TFCLIPTextTransformer(Tower):
         return tf.argmax(ends, axis=-1, output_type=tf.int32)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPVisionTransformer(Tower):
     """The vision tower: pixels [B, C, h, w] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
     after a norm of its own."""
@@ -313,33 +291,15 @@ class TFCLIPVisionTransformer(Tower):
         training: bool = False,
         interpolate_pos_encoding: bool = False,
     ) -> Any:
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
         x = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         x = self.pre_layrnorm(x)  # [B, N, D]
-        collected = {"output_attentions": flags.attentions, "output_hidden_states": flags.hidden_states}
-        encoded = self.encoder(x, **collected, training=training)
+        encoded = self.encoder(x, **collect, training=training)
         last_hidden_state = encoded.last_hidden_state
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
-        return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
+        return tower_output(encoded, last_hidden_state, pooled, as_dict)
 
-    def pooled(
-        self,
-        pixel_values: tf.Tensor,
-        interpolate_pos_encoding: bool = False,
-        patches: tf.Tensor | None = None,
-        training: bool = False,
-    ) -> tf.Tensor:
-        """`pooler_output` [B, D] alone: the last layer is computed for the class token only.
-
-        See `shortcuts.pooled` for when this may take the place of a call.
-
-        patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
-        """
-        x = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, patches=patches)
-        x = self.pre_layrnorm(x)  # [B, N, D]
-        first = tf.zeros(tf.shape(x)[:1], tf.int32)
-        encoded = self.encoder(x, training=training, rows=first)
-        return self.post_layernorm(encoded.last_hidden_state[:, 0])
+    pooled = pooled_image
 
 
 def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool) -> Any:
@@ -350,7 +310,6 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled:
 # -- main layers, each the layer "clip" of a public class --------------------------------------------------------------
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPTextMainLayer(MainLayer):
     """The text tower, as the layer "clip" of the text models."""
 
@@ -366,7 +325,6 @@ class TFCLIPTextMainLayer(MainLayer):
         return self.text_model(*args, **kwargs)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPVisionMainLayer(MainLayer):
     """The vision tower, as the layer "clip" of the vision models."""
 
@@ -382,7 +340,38 @@ class TFCLIPVisionMainLayer(MainLayer):
         return self.vision_model(*args, **kwargs)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
+class TFCLIPTextProjectionMainLayer(TFCLIPTextMainLayer):
+    """The text tower and its projection."""
+
+    def __init__(self, config: CLIPTextConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        with dtype_of(self):
+            self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    @wraps(TFCLIPTextTransformer.call)
+    def call(self, *args: Any, return_dict: bool | None = None, **kwargs: Any) -> Any:
+        text = self.text_model(*args, return_dict=True, **kwargs)
+        text_embeds = self.text_projection(text.pooler_output)
+        out = CLIPTextModelOutput(text_embeds, text.last_hidden_state, text.hidden_states, text.attentions)
+        return out if switches(self.config, return_dict=return_dict)[1] else out.to_tuple()
+
+
+class TFCLIPVisionProjectionMainLayer(TFCLIPVisionMainLayer):
+    """The vision tower and its projection."""
+
+    def __init__(self, config: CLIPVisionConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        with dtype_of(self):
+            self.visual_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    @wraps(TFCLIPVisionTransformer.call)
+    def call(self, *args: Any, return_dict: bool | None = None, **kwargs: Any) -> Any:
+        image = self.vision_model(*args, return_dict=True, **kwargs)
+        image_embeds = self.visual_projection(image.pooler_output)
+        out = CLIPVisionModelOutput(image_embeds, image.last_hidden_state, image.hidden_states, image.attentions)
+        return out if switches(self.config, return_dict=return_dict)[1] else out.to_tuple()
+
+
 class TFCLIPMainLayer(MainLayer):
     """Both towers, their projections and the scale, as the layer "clip" of the full model."""
 
@@ -429,10 +418,8 @@ class TFCLIPMainLayer(MainLayer):
         interpolate_pos_encoding: bool = False,
     ) -> tf.Tensor:
         """Image embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        inputs = {"pixel_values": pixel_values}
-        if interpolate_pos_encoding:
-            inputs["interpolate_pos_encoding"] = True
-        return self.visual_projection(pooled(self.vision_model, training, **inputs))
+        more = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}
+        return self.visual_projection(pooled(self.vision_model, training, pixel_values=pixel_values, **more))
 
     def call(
         self,
@@ -448,19 +435,11 @@ class TFCLIPMainLayer(MainLayer):
         interpolate_pos_encoding: bool = False,
     ) -> Any:
         """Texts [B_t, S] and pixels [B_i, C, h, w] -> CLIPOutput; `return_loss` needs B_t = B_i pairs."""
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        asked = {
-            "output_attentions": flags.attentions,
-            "output_hidden_states": flags.hidden_states,
-            "return_dict": True,
-        }
-        if interpolate_pos_encoding:  # what takes a tower's place need not know it
-            image = self.vision_model(pixel_values, **asked, interpolate_pos_encoding=True, training=training)
-        else:
-            image = self.vision_model(pixel_values, **asked, training=training)
-        text = self.text_model(
-            input_ids, attention_mask=attention_mask, position_ids=position_ids, **asked, training=training
-        )
+        collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
+        collect |= {"return_dict": True, "training": training}
+        more = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}  # a wrapper may not know it
+        image = self.vision_model(pixel_values, **collect, **more)
+        text = self.text_model(input_ids, attention_mask=attention_mask, position_ids=position_ids, **collect)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
         if return_loss and None not in (text_embeds.shape[0], image_embeds.shape[0]):
@@ -476,7 +455,7 @@ class TFCLIPMainLayer(MainLayer):
             text_model_output=text,
             vision_model_output=image,
         )
-        return out if flags.return_dict else out.to_tuple()
+        return out if as_dict else out.to_tuple()
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
@@ -489,7 +468,6 @@ class TFCLIPPreTrainedModel(TFPreTrainedModel):
     base_model_prefix = "clip"
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPTextModel(TFCLIPPreTrainedModel):
     """The text tower.
 
@@ -499,18 +477,11 @@ class TFCLIPTextModel(TFCLIPPreTrainedModel):
 
     config_class = CLIPTextConfig
     weight_scope = "text"
-    main_input_name = "input_ids"
-
-    def __init__(self, config: CLIPTextConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
-        with dtype_of(self):
-            self.clip = TFCLIPTextMainLayer(self.config)
-        self.post_init()
+    main_layer_class = TFCLIPTextMainLayer
 
     call = by_main_layer(TFCLIPTextMainLayer.call)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPVisionModel(TFCLIPPreTrainedModel):
     """The vision tower.
 
@@ -521,29 +492,17 @@ class TFCLIPVisionModel(TFCLIPPreTrainedModel):
     config_class = CLIPVisionConfig
     weight_scope = "vision"
     main_input_name = "pixel_values"
-
-    def __init__(self, config: CLIPVisionConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
-        with dtype_of(self):
-            self.clip = TFCLIPVisionMainLayer(self.config)
-        self.post_init()
+    main_layer_class = TFCLIPVisionMainLayer
 
     call = by_main_layer(TFCLIPVisionMainLayer.call)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPModel(TFCLIPPreTrainedModel):
     """Both towers and the shared space."""
 
     config_class = CLIPConfig
     weight_scope = "full"
-    main_input_name = "input_ids"
-
-    def __init__(self, config: CLIPConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
-        with dtype_of(self):
-            self.clip = TFCLIPMainLayer(self.config)
-        self.post_init()
+    main_layer_class = TFCLIPMainLayer
 
     get_text_features = by_main_layer(TFCLIPMainLayer.get_text_features)
     get_image_features = by_main_layer(TFCLIPMainLayer.get_image_features)
@@ -553,79 +512,25 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         return clip_loss(y_pred["logits_per_text"])
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPTextModelWithProjection(TFCLIPPreTrainedModel):
     """The text tower and its projection. Returns CLIPTextModelOutput with text_embeds [B, P], not normalised."""
 
     config_class = CLIPTextConfig
     weight_scope = "text_projection"
-    main_input_name = "input_ids"
+    main_layer_class = TFCLIPTextProjectionMainLayer
 
-    def __init__(self, config: CLIPTextConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
-        with dtype_of(self):
-            self.clip = TFCLIPTextMainLayer(self.config)
-            self.text_projection = Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
-        self.post_init()
-
-    def call(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        training: bool = False,
-    ) -> Any:
-        """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        asked = {
-            "output_attentions": flags.attentions,
-            "output_hidden_states": flags.hidden_states,
-            "return_dict": True,
-        }
-        text = self.clip(input_ids, attention_mask, position_ids, **asked, training=training)
-        text_embeds = self.text_projection(text.pooler_output)
-        out = CLIPTextModelOutput(text_embeds, text.last_hidden_state, text.hidden_states, text.attentions)
-        return out if flags.return_dict else out.to_tuple()
+    call = by_main_layer(TFCLIPTextProjectionMainLayer.call)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPVisionModelWithProjection(TFCLIPPreTrainedModel):
     """The vision tower and its projection. Returns CLIPVisionModelOutput with image_embeds [B, P], not normalised."""
 
     config_class = CLIPVisionConfig
     weight_scope = "vision_projection"
     main_input_name = "pixel_values"
+    main_layer_class = TFCLIPVisionProjectionMainLayer
 
-    def __init__(self, config: CLIPVisionConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
-        with dtype_of(self):
-            self.clip = TFCLIPVisionMainLayer(self.config)
-            self.visual_projection = Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
-        self.post_init()
-
-    def call(
-        self,
-        pixel_values: Any = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        training: bool = False,
-        interpolate_pos_encoding: bool = False,
-    ) -> Any:
-        """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        asked = {
-            "output_attentions": flags.attentions,
-            "output_hidden_states": flags.hidden_states,
-            "return_dict": True,
-        }
-        image = self.clip(pixel_values, **asked, interpolate_pos_encoding=interpolate_pos_encoding, training=training)
-        image_embeds = self.visual_projection(image.pooler_output)
-        out = CLIPVisionModelOutput(image_embeds, image.last_hidden_state, image.hidden_states, image.attentions)
-        return out if flags.return_dict else out.to_tuple()
+    call = by_main_layer(TFCLIPVisionProjectionMainLayer.call)
 
 
 def normalize(x: tf.Tensor) -> tf.Tensor:
