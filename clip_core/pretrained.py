@@ -279,6 +279,10 @@ def _beside_the_table(read: Any, scope: str | None) -> tuple[dict[str, Any], str
     """(the entries that a class may have beside its table, what stands before the names of the file's CLIP)."""
     plain = read.dialect == "hf"  # there the file's own names are those of a model; elsewhere they are translated
     entries, prefix = (read.entries, read.prefix) if plain else (read.tensors, "")
+    if read.dialect == "tf" and read.prefix.endswith("clip/"):  # other layers stand beside the main layer
+        entries = {**entries, **{name: t for name, t in read.entries.items() if not name.startswith(read.prefix)}}
+    elif read.dialect == "tf" and scope is None:  # a CLIP inside another layer
+        entries = read.entries
     if scope is None:
         return dict(entries), prefix
     taken = {name for name in entries if in_scope(name.removeprefix(prefix), "full") and name.startswith(prefix)}

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from clip_tf.modeling import TFCLIPModel
+from clip_tf.shortcuts import settings, untouched
 
 from . import PairAttentions, pad_rows_of_ids
 
@@ -25,7 +26,7 @@ def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **
 
 def text_features(model: TFCLIPModel, input_ids: np.ndarray) -> np.ndarray:
     """int64 [B, S] -> float32 [B, P], not normalised."""
-    return _graph(model, "get_text_features", "input_ids")(tf.constant(input_ids, tf.int32)).numpy()
+    return _run(model, "get_text_features", "input_ids", tf.constant(input_ids, tf.int32))
 
 
 def row_features(model: TFCLIPModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -35,7 +36,7 @@ def row_features(model: TFCLIPModel, rows: Sequence[Sequence[int]]) -> np.ndarra
 
 def image_features(model: TFCLIPModel, pixel_values: np.ndarray) -> np.ndarray:
     """float32 [B, C, H, W] -> float32 [B, P], not normalised."""
-    return _graph(model, "get_image_features", "pixel_values")(tf.constant(pixel_values, tf.float32)).numpy()
+    return _run(model, "get_image_features", "pixel_values", tf.constant(pixel_values, tf.float32))
 
 
 def logit_scale(model: TFCLIPModel) -> float:
@@ -43,14 +44,27 @@ def logit_scale(model: TFCLIPModel) -> float:
     return float(np.asarray(model.logit_scale).reshape(()))
 
 
+def _run(model: TFCLIPModel, method: str, input_name: str, values: tf.Tensor) -> np.ndarray:
+    run = getattr(model, method)
+    if untouched(model):
+        run = _graph(model, method, input_name)
+    return np.asarray(tf.cast(run(values), tf.float32))
+
+
 def _graph(model: TFCLIPModel, method: str, input_name: str) -> Any:
-    """A method as a graph, kept with its model: several times as fast as eager layers on small batches."""
+    """A method as a graph, kept with its model: several times as fast as eager layers on small batches.
+
+    A graph has the layers and settings of the moment when it was traced: others are traced anew.
+    """
     graphs = vars(model).setdefault("_pipeline_graphs", {})
-    if method not in graphs:
+    state, graph = graphs.get(method, ((), None))
+    now = settings(model)
+    if graph is None or len(state) != len(now) or any(a is not b for a, b in zip(state, now, strict=True)):
         run = getattr(model, method)
         signature = [model.input_signature[input_name]]
-        graphs[method] = tf.function(lambda x: tf.cast(run(x), tf.float32), input_signature=signature)
-    return graphs[method]
+        graph = tf.function(lambda x: tf.cast(run(x), tf.float32), input_signature=signature)
+        graphs[method] = (now, graph)
+    return graph
 
 
 def separate_cores(model: TFCLIPModel) -> int:
