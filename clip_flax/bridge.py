@@ -26,7 +26,8 @@ from clip_core.errors import CheckpointError
 from clip_core.pretrained import Loaded, Pretrained
 from clip_core.weights import Difference, compare, weight_table
 
-from . import own_tree
+from . import own_tree, shortcuts
+from .inputs import by_position, with_defaults
 
 
 def _flatten_with_keys(output: outputs.ModelOutput) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
@@ -66,20 +67,6 @@ def from_jax(array: Any) -> LazyTensor:
 def as_dtype(dtype: Any) -> Any:
     """'bfloat16', 'bf16', np.float32, ... -> jnp.bfloat16, jnp.float32, ..."""
     return getattr(jnp, dtype_name(dtype))
-
-
-def as_array(value: Any) -> Any:
-    """Lists and other frameworks' arrays as NumPy; JAX arrays (traced ones too) and None as they are."""
-    return value if value is None or isinstance(value, jax.Array) else np.asarray(value)
-
-
-def can_look(array: Any) -> bool:
-    """Whether there are values, and they can be read without a device synchronisation."""
-    if isinstance(array, jax.core.Tracer) or not array.size:
-        return False
-    if isinstance(array, jax.Array):
-        return array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
-    return True
 
 
 class FlaxPreTrainedModel(Pretrained):
@@ -142,13 +129,19 @@ class FlaxPreTrainedModel(Pretrained):
         With `params`, those are returned, completed with drawn ones where they lack some. Works under `jax.jit` and
         `jax.eval_shape`.
         """
-        drawn = self.module.lazy_init(rng, **self._example(input_shape))["params"]  # draws, and computes nothing else
+        inputs = self._arguments(self._example(input_shape))
+        if shortcuts.is_own(self.module):  # draws, and computes nothing else
+            shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in by_position(inputs)]
+            drawn = self.module.lazy_init(rng, *shapes)["params"]
+        else:
+            keys = dict(zip(("params", "dropout"), jax.random.split(rng), strict=True))
+            drawn = self.module.init(keys, *by_position(inputs))["params"]
         if params is None:
             return drawn
         return unflatten_dict({**flatten_dict(drawn), **flatten_dict(unfreeze(params))})
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        """Keyword arguments of the module, of that shape: jax.ShapeDtypeStruct will do."""
+        """Arguments of the module by name, of that shape."""
         raise NotImplementedError(f"{type(self).__name__} has its own module, so it needs its own init_weights")
 
     def _default_input_shape(self) -> Any:
@@ -213,22 +206,37 @@ class FlaxPreTrainedModel(Pretrained):
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def _run(self, inputs: dict[str, Any], params: Any, dropout_rng: Any, train: bool, **options: Any) -> Any:
-        """The module on checked inputs, compiled or not."""
+    def _run(
+        self,
+        inputs: dict[str, Any],
+        params: Any,
+        dropout_rng: Any,
+        train: bool,
+        flags: tuple[bool, ...] = (),
+        method: Any = None,
+        **options: Any,
+    ) -> Any:
+        """The module on checked inputs, called as v4.37 does: arrays, `deterministic` and flags by position."""
         variables = {"params": params or self.params}
         rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
-        options["deterministic"] = not train
-        run = self._compiled if self.jit else self._apply
-        return run(variables, inputs, rngs, tuple(options.items()))
+        settings = (not train, *flags), method, tuple(options.items())
+        run = self._compiled if self.jit and shortcuts.allowed(self.module) else self._apply
+        return run(variables, self._arguments(inputs), rngs, *settings)
 
-    def _apply(self, variables: Any, inputs: dict[str, Any], rngs: Any, options: tuple[tuple[str, Any], ...]) -> Any:
+    def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A module of one's own is given the mask and the positions that v4.37 makes."""
+        return inputs if shortcuts.is_own(self.module) else with_defaults(inputs)
+
+    def _apply(
+        self, variables: Any, inputs: dict[str, Any], rngs: Any, flags: tuple[bool, ...], method: Any, options: Any
+    ) -> Any:
         if "pixel_values" in inputs:  # callers have [B, C, h, w], modules take [B, h, w, C]
             inputs = {**inputs, "pixel_values": jnp.transpose(inputs["pixel_values"], (0, 2, 3, 1))}
-        return self.module.apply(variables, rngs=rngs, **inputs, **dict(options))
+        return self.module.apply(variables, *by_position(inputs), *flags, rngs=rngs, method=method, **dict(options))
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        return jax.jit(self._apply, static_argnums=3)
+        return jax.jit(self._apply, static_argnums=(3, 4, 5))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}  # can't be pickled
