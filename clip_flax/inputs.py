@@ -37,13 +37,20 @@ def can_look(array: Any) -> bool:
     return True
 
 
-def text_inputs(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any) -> dict[str, Any]:
-    """Checked arguments of a module by name: arrays, lists or None in, int32 arrays or None out."""
-    arrays = [as_array(value) for value in (input_ids, attention_mask, position_ids)]
-    ids, mask, positions = check_text(config, *arrays)
+def text_inputs(
+    config: CLIPTextConfig | None, input_ids: Any, attention_mask: Any, position_ids: Any
+) -> dict[str, Any]:
+    """Arguments of a module by name: arrays, lists or None in, int32 arrays or None out.
+
+    config: what they are checked against; None for a module of one's own, whose tables may be others.
+    """
+    ids, mask, positions = (as_array(value) for value in (input_ids, attention_mask, position_ids))
+    if config is not None:
+        ids, mask = as_rows(ids, mask)
+        ids, positions = check_tokens(config, ids, positions)
     # The mask is cut to whole numbers, as in v4.37: 0.5 hides.
-    mask = mask if mask is None else mask.astype(np.int32)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    return {name: array if array is None else array.astype(np.int32) for name, array in given.items()}
 
 
 def with_defaults(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -60,36 +67,44 @@ def by_position(inputs: dict[str, Any]) -> list[Any]:
     return [inputs[name] for name in ("input_ids", "pixel_values", "attention_mask", "position_ids") if name in inputs]
 
 
-def vision_inputs(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -> dict[str, Any]:
+def vision_inputs(config: CLIPVisionConfig | None, pixel_values: Any, interpolate: bool) -> dict[str, Any]:
     """As `text_inputs`; pixels stay [B, C, h, w] here."""
     pixel_values = as_array(pixel_values)
-    check_pixels(config, None if pixel_values is None else pixel_values.shape, interpolate)
+    if config is not None:
+        check_pixels(config, None if pixel_values is None else pixel_values.shape, interpolate)
     return {"pixel_values": pixel_values}
 
 
-def check_text(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any) -> tuple[Any, Any, Any]:
-    """int32 ids as [B, S], the mask, int32 positions. Whole numbers of other types are cast, as v4.37 does.
+def as_rows(input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
+    """Ids as [B, S], and a mask of that shape or None."""
+    if input_ids is None:
+        raise InputError("input_ids: wanted [batch, sequence] token ids, found None")
+    if input_ids.ndim != 2 and input_ids.ndim > 0:
+        input_ids = input_ids.reshape(math.prod(input_ids.shape[:-1]), input_ids.shape[-1])
+    if attention_mask is not None:
+        check_mask(attention_mask.shape, input_ids.shape)
+    return input_ids, attention_mask
+
+
+def check_tokens(config: CLIPTextConfig, input_ids: Any, position_ids: Any) -> tuple[Any, Any]:
+    """int32 ids and positions. Whole numbers of other types are cast, as v4.37 does.
 
     Shapes are checked always; values only where looking costs no device synchronisation and nothing is being traced:
     in compiled code an id or a position outside its table makes its text NaN, as in v4.37.
     """
-    check_ids(config, None if input_ids is None else input_ids.shape)
-    if input_ids.ndim != 2:
-        input_ids = input_ids.reshape(math.prod(input_ids.shape[:-1]), input_ids.shape[-1])
-    if attention_mask is not None:
-        check_mask(attention_mask.shape, input_ids.shape)
+    check_ids(config, input_ids.shape)
     if can_look(input_ids):
         check_id_range(config, *extremes("input_ids", input_ids))
     if position_ids is None:
-        return input_ids.astype(np.int32), attention_mask, None
+        return input_ids.astype(np.int32), None
     check_positions(position_ids.shape, input_ids.shape)
     if can_look(position_ids):
         check_position_range(config, *extremes("position_ids", position_ids))
-    return input_ids.astype(np.int32), attention_mask, position_ids.astype(np.int32)
+    return input_ids.astype(np.int32), position_ids.astype(np.int32)
 
 
 def check_chosen(patches: Any, batch: int, count: int) -> None:
-    """As `check_text`, of the patches that are looked at."""
+    """As `check_tokens`, of the patches that are looked at."""
     check_integers("patches", patches.dtype.name)
     check_patches(patches.shape, batch)
     if can_look(patches):

@@ -25,7 +25,7 @@ from clip_core.outputs import (
     FlaxCLIPOutput,
 )
 
-from .inputs import check_chosen, check_nhwc, check_text
+from .inputs import as_rows, check_chosen, check_nhwc, check_tokens
 from .layers import ACTIVATIONS, checkpoint_policy, layer_norm, normal, patch_conv, projection, resampled, with_factor
 from .masks import attention_bias, dropout, one_token, score_dtype
 from .shortcuts import image_features, remember, text_features
@@ -92,6 +92,7 @@ class FlaxCLIPTextEmbeddings(nn.Module):
         self.position_embedding = nn.Embed(config.max_position_embeddings, width, embedding_init=init)
 
     def __call__(self, input_ids: jax.Array, position_ids: jax.Array | None = None) -> jax.Array:
+        input_ids, position_ids = check_tokens(self.config, input_ids, position_ids)
         # The looked-up rows are cast, not the tables: nn.Embed(dtype=...) would convert the whole vocabulary.
         x = self.token_embedding(input_ids).astype(self.dtype)  # [B, S, D]
         if position_ids is None:
@@ -261,7 +262,7 @@ class FlaxCLIPTextTransformer(Network):
         return_dict: bool | None = True,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        input_ids, attention_mask, position_ids = check_text(self.config, input_ids, attention_mask, position_ids)
+        input_ids, attention_mask = as_rows(input_ids, attention_mask)
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
         encoded = self.encoder(x, attention_mask, deterministic, flags.attentions, flags.hidden_states)
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
@@ -276,7 +277,7 @@ class FlaxCLIPTextTransformer(Network):
         deterministic: bool = True,
     ) -> jax.Array:
         """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
-        input_ids, attention_mask, position_ids = check_text(self.config, input_ids, attention_mask, position_ids)
+        input_ids, attention_mask = as_rows(input_ids, attention_mask)
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
         encoded = self.encoder(x, attention_mask, deterministic, rows=self.end_of_text(input_ids))
         return self.final_layer_norm(encoded.last_hidden_state[:, 0])

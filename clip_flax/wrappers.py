@@ -13,6 +13,7 @@ import numpy as np
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.inputs import resolve_flags
+from clip_core.pretrained import checked_config
 
 from .bridge import FlaxPreTrainedModel, as_dtype
 from .inputs import text_inputs, vision_inputs
@@ -35,6 +36,7 @@ class FlaxCLIPTextPreTrainedModel(FlaxPreTrainedModel):
         jit: bool = True,
         **kwargs: Any,
     ) -> None:
+        config = checked_config(type(self), config)
         module = self.module_class(config=config, dtype=as_dtype(dtype), **kwargs)
         super().__init__(config, module, input_shape, seed, dtype, _do_init, jit)
 
@@ -55,7 +57,7 @@ class FlaxCLIPTextPreTrainedModel(FlaxPreTrainedModel):
     ) -> Any:
         """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        inputs = text_inputs(self.config, input_ids, attention_mask, position_ids)
+        inputs = text_inputs(self._limits(self.config), input_ids, attention_mask, position_ids)
         return self._run(inputs, params, dropout_rng, train, flags)
 
 
@@ -75,6 +77,7 @@ class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
         jit: bool = True,
         **kwargs: Any,
     ) -> None:
+        config = checked_config(type(self), config)
         module = self.module_class(config=config, dtype=as_dtype(dtype), **kwargs)
         super().__init__(config, module, input_shape, seed, dtype, _do_init, jit)
 
@@ -97,7 +100,7 @@ class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
     ) -> Any:
         """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        inputs = vision_inputs(self.config, pixel_values, interpolate_pos_encoding)
+        inputs = vision_inputs(self._limits(self.config), pixel_values, interpolate_pos_encoding)
         return self._run(inputs, params, dropout_rng, train, flags, **interpolation(interpolate_pos_encoding))
 
 
@@ -117,6 +120,7 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         jit: bool = True,
         **kwargs: Any,
     ) -> None:
+        config = checked_config(type(self), config)
         module = self.module_class(config=config, dtype=as_dtype(dtype), **kwargs)
         super().__init__(config, module, input_shape, seed, dtype, _do_init, jit)
 
@@ -137,7 +141,7 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         train: bool = False,
     ) -> jax.Array:
         """Text embeddings [B, P], not normalised."""
-        inputs = text_inputs(self.config.text_config, input_ids, attention_mask, position_ids)
+        inputs = text_inputs(self._limits(self.config.text_config), input_ids, attention_mask, position_ids)
         return self._run(inputs, params, dropout_rng, train, method=self._method("get_text_features"))
 
     def get_image_features(
@@ -149,7 +153,7 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> jax.Array:
         """Image embeddings [B, P], not normalised."""
-        inputs = vision_inputs(self.config.vision_config, pixel_values, interpolate_pos_encoding)
+        inputs = vision_inputs(self._limits(self.config.vision_config), pixel_values, interpolate_pos_encoding)
         options = {"method": self._method("get_image_features"), **interpolation(interpolate_pos_encoding)}
         return self._run(inputs, params, dropout_rng, train, **options)
 
@@ -175,8 +179,8 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         """Texts [B_t, S] and pixels [B_i, C, h, w] -> FlaxCLIPOutput."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
         inputs = {
-            **vision_inputs(self.config.vision_config, pixel_values, interpolate_pos_encoding),
-            **text_inputs(self.config.text_config, input_ids, attention_mask, position_ids),
+            **vision_inputs(self._limits(self.config.vision_config), pixel_values, interpolate_pos_encoding),
+            **text_inputs(self._limits(self.config.text_config), input_ids, attention_mask, position_ids),
         }
         return self._run(inputs, params, dropout_rng, train, flags, **interpolation(interpolate_pos_encoding))
 
