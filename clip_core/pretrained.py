@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,15 @@ from typing import Any, NamedTuple
 
 from .config import CLIPConfig, PretrainedConfig
 from .errors import CheckpointError
-from .hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_folder
+from .hub import (
+    ACCEPTED_ARGUMENTS,
+    HUB_ARGUMENTS,
+    PushToHub,
+    push_to_hub,
+    resolve_folder,
+    upload_arguments,
+    upload_message,
+)
 from .own_parts import OwnParts
 from .weights import Difference, compare, in_scope, weight_table
 
@@ -39,10 +46,6 @@ _CLASS_OF_SCOPE = {
 _LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.")
 # Accepted where they ask for nothing.
 _UNQUANTISED = ("load_in_8bit", "load_in_4bit", "quantization_config")
-
-# Of save_pretrained(push_to_hub=True) and push_to_hub, for the upload; and of the latter for what is saved.
-_UPLOAD = ("commit_message", "commit_description", "private", "token", "use_auth_token", "create_pr", "revision")
-_SAVING = ("max_shard_size", "safe_serialization", "variant", "state_dict", "params", "is_main_process")
 
 
 class Loaded(NamedTuple):
@@ -61,7 +64,7 @@ class Loaded(NamedTuple):
         return ({}, list(wanted)) if self.own is None else self.own.take(wanted)
 
 
-class Pretrained:
+class Pretrained(PushToHub):
     """Mixed into each backend's base class. Class attributes say what the class is."""
 
     config_class: type[PretrainedConfig] = CLIPConfig
@@ -142,9 +145,7 @@ class Pretrained:
 
         A crash leaves the old files or the new ones, whole. The files are transformers' and load there.
         """
-        unknown = set(kwargs) - {"save_function", "push_to_hub", "save_peft_format", "repo_id", *_UPLOAD}
-        if unknown:
-            raise TypeError(f"save_pretrained: unknown argument {sorted(unknown)[0]!r}")
+        upload = upload_arguments(kwargs, save_directory, ("save_function", "push_to_hub", "save_peft_format"))
         if not is_main_process:
             return
         from . import checkpoint
@@ -166,26 +167,7 @@ class Pretrained:
             own=True,
         )
         if kwargs.get("push_to_hub"):
-            _upload(folder, kwargs.get("repo_id") or folder.resolve().name, kwargs)
-
-    def push_to_hub(self, repo_id: str, use_temp_dir: bool | None = None, **kwargs: Any) -> Any:
-        """Save into a temporary folder and upload that, through huggingface_hub; returns what that returns.
-
-        Args:
-            repo_id: "owner/name", or "name" for the token's owner. It is made if needed.
-            use_temp_dir: accepted as in v4.37; the folder is always temporary.
-            commit_message, commit_description, private, token, create_pr, revision: of the upload.
-            max_shard_size, safe_serialization, variant: as for `save_pretrained`.
-
-        Raises MissingDependencyError without huggingface_hub, and what that raises.
-        """
-        saving = {key: kwargs.pop(key) for key in _SAVING if key in kwargs}
-        unknown = set(kwargs) - set(_UPLOAD)
-        if unknown:
-            raise TypeError(f"push_to_hub: unknown argument {sorted(unknown)[0]!r}")
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, **saving)
-            return _upload(Path(folder), repo_id, kwargs)
+            push_to_hub(folder, **{"commit_message": upload_message(self), **upload})
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
@@ -205,16 +187,6 @@ class Pretrained:
     def _lazy(cls, name: str, value: Any) -> Any:
         """A backend's array, or a NumPy one, of `state_dict=` as a lazy tensor in the published layout."""
         raise NotImplementedError  # a backend's duty
-
-
-def _upload(folder: Path, repo_id: str, given: Mapping[str, Any]) -> Any:
-    from . import hub
-
-    options = {key: given[key] for key in _UPLOAD if given.get(key) is not None}
-    old = options.pop("use_auth_token", None)  # what v4.37 still takes as the token
-    return hub.push_to_hub(  # type: ignore[attr-defined]
-        folder, repo_id, **({"token": old} if old is not None else {}) | options
-    )
 
 
 @contextmanager
@@ -284,7 +256,7 @@ def _read_files(
 
     path = resolve_folder(name_or_path, weights=True, variant=variant, **where)
     given = _as_dict(config, where)
-    if given is None and cls.config_class.model_type not in ("clip", "clip_text_model", "clip_vision_model", ""):
+    if given is None and cls.config_class.model_type not in ("clip", "clip_text_model", "clip_vision_model"):
         given = _as_dict(path, {})  # a config class of somebody's own, whose model_type the checkpoint doesn't know
     scope, own = cls.weight_scope, cls.weight_scope is None
     options = {"prefer": prefer, "own": own, "beside": (*cls._own_dialects, "hf-flat")}
