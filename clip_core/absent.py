@@ -6,12 +6,17 @@ One table for all classes. `AttributeError` speaks from it (`hasattr` stays Fals
 from __future__ import annotations
 
 _AUTO_CLASS = "this package has no auto classes: name the class, or register it with transformers' own auto class"
+_GENERATE = "CLIP generates no text: `get_text_features` and `get_image_features` embed"
 _CHAT = "CLIP is no chat model; fill a template of your own and pass the text"
 
 # Class of v4.37 (without TF and Flax prefixes; * means every class) -> name -> what to use instead.
 ABSENT: dict[str, dict[str, str]] = {
     "*": {
         "register_for_auto_class": _AUTO_CLASS,
+    },
+    "flax_model": {
+        "generate": _GENERATE,
+        "prepare_inputs_for_generation": _GENERATE,
     },
     "tokenizer": {
         "apply_chat_template": _CHAT,

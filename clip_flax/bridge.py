@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
 from clip_core import outputs
+from clip_core.absent import absent_attribute
+from clip_core.checkpoint import containers
 from clip_core.checkpoint.dialects import FLAX, translate
 from clip_core.checkpoint.ops import OPS
 from clip_core.checkpoint.tensor import FLOATS, dtype_name
@@ -92,6 +95,7 @@ class FlaxPreTrainedModel(Pretrained):
     weight_scope: Any = None
     base_model_prefix = ""
     main_input_name = "input_ids"
+    _missing_keys: frozenset[Any] = frozenset()  # what `init_weights` of v4.37's users adds to given params
     _class_prefix = "Flax"
     _own_dialects = ("hf", "flax")
     _native_format = "flax"
@@ -394,6 +398,20 @@ class FlaxPreTrainedModel(Pretrained):
     @classmethod
     def can_generate(cls) -> bool:
         return False
+
+    @classmethod
+    def load_flax_weights(cls, resolved_archive_file: Any) -> dict[str, Any]:
+        """A weight file's arrays as a nested dict, under the names and in the layouts that they have there."""
+        return cls.load_flax_sharded_weights([resolved_archive_file])
+
+    @classmethod
+    def load_flax_sharded_weights(cls, shard_files: Iterable[Any]) -> dict[str, Any]:
+        """As `load_flax_weights`, of several files that belong together."""
+        tensors = [item for file in shard_files for item in containers.read(Path(file)).tensors.items()]
+        return unflatten_dict({name: jnp.array(to_jax(tensor, None)) for name, tensor in tensors}, sep=".")
+
+    def __getattr__(self, name: str) -> Any:
+        raise absent_attribute(self, name, "flax_model")
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each layer in the backward pass. The parameters' tree stays as it is."""

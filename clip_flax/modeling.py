@@ -31,6 +31,10 @@ from .masks import attention_bias, dropout, one_token, score_dtype
 from .shortcuts import image_features, remember, text_features
 from .wrappers import FlaxCLIPPreTrainedModel, FlaxCLIPTextPreTrainedModel, FlaxCLIPVisionPreTrainedModel
 
+# v4.37's names in its Flax file
+ACT2FN, FlaxCLIPTextModelOutput = ACTIVATIONS, CLIPTextModelOutput
+FlaxBaseModelOutput, FlaxBaseModelOutputWithPooling = BaseModelOutput, BaseModelOutputWithPooling
+
 
 class Network(nn.Module):
     """The fields of everything that is made of layers. gradient_checkpointing: see `checkpoint_policy`."""
