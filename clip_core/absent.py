@@ -22,6 +22,10 @@ ABSENT: dict[str, dict[str, str]] = {
         "load_repo_checkpoint": "save and load with `save_pretrained`, or with Keras' `save` (optimizer included)",
         "prune_heads": "v4.37's TF models have none; heads that a config's `pruned_heads` names are left out",
     },
+    "flax_model": {
+        "generate": _NO_TEXT,
+        "prepare_inputs_for_generation": _NO_TEXT,
+    },
     "tokenizer": {
         "apply_chat_template": _CHAT,
         "chat_template": _CHAT,
