@@ -14,13 +14,13 @@ from clip_core.errors import DataError, MissingDependencyError
 
 from .example import parse_example
 from .files import OPEN_FILES
-from .sources import PARTS, Sample
-from .table import Rows
+from .rows import TableRows
+from .source import PARTS, Sample
 
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"  # the library's advice for it
 
 
-class ArrayRecords(Rows):
+class ArrayRecords(TableRows):
     """Records of ArrayRecord files, one after the other; features are chosen as columns are."""
 
     def __init__(

@@ -17,8 +17,8 @@ import numpy as np
 
 from clip_core.errors import DataError, MissingDependencyError
 
-from .sources import PARTS, Sample
-from .table import Rows
+from .rows import TableRows
+from .source import PARTS, Sample
 
 ROW_GROUP_MEMORY = 1 << 30  # bytes of decoded parquet row groups that a process keeps
 
@@ -31,7 +31,7 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-class ArrowRows(Rows):
+class ArrowRows(TableRows):
     """Rows of several Arrow tables, one after the other."""
 
     def __init__(

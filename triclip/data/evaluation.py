@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..train.engine import Process
+from .config import Process
 from .pictures import PictureReader
 from .prepare import BROKEN, Broken, Texts
-from .sources import Source, open_source
+from .source import Source
+from .sources import open_source
 
 logger = logging.getLogger("triclip")
 

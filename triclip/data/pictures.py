@@ -13,8 +13,8 @@ from clip_core.errors import ConfigError, ImageError
 from clip_core.image_input import DECODING_ERRORS, apply_exif, check_depth, check_pixels, decode, load_image, to_rgb
 from clip_core.image_ops import FIRST
 
-from ..train.config import AugmentSection
 from .augment import Augmenter, Colour, flatten
+from .config import AugmentSection
 
 
 def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> Image.Image:

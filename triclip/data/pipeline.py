@@ -19,12 +19,12 @@ import numpy as np
 
 from clip_core.errors import ConfigError, DataError, MissingDependencyError
 
-from ..train.config import TrainConfig
-from ..train.engine import Batch, Process
+from .config import Batch, PipelineConfig, Process
 from .order import Order
 from .pictures import PictureReader
 from .prepare import Broken, Patches, Rows, Texts
-from .sources import Source, open_source
+from .source import Source
+from .sources import open_source
 
 logger = logging.getLogger("triclip")
 
@@ -39,7 +39,7 @@ Part = tuple[dict[str, np.ndarray], list[Broken]]  # rows of a batch, and the br
 
 
 class Pipeline:
-    """An endless iterator of one process's rows of every step (see `train.engine.Batch`).
+    """An endless iterator of one process's rows of every step (see `config.Batch`).
 
     samples: how many the source has. skipped: how many broken ones this process has met; each is named in the log once,
     and another takes its place, the same in every process and on every number of processes.
@@ -155,7 +155,7 @@ class Pipeline:
 
 
 def open_pipeline(
-    config: TrainConfig, processor: Any, process: Process, source: Source | None = None, model_config: Any = None
+    config: PipelineConfig, processor: Any, process: Process, source: Source | None = None, model_config: Any = None
 ) -> Pipeline:
     """The training batches of one process.
 

@@ -13,7 +13,7 @@ from clip_core.errors import ConfigError, DataError, ImageError, InputError
 
 from .order import AUGMENT, CHOICE, PATCHES, Order
 from .pictures import PictureReader
-from .sources import Source
+from .source import Source
 
 # A sample that raises one of these is replaced; anything else is a mistake in the program and ends it.
 BROKEN = (DataError, ImageError, InputError, OSError)

@@ -1,65 +1,22 @@
-"""Where samples come from: one interface over every format, and how a format is recognised."""
+"""Opening image-text data: the files that paths and patterns name, the format they have, the source for it."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from clip_core.errors import DataError
 
-FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+from .config import FORMATS
+from .source import PARTS, Source
+
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-PARTS = ("images", "captions")  # of a sample
 PROBED = 16  # samples read when a source is opened
 ARRAY_RECORD = re.compile(r"\.array_?record(-\d+-of-\d+)?$")  # also "name.array_record-00000-of-00010"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One record.
-
-    name: for logs: its file, and where in it.
-    images: encoded pictures, as bytes or as the path of a file (read when it is needed); one is drawn per epoch.
-    captions: texts, none of them empty; one is drawn per epoch. May be missing where a label was asked for.
-    label: class number or class name; None where none was asked for.
-    """
-
-    name: str
-    images: Sequence[bytes | str]
-    captions: Sequence[str] = field(default_factory=list)
-    label: int | str | None = None
-
-
-class Source(ABC):
-    """Random access to samples. Can be pickled, and read from several threads.
-
-    `source[i]` raises DataError for a sample that is broken; whoever asks decides what to do about it.
-    `label_names`: the names of label numbers where the data hold them, else None. `damage`: what was lost of files that
-    were opened with `salvage`.
-    """
-
-    label_names: list[str] | None = None
-    damage: Sequence[str] = ()
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, number: int) -> Sample: ...
-
-    @abstractmethod
-    def name(self, number: int) -> str:
-        """What to call sample `number` in a message, broken or not."""
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[number] for number in range(len(self)))
 
 
 def open_source(

@@ -15,7 +15,7 @@ from clip_core.errors import DataError
 
 from .fields import CAPTIONS, LABELS, as_captions, as_label, captions_if_any, decode_text, first_present, split_keys
 from .files import Files
-from .sources import PARTS, PICTURES, Sample, Source
+from .source import PARTS, PICTURES, Sample, Source
 from .tar import BLOCK, Member, block_name, members
 
 logger = logging.getLogger("triclip")

@@ -15,7 +15,8 @@ import numpy as np
 from clip_core.errors import DataError
 
 from ..data.prepare import BROKEN
-from ..data.sources import Sample, Source, open_source
+from ..data.source import Sample, Source
+from ..data.sources import open_source
 from .duplicates import MISSING, Comparison, digest, write_hashes
 from .encoder import Encoder
 from .settings import NEEDS, Input, Job, Unit, units_of

@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_core.errors import ConfigError
 
+from ..data.config import FORMATS
 from .config import TrainConfig
 
 Where = Callable[[str], str]
@@ -28,7 +29,7 @@ _SHARE = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
 _BELOW_ONE = ("a number from 0 to less than 1", lambda value: 0 <= value < 1)
 _POSITIVE = ("a number above 0", lambda value: value > 0)
 _NOT_NEGATIVE = ("a number from 0", lambda value: value >= 0)
-_FORMATS = _one_of("auto", "webdataset", "table", "datasets", "arrayrecord")
+_FORMATS = _one_of(*FORMATS)
 _DEVICES = ("an integer from 1, or -1 for the rest", lambda value: value == -1 or 1 <= value <= _LARGEST)
 _FILLED = ("a text", lambda value: bool(value.strip()))
 _TEXTS = ("texts that are not empty", lambda value: all(item.strip() for item in value))

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.config import FORMATS
+
 BACKENDS = ("torch", "tf", "flax")
-FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord")
 
 
 def add_train(commands: Any) -> None:

@@ -10,22 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..data.config import Batch, Process
 from .config import TrainConfig
 
-# One process's rows of a step, NumPy, the same bytes whichever backend asks:
-#   pixel_values  float32 [b, C, h, w]
-#   input_ids     int32 [b, S], padded behind the end token to the model's length; no mask, the tower is causal
-#   patches       int32 [b, K], only with patch_dropout: which patches are looked at, ascending, from 0
-#   sample        int32 [b], only with anchors: the number of the sample in the training set
-Batch = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Process:
-    """This process among those of the run. Rows of a global batch belong to processes in equal shares."""
-
-    index: int
-    count: int
+__all__ = ["Batch", "Engine", "Job", "Process", "Rule", "TrainingModule"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +99,7 @@ class Engine(Protocol):
 
 
 class TrainingModule(Protocol):
-    """What `clip_<backend>/training.py` holds."""
+    """What `triclip/train/engines/<backend>_/training.py` holds."""
 
     Engine: type[Engine]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from clip_core.errors import ConfigError
 
+from ..nested import flatten
 from .config import TrainConfig
 from .engine import Job
 from .load import to_dict
-from .runlog import flatten
 
 RUN, CHECKPOINTS = "run.json", "checkpoints"
 
