@@ -63,6 +63,8 @@ class DataSection:
     image_key, caption_key: column, suffix or feature; None: the usual ones. Either may hold several per sample, of
         which each epoch draws one.
     batch_size: pairs per step over all processes and devices; also the size of the contrastive loss.
+    skip_shards: how many shards (.tar, .array_record, .parquet) may be missing or damaged: they are passed over and
+        named in the log. A run goes on only with the same ones.
     workers: processes that decode, tokenise and augment; 0 for threads of this one. A script that asks for them needs
         the `if __name__ == "__main__":` of Python's multiprocessing.
     shuffle: a fresh order per epoch, cut into whole batches; false: round and round in the order of the data.
@@ -73,6 +75,7 @@ class DataSection:
     image_key: str | None = None
     caption_key: str | None = None
     batch_size: int = 256
+    skip_shards: int = 10
     workers: int = 0
     shuffle: bool = True
     augment: AugmentSection = field(default_factory=AugmentSection)

@@ -31,11 +31,12 @@ class Source(ABC):
 
     `source[i]` raises DataError for a sample that is broken; whoever asks decides what to do about it.
     `label_names`: the names of label numbers where the data hold them, else None. `damage`: what was lost of files that
-    were opened with `salvage`.
+    were opened with `salvage`. `skipped_shards`: the shards that were missing or damaged, where that is allowed.
     """
 
     label_names: list[str] | None = None
     damage: Sequence[str] = ()
+    skipped_shards: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -53,6 +53,7 @@ _RULES: dict[str, tuple[str, Test]] = {
     "data.train": ("paths or patterns of the training data", lambda value: bool(value) and _TEXTS[1](value)),
     "data.format": _FORMATS,
     "data.batch_size": _whole(1),
+    "data.skip_shards": _whole(0),
     "data.workers": _whole(0, 4096),
     "data.augment.crop_scale": (
         "two shares of the area, [low, high], above 0 and at most 1",
