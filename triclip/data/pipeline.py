@@ -54,6 +54,11 @@ class Pipeline:
         self._step = 0
         self._iterator: Any = None
 
+    @property
+    def source(self) -> Source:
+        """The samples."""
+        return self._rows.source
+
     def __iter__(self) -> Pipeline:
         return self
 

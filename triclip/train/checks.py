@@ -75,6 +75,7 @@ _RULES: dict[str, tuple[str, Test]] = {
     "loss.mode": _one_of("dense", "chunked", "ring"),
     "loss.chunk": _whole(1),
     "loss.label_smoothing": _BELOW_ONE,
+    "loss.logit_scale": _NOT_NEGATIVE,
     "loss.anchors.image_weight": _NOT_NEGATIVE,
     "loss.anchors.text_weight": _NOT_NEGATIVE,
     "loss.anchors.scale": _POSITIVE,
@@ -148,12 +149,25 @@ def _model_and_data(config: TrainConfig) -> Iterator[tuple[str, str]]:
         yield "model.init", "wanted model.init (a checkpoint) or model.config (fresh weights), found neither"
     if not (model.config is None or isinstance(model.config, str | dict) or hasattr(model.config, "vision_config")):
         yield "model.config", f"wanted a CLIP config as keys and values, or its file, found {model.config!r}"
+    for tower, groups in model.unlocked_groups().items():
+        if groups < 0:
+            yield f"model.lock.{tower}.unlocked_groups", f"wanted an integer from 0, found {groups}"
     if batch % config.accumulate:
         yield "accumulate", f"wanted a divisor of data.batch_size {batch}, found {config.accumulate}"
 
 
 def _loss_and_optimizer(config: TrainConfig) -> Iterator[tuple[str, str]]:
     loss, optimizer = config.loss, config.optimizer
+    if loss.logit_bias is not None and loss.kind != "sigmoid":
+        yield "loss.logit_bias", f"wanted none with loss.kind {loss.kind}, found {loss.logit_bias}"
+    if loss.logit_scale is not None and loss.logit_scale > optimizer.max_logit_scale:
+        yield (
+            "loss.logit_scale",
+            (
+                f"wanted at most optimizer.max_logit_scale {optimizer.max_logit_scale} (logarithms), "
+                f"found {loss.logit_scale}"
+            ),
+        )
     if loss.label_smoothing > 0 and loss.kind == "sigmoid":
         yield "loss.label_smoothing", f"wanted 0 with loss.kind sigmoid, found {loss.label_smoothing}"
     if loss.label_smoothing > 0 and loss.mode != "dense":

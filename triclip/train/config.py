@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointSection",
     "DataSection",
     "EvaluateSection",
+    "LockSection",
     "LogSection",
     "LossSection",
     "MeshSection",
@@ -27,6 +28,17 @@ __all__ = [
 
 
 @dataclass
+class LockSection:
+    """How much of a locked tower is trained all the same.
+
+    unlocked_groups: groups from the top, as open_clip counts them: the projection; the last layer with the norm behind
+        it; each layer below; the embeddings with the norm before the layers. 0 locks all of the tower.
+    """
+
+    unlocked_groups: int = 0
+
+
+@dataclass
 class ModelSection:
     """What is trained.
 
@@ -34,7 +46,8 @@ class ModelSection:
     config: a CLIPConfig as a mapping, or the path of its JSON file: fresh weights, drawn from `seed` alike everywhere.
     tokenizer: folder of the tokenizer; default the checkpoint's own, or OpenAI's vocabulary.
     image_size: pixels; another one than the checkpoint's resamples the position embedding (bicubic).
-    lock: towers that stay as they are: "vision", "text" (LiT). Projections are always trained.
+    lock: towers that stay as they are, projection included, so that an index of their vectors stays valid: "vision",
+        "text" (LiT); or, to train the upper part of one, keys of these: {vision: {unlocked_groups: 2}}.
     gradient_checkpointing: "none", "full", or "dots" (Flax: keep the matrix products' results; elsewhere as "full").
     patch_dropout: share of the patches left out in training, [0, 1) (FLIP).
     """
@@ -43,9 +56,15 @@ class ModelSection:
     config: Any = None
     tokenizer: str | None = None
     image_size: int | None = None
-    lock: list[str] = field(default_factory=list)
+    lock: list[str] | dict[str, LockSection] = field(default_factory=list)
     gradient_checkpointing: str = "none"
     patch_dropout: float = 0.0
+
+    def unlocked_groups(self) -> dict[str, int]:
+        """Locked tower -> how many groups of it are trained."""
+        if isinstance(self.lock, dict):
+            return {tower: section.unlocked_groups for tower, section in self.lock.items()}
+        return dict.fromkeys(self.lock, 0)
 
 
 @dataclass
@@ -68,12 +87,18 @@ class LossSection:
     mode: "dense" (the matrix of all pairs), "chunked" (streamed in blocks of `chunk` rows), "ring" (chunked, and the
         texts travel round the devices, so that no device holds all). All equal to rounding.
     label_smoothing: softmax only, dense only.
+    logit_scale: what the parameter (a logarithm) begins at; None: the checkpoint's, or of fresh weights the config's,
+        with kind "sigmoid" ln 10.
+    logit_bias: what the bias of kind "sigmoid" begins at; None: what `training.json` says beside the model that the run
+        goes on from, else -10.
     """
 
     kind: str = "softmax"
     mode: str = "dense"
     chunk: int = 1024
     label_smoothing: float = 0.0
+    logit_scale: float | None = None
+    logit_bias: float | None = None
     anchors: AnchorSection | None = None
 
 

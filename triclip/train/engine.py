@@ -34,6 +34,7 @@ class Job:
     weights: canonical name -> float32 array, read when asked for; positions already resampled.
     rules: canonical name, "logit_bias" (sigmoid) and "anchors" -> Rule (`rules.parameter_rules`).
     samples: rows of the anchors' table; 0 without anchors.
+    logit_bias: what the sigmoid's bias begins at.
     """
 
     config: TrainConfig
@@ -41,13 +42,14 @@ class Job:
     weights: Mapping[str, np.ndarray]
     rules: Mapping[str, Rule]
     samples: int
+    logit_bias: float = -10.0
 
 
 class Engine(Protocol):
     """One process's share of a training run: parameters, optimiser, average; their checkpoints.
 
-    Extra parameters beside the model's: "logit_bias", a scalar that begins at -10, with kind "sigmoid" (whose
-    logit_scale then begins at ln 10 when the weights are fresh); "anchors" [samples, P] with anchors.
+    Extra parameters beside the model's: "logit_bias", a scalar that begins at `job.logit_bias`, with kind "sigmoid"
+    (whose logit_scale then begins at ln 10 when the weights are fresh); "anchors" [samples, P] with anchors.
 
     A step: gradients of the mean loss over the global batch; `grad_norm` over all trainable parameters; clipping to
     clip_norm; AdamW (bias-corrected, eps added to the root, decay lr * lr_scale * weight_decay * parameter decoupled);

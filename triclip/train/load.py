@@ -232,6 +232,12 @@ class _Builder:
             return None if value is None else self.value(inner, key, value)
         if dataclasses.is_dataclass(hint):
             return self._section_value(typing.cast(type, hint), key, value)
+        if isinstance(hint, types.UnionType):  # a list of names, or the names as keys of sections
+            names, sections = typing.get_args(hint)
+            if not isinstance(value, Mapping):
+                return self._list(typing.get_args(names)[0], key, value)
+            section = typing.get_args(sections)[1]
+            return {str(name): self._section_value(section, f"{key}.{name}", inner) for name, inner in value.items()}
         if typing.get_origin(hint) is list:
             return self._list(typing.get_args(hint)[0], key, value)
         return self._scalar(hint, key, value)
@@ -288,10 +294,8 @@ def _describe(value: Any) -> str:
 
 def _optional(hint: Any) -> Any:
     """X of `X | None`; None when the hint is something else."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        others = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return others[0]
-    return None
+    arguments = typing.get_args(hint)
+    return arguments[0] if len(arguments) == 2 and arguments[1] is type(None) else None
 
 
 def _hint_at(key: str) -> Any:

@@ -27,9 +27,9 @@ from .load import validate
 from .runlog import METRICS, Meter, RunLog
 from .same_run import CHECKPOINTS, RUN, check_same_run, describe, read_run
 from .schedule import learning_rate
-from .start import load_processor, prepare
+from .start import REPORT, load_processor, prepare
 
-MODEL, REPORT = "model", "training.json"
+MODEL = "model"
 
 
 class DivergedError(ValueError):
@@ -110,7 +110,8 @@ class _Run:
         known = read_run(self.output)
         if data:
             self._open_data(job)
-            self.changes = check_same_run(self.output, config, describe(config, job))
+            self.described = describe(config, job, self.pipeline.source)
+            self.changes = check_same_run(self.output, config, self.described)
         elif job.config.loss.anchors is not None:
             job.samples = known.get("samples", 0)
         self.job = job
@@ -150,10 +151,12 @@ class _Run:
     def _open_log(self) -> RunLog | None:
         if not self.first:
             return None
-        write_text_atomically(self.output / RUN, json.dumps(describe(self.config, self.job), indent=2) + "\n")
+        write_text_atomically(self.output / RUN, json.dumps(self.described, indent=2) + "\n")
         steps, batch_size = self.config.steps, self.config.data.batch_size
         log = RunLog(self.output, steps, batch_size, self.engine.step, self.config.log.tensorboard, self._stream)
         self._stack.callback(log.close)
+        if skipped := self.pipeline.source.skipped_shards:
+            log.say(f"data.train: {len(skipped)} shards are missing or damaged: {', '.join(skipped)}")
         if self.engine.step:
             log.say(f"going on from step {self.engine.step} of {self.config.steps}")
             for change in self.changes:
@@ -195,7 +198,7 @@ class _Run:
 
     def _utilisation(self, batch: Batch, rate: float) -> float:
         patches = batch["patches"].shape[1] if "patches" in batch else None
-        flops = training_flops(self.job.model_config, patches, self.config.model.lock)
+        flops = training_flops(self.job.model_config, patches, self.config.model.unlocked_groups())
         peak = (self.config.log.peak_flops or math.inf) * self.engine.devices
         return round(flops * rate / peak, 5)
 
