@@ -230,6 +230,13 @@ def test_what_python_builds_is_checked_alike():
         validate(good)
 
 
+def test_imagenet_labels_are_no_file(tmp_path, least):
+    found = load_config(least, ["evaluate.zero_shot=val", "evaluate.labels=imagenet"])
+    assert found.evaluate.labels == "imagenet"
+    found = load_config(least, ["evaluate.zero_shot=val", "evaluate.labels=./imagenet"])
+    assert found.evaluate.labels.endswith("/imagenet")
+
+
 def test_to_dict_is_what_a_file_holds(tmp_path):
     import json
 

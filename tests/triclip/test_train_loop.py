@@ -19,7 +19,7 @@ from tests.triclip import fake_engine
 from tests.triclip.fake_engine import Engine
 from triclip.data import open_evaluation
 from triclip.metrics import retrieval
-from triclip.train import DivergedError, TrainConfig, export, load_config, train
+from triclip.train import DivergedError, OutOfMemoryError, TrainConfig, export, load_config, train
 from triclip.train.flops import training_flops
 from triclip.train.start import prepare
 
@@ -230,6 +230,40 @@ def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(config, mon
     with pytest.raises(DivergedError, match=r"step 6: .*nan.* step 4's, in .*checkpoints"):
         quiet(found)
     assert sorted(os.listdir(Path(found.output) / "checkpoints")) == ["2", "4"]
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's is called."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ResourceExhaustedError("OOM when allocating tensor with shape[4096,4096]\nmore lines"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 42 bytes"),
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_change(config, monkeypatch, error):
+    class Full(Engine):
+        def train_step(self, batch, lr):
+            raise error
+
+    fake_engine.install(monkeypatch, Full)
+    with pytest.raises(OutOfMemoryError, match=r"accumulate \(now 1\).*chunked.*data.batch_size \(now 6\)") as caught:
+        quiet(config())
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_a_framework_stay_as_they_are(config, monkeypatch):
+    class Wrong(Engine):
+        def train_step(self, batch, lr):
+            raise RuntimeError("shapes differ")
+
+    fake_engine.install(monkeypatch, Wrong)
+    with pytest.raises(RuntimeError, match="^shapes differ$"):
+        quiet(config())
 
 
 @pytest.mark.parametrize(

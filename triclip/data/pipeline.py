@@ -63,11 +63,17 @@ class Pipeline:
         return self
 
     def __next__(self) -> Batch:
-        """The next step's rows. Raises DataError when the data hold nothing but broken samples."""
+        """The next step's rows. Raises DataError when too few samples are usable, or a worker process has ended."""
         if self._iterator is None:
             self._iterator = iter(self._dataset())
             _close_at_exit(self)
-        joined = next(self._iterator)
+        try:
+            joined = next(self._iterator)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):  # grain's words
+                raise
+            self.close()
+            raise DataError(_worker_lost(error, self._workers)) from error
         if isinstance(joined, DataError):
             self.close()
             raise joined
@@ -219,6 +225,14 @@ def _join(parts: list[Part | DataError]) -> Part | DataError:
     keys = whole[0][0]
     batch = {key: np.concatenate([np.asarray(part[key]) for part, _ in whole]) for key in keys}
     return batch, [sample for _, broken in whole for sample in broken]
+
+
+def _worker_lost(error: Exception, workers: int) -> str:
+    reason = "killed, as systems do when memory runs out" if "-9" in str(error) else str(error)
+    return (
+        f"data.workers: a worker process ended ({reason}): set fewer than {workers}, or 0 for threads, or a smaller "
+        f"data.batch_size; in a container raise its memory and --shm-size"
+    )
 
 
 _OPEN: weakref.WeakSet[Pipeline] = weakref.WeakSet()

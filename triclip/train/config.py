@@ -153,8 +153,9 @@ class EvaluateSection:
     """In-training evaluation, on the averaged weights where there are any.
 
     every: steps; 0 for the end alone. retrieval: image-text data as in `data.train`. zero_shot: image-label data;
-    labels: file of one label per line, in the order of the numbers in the data, or None when the data hold names;
-    templates: sentences with {} for the label.
+    labels: file of one label per line, in the order of the numbers in the data, or "imagenet" for its 1,000 names, or
+    None when the data hold names; templates: sentences with {} for the label; default the model's own, with labels
+    "imagenet" OpenAI's 80.
     """
 
     every: int = 0

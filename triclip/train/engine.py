@@ -70,15 +70,16 @@ class Engine(Protocol):
         the data (JSON, equal in every process); returns when training may go on. Keeps `checkpoint.keep`."""
 
     def restore(self) -> Mapping[str, Any] | None:
-        """Load the newest whole checkpoint, on whatever devices there are now; sets `step`. Returns its data state,
-        None when there is none. Raises CheckpointError when it is another architecture's, naming what differs."""
+        """Load the newest checkpoint that can be read, on whatever devices there are now; sets `step`. Damaged ones are
+        named in the log and passed over. Returns its data state, None when there is none. Raises CheckpointError when
+        it is another architecture's, naming what differs, or when all are damaged."""
 
     def wait(self) -> None:
         """Until everything saved is on the disk. Raises OSError, naming the path, when it could not be written."""
 
     def stopping(self) -> bool:
-        """Whether the run was asked to stop (SIGTERM): the same answer in every process at the same step. Asked after
-        every step, and during an evaluation after every batch, equally often in every process."""
+        """Whether the run was asked to stop (SIGTERM, Ctrl-C): the same answer in every process at the same step.
+        Asked after every step, and during an evaluation after every batch, equally often in every process."""
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """This process's rows [b, C, h, w] -> unit rows [b, P] float32, of the averaged weights where there are any.

@@ -20,6 +20,7 @@ from clip_core.errors import ConfigError, MissingDependencyError
 
 from . import checks
 from .config import TrainConfig
+from .labels import IMAGENET
 
 # Keys that hold paths: relative ones are taken from the folder of the file they stand in.
 _PATHS = (
@@ -185,6 +186,8 @@ def _absolute_value(key: str, value: Any, folder: str) -> Any:
     if isinstance(value, list):
         return [_absolute_value(key, item, folder) for item in value]
     if not isinstance(value, str) or not value or key not in _PATHS + _NAMES_OR_PATHS or "://" in value:
+        return value
+    if key == "evaluate.labels" and value == IMAGENET:
         return value
     joined = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
     if key in _NAMES_OR_PATHS and not (value.startswith((".", "~")) or os.path.exists(joined)):

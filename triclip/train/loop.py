@@ -24,6 +24,7 @@ from .engine import Batch, Engine, Job, Process, TrainingModule
 from .evaluate import Evaluator, Stopped
 from .flops import training_flops
 from .load import validate
+from .memory import explained
 from .runlog import METRICS, Meter, RunLog
 from .same_run import CHECKPOINTS, RUN, check_same_run, describe, read_run
 from .schedule import learning_rate
@@ -44,18 +45,19 @@ def train(config: TrainConfig, stream: TextIO | None = None) -> dict[str, Any]:
         stream: where the progress line goes; default standard error.
 
     Returns a summary: "first" (whether this is the first process, which alone writes and prints), "step", "steps",
-    "stopped" (by SIGTERM: the same call goes on later), "output", "model" (the exported folder, None when stopped),
-    "loss", "skipped" (samples, by all processes; a line of metrics.jsonl counts the first's), "seconds", "evaluation"
-    (the last figures).
+    "stopped" (by SIGTERM or Ctrl-C: the same call goes on later), "output", "model" (the exported folder, None when
+    stopped), "loss", "skipped" (samples, by all processes; a line of metrics.jsonl counts the first's), "seconds",
+    "evaluation" (the last figures).
 
     Raises ConfigError, CheckpointError, DataError, FileNotFoundError, MissingDependencyError on what can't be used,
-    DivergedError on a loss that is not finite, OSError when the disk is full; the last whole checkpoint stays.
+    DivergedError on a loss that is not finite, OutOfMemoryError, OSError when the disk is full; the last whole
+    checkpoint stays.
     """
     config = validate(config)
     backend = backend_module(config.backend)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
+    with explained(config), contextlib.ExitStack() as stack:
         process = backend.start(config)
         run = _Run(config, backend, process, stack, stream)
         return run.go()
