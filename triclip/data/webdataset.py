@@ -52,7 +52,8 @@ class WebDataset(Source):
         # Per member that is used: where it is, and what for. Per sample: its first member. Per shard: its first sample.
         self._offset, self._size, self._use = array("q"), array("q"), array("b")
         first, shard = array("q"), array("q")
-        missing, kept = missing or MissingShards(), []  # type: MissingShards, list[Path]
+        missing = missing or MissingShards()
+        kept: list[Path] = []
         for path in paths:
             start, used = len(first), len(self._use)
             try:

@@ -86,7 +86,7 @@ class Worker:
 
     def _open(self, number: int) -> Source:
         settings, one = self.settings, self.job.inputs[number]
-        keys = {"image_key": settings.image_key, "caption_key": settings.caption_key}
+        keys: dict[str, Any] = {"image_key": settings.image_key, "caption_key": settings.caption_key}
         needs = [NEEDS[kind] for kind in settings.kinds]
         return open_source(one.path, settings.format, **keys, needs=needs, salvage=True, probe=False)
 

@@ -74,7 +74,7 @@ def fingerprint(job: Job) -> str:
     else:
         for name in sorted(job.weights):
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(job.weights[name]))
+            digest.update(np.ascontiguousarray(job.weights[name]).tobytes())
     return digest.hexdigest()
 
 
