@@ -222,7 +222,12 @@ def test_what_lies_under_transparency_changes_nothing(clip, tmp_path, mode):
 
 def test_any_iterable_of_pictures(clip, pictures):
     want = clip.encode_image(pictures)
-    for given in (tuple(pictures), iter(pictures), (picture for picture in pictures), dict(enumerate(pictures)).values()):
+    for given in (
+        tuple(pictures),
+        iter(pictures),
+        (picture for picture in pictures),
+        dict(enumerate(pictures)).values(),
+    ):
         np.testing.assert_array_equal(clip.encode_image(given), want)
 
 

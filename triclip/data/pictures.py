@@ -13,8 +13,8 @@ from clip_core.image import fast
 from clip_core.image.input import DECODING_ERRORS, apply_exif, check_pixels, decode, flatten, load_image, to_rgb
 from clip_core.image.ops import FIRST
 
-from ..train.config import AugmentSection
 from .augment import Augmenter, Colour
+from .config import AugmentSection
 
 
 def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> Image.Image:
