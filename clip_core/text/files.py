@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,20 +125,23 @@ def read_vocab_and_merges(vocab_file: str | os.PathLike, merges_file: str | os.P
     return TokenizerData(vocab, merges)
 
 
-def check_belonging(vocab: Mapping[str, int], merges: Sequence[str], where: str) -> None:
+def check_belonging(vocab: Mapping[str, int], merges: Sequence[str], where: str, added: Iterable[str] = ()) -> None:
     """Raise CheckpointError when the merges are not those of the vocabulary: cut short, empty, or another one's.
 
     Every token of several characters is made by a merge, and a merge makes a token. Trained vocabularies keep that to
-    the last one; a few exceptions are let through, since people add tokens by hand.
+    the last one; a few exceptions are let through, since people add tokens by hand. `added` tokens need no merge.
     """
-    made = {merge.replace(" ", "") for merge in merges}
-    joined = [token for token in vocab if len(token.removesuffix(END_OF_WORD)) > 1 and not _CONTROL.fullmatch(token)]
-    unmade = sum(token not in made for token in joined)
-    useless = sum(token not in vocab for token in made)
+    made = set("\n".join(merges).replace(" ", "").split("\n"))
+    made.discard("")
+    rest = vocab.keys() - made
+    useless = len(made) - (len(vocab) - len(rest))
+    rest.difference_update(added)
+    unmade = sum(len(token.removesuffix(END_OF_WORD)) > 1 and not _CONTROL.fullmatch(token) for token in rest)
+    joined = len(made) - useless + unmade  # tokens of several characters
     few = max(_EXCEPTIONS, len(vocab) // 500)
-    if unmade > few or 2 * unmade > len(joined) > 3 or useless > few or 2 * useless > len(made) > 3:
+    if unmade > few or 2 * unmade > joined > 3 or useless > few or 2 * useless > len(made) > 3:
         raise CheckpointError(
-            f"{where}: its {len(merges)} merges don't belong to the vocabulary: {unmade} of its {len(joined)} tokens "
+            f"{where}: its {len(merges)} merges don't belong to the vocabulary: {unmade} of its {joined} tokens "
             f"of several characters come from no merge, and {useless} merges make no token of it; the file is cut "
             f"short or another vocabulary's: fetch or copy it again"
         )
@@ -187,7 +190,7 @@ def _tokenizer_data(found: dict[str, Any], path: str | os.PathLike) -> Tokenizer
         fuse_unk=bool(model.get("fuse_unk")),
         added_tokens=added,
     )
-    check_belonging({t: i for t, i in vocab.items() if i not in added}, data.merges, f"{path}: model.merges")
+    check_belonging(vocab, data.merges, f"{path}: model.merges", map(str, added.values()))
     _check_normalizer(found.get("normalizer"), str(path))
     data.pattern = _pattern(found.get("pre_tokenizer"), str(path))
     data.post_processor = found.get("post_processor")
