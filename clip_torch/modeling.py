@@ -137,9 +137,9 @@ class CLIPAttention(nn.Module):
 
         rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by masks [B, 1, 1, S].
         """
-        asking = hidden_states if rows is None else one_token(hidden_states, rows)
-        q = self.heads(linear(self.q_proj, asking))  # [B, H, S, d]
-        k, v = self.heads(linear(self.k_proj, hidden_states)), self.heads(linear(self.v_proj, hidden_states))
+        (x,), dtype = computable(hidden_states), hidden_states.dtype
+        q = self.heads(linear(self.q_proj, x if rows is None else one_token(x, rows), dtype))  # [B, H, S, d]
+        k, v = (self.heads(linear(part, x, dtype)) for part in (self.k_proj, self.v_proj))
         q, k, v = computable(q, k, v)
         bias, dropout = both(attention_mask, causal_attention_mask), self.dropout if self.training else 0.0
         # SDPA gives no attention weights.
@@ -150,8 +150,8 @@ class CLIPAttention(nn.Module):
             context = F.dropout(weights, p=dropout) @ v
         else:
             weights, context = None, attend(q, k, v, in_dtype(bias, q.dtype), dropout, self.scale)
-        context = context.transpose(1, 2).flatten(2).to(hidden_states.dtype)
-        return linear(self.out_proj, context), weights if output_attentions else None
+        attended = linear(self.out_proj, context.transpose(1, 2).flatten(2), dtype)
+        return attended.to(dtype), weights if output_attentions else None
 
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
