@@ -5,11 +5,9 @@ Folders are used as they are. Names of bundled models (`BUNDLED`) resolve to fol
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -294,7 +292,7 @@ def _tagged_card(repo_id: str, tags: list[str], token: str | bool | None) -> byt
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        card = ModelCard.load(repo_id, token=token)
+        card = ModelCard.load(repo_id, token=token if isinstance(token, str) else None)
     except (EntryNotFoundError, FileNotFoundError):
         card = ModelCard(f"---\n{ModelCardData(library_name='transformers').to_yaml()}\n---\n")
     known = list(card.data.tags or [])
@@ -333,6 +331,9 @@ class PushToHub:
 
         Returns huggingface_hub's CommitInfo.
         """
+        import inspect
+        import tempfile
+
         given = {
             "repo_id": repo_id,
             "commit_message": commit_message or upload_message(self),
@@ -359,7 +360,12 @@ class PushToHub:
 def upload_message(uploaded: Any) -> str:
     """v4.37's commit message for an object, by its class's name."""
     name = type(uploaded).__name__
-    for part, what in (("Model", "model"), ("Config", "config"), ("Tokenizer", "tokenizer"), ("Processor", "processor")):
+    for part, what in (
+        ("Model", "model"),
+        ("Config", "config"),
+        ("Tokenizer", "tokenizer"),
+        ("Processor", "processor"),
+    ):
         if part in name:
             return f"Upload {what}"
     return f"Upload {name}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from torch.nn import Module
+
 from clip_core.errors import MissingDependencyError
 from clip_core.outputs import ModelOutput
 
@@ -39,11 +41,17 @@ def as_transformers(model: PreTrainedModel) -> Any:
     Args:
         model: a CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModel or
             CLIPVisionModelWithProjection of `clip_torch`, or of a subclass. One that is adapted already is returned.
+            Tokenizers, image processors and processors: see `clip_core.adapter.as_transformers`.
 
     Raises MissingDependencyError without transformers, TypeError for any other model.
     """
     if isinstance(model, _Adapted):
         return model
+    if not isinstance(model, Module):
+        from clip_core import adapter as processors  # tokenizers and pictures: not needed to import a backend
+
+        if isinstance(model, tuple(processors.CLASSES)):
+            return processors.as_transformers(model)
     if not isinstance(model, tuple(CLASSES.values())):
         found = f"{type(model).__module__}.{type(model).__name__}"
         raise TypeError(f"as_transformers: model: wanted one of clip_torch's {', '.join(CLASSES)}, found {found}")

@@ -48,7 +48,8 @@ def _write_checkpoint(folder: Path) -> None:
     from clip_core import CLIPConfig, CLIPImageProcessor, CLIPProcessor, CLIPTokenizerFast
     from clip_torch import CLIPModel
 
-    CLIPProcessor(CLIPImageProcessor(), CLIPTokenizerFast(model_max_length=77)).save_pretrained(folder)
+    pictures = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64)
+    CLIPProcessor(pictures, CLIPTokenizerFast(model_max_length=77)).save_pretrained(folder)
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = CLIPConfig(text_config=tower, vision_config={**tower, "image_size": 64}, projection_dim=16)
     CLIPModel(config).save_pretrained(folder)

@@ -23,7 +23,7 @@ _PACKAGES = {"torch": "clip_torch", "tf": "clip_tf", "flax": "clip_flax"}
 # transformers' name -> (module, attribute) where ours is called otherwise
 _RENAMED = {
     "PreTrainedTokenizerBase": ("clip_core.text.base", "TokenizerBase"),
-    "SpecialTokensMixin": ("clip_core.text.special_tokens", "SpecialTokens"),
+    "SpecialTokensMixin": ("clip_core.text.vocabulary", "Vocabulary"),
     "PreTrainedTokenizer": ("clip_core", "CLIPTokenizer"),
     "PreTrainedTokenizerFast": ("clip_core", "CLIPTokenizerFast"),
     "ProcessorMixin": ("clip_core", "CLIPProcessor"),
@@ -159,7 +159,9 @@ def _id_tensor_storage(tensor: Any) -> tuple[Any, ...]:
 def _no_init_weights(_enable: bool = True) -> Any:
     """Modules that are made inside draw nothing."""
     init = importlib.import_module("torch.nn.init")
-    kept = {name: f for name, f in vars(init).items() if name.endswith("_") and callable(f) and not name.startswith("_")}
+    kept = {
+        name: f for name, f in vars(init).items() if name.endswith("_") and callable(f) and not name.startswith("_")
+    }
     try:
         for name in kept if _enable else ():
             setattr(init, name, lambda tensor, *args, **kwargs: tensor)
@@ -253,8 +255,16 @@ def _alias(name: str, framework: str) -> types.ModuleType:
     return module
 
 
+class _Forward(logging.Handler):
+    """What this package logs, to transformers' logger too: their tests listen there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger("transformers").handle(record)
+
+
 def install() -> None:
     """From here on `import transformers` means triclip. An installed transformers is not looked at."""
+    logging.getLogger("clip_core").addHandler(_Forward())
     for name in [key for key in sys.modules if key.split(".")[0] == "transformers"]:
         del sys.modules[name]
     sys.meta_path.insert(0, _Finder())
