@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip_torch import CLIPModel, layers
-from clip_torch.modeling import CLIPAttention, CLIPEncoderLayer, CLIPTextTransformer, may_pool
-from clip_torch.shortcuts import below, may_skip
+from clip_torch.modeling import CLIPAttention, CLIPEncoderLayer, CLIPTextTransformer
+from clip_torch.shortcuts import below, may_pool, may_skip
 from conformance import cases as data
 from conformance.adaptors import Torch
 from conformance.compare import ACROSS, GRADIENT, relative_error
