@@ -85,7 +85,7 @@ def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     first = tensors[0]
     if type(first) is not Tensor or first.device.type != "cpu" or torch.compiler.is_compiling():
         return tensors
-    if computes(first.dtype):
+    if computes(first.dtype) or torch.is_autocast_enabled("cpu"):  # autocast would take it back
         return tensors
     return tuple(None if tensor is None else tensor.float() for tensor in tensors)
 

@@ -305,16 +305,14 @@ def test_half_precision_without_such_arithmetic(dtype: torch.dtype, monkeypatch:
     want = build().eval()(**given).logits_per_image
     model = build().eval().to(dtype)
     given["pixel_values"] = given["pixel_values"].to(dtype)
-    errors = []
-    for arithmetic in (True, False):
-        monkeypatch.setattr(layers, "computes", lambda asked, arithmetic=arithmetic: arithmetic or asked != dtype)
-        products: list[torch.Tensor] = []
-        with monkeypatch.context() as patch:
-            patch.setattr(F, "linear", counting(F.linear, products))
-            out = model(**given)
-            features = model.get_image_features(given["pixel_values"])
-        assert out.logits_per_image.dtype == features.dtype == dtype
-        errors.append(float(relative_error(out.logits_per_image.float(), want)))
-    assert {x.dtype for x in products[:-2]} >= {torch.float32}
+    monkeypatch.setattr(layers, "computes", lambda asked: asked != dtype)
+    products: list[torch.Tensor] = []
+    monkeypatch.setattr(F, "linear", counting(F.linear, products))
+    out = model(**given)
+    assert out.logits_per_image.dtype == dtype == model.get_image_features(given["pixel_values"]).dtype
     assert {p.dtype for p in model.parameters()} == {dtype}
-    assert errors[1] <= 1.5 * errors[0] + 2e-2
+    kinds = [x.dtype for x in products]
+    assert kinds.count(dtype) == 3, "the projections behind the towers are called as they are"
+    assert kinds.count(torch.float32) > 12
+    # bfloat16 keeps 8 bits (4e-3 per rounding): weights and what layers hand on are rounded, nothing in between.
+    assert relative_error(out.logits_per_image.float(), want) <= (5e-2 if dtype == torch.bfloat16 else 1e-2)
