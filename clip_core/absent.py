@@ -15,6 +15,17 @@ ABSENT: dict[str, dict[str, str]] = {
     "*": {
         "register_for_auto_class": _AUTO_CLASS,
     },
+    "tf_model": {
+        **dict.fromkeys(("generate", "beam_search", "greedy_search", "sample", "contrastive_search"), _NO_TEXT),
+        **dict.fromkeys(("compute_transition_scores", "prepare_inputs_for_generation", "seed_generator"), _NO_TEXT),
+        "supports_xla_generation": _NO_TEXT,
+        "load_repo_checkpoint": "save and load with `save_pretrained`, or with Keras' `save` (optimizer included)",
+        "prune_heads": "v4.37's TF models have none; heads that a config's `pruned_heads` names are left out",
+    },
+    "flax_model": {
+        "generate": _NO_TEXT,
+        "prepare_inputs_for_generation": _NO_TEXT,
+    },
     "tokenizer": {
         "apply_chat_template": _CHAT,
         "chat_template": _CHAT,

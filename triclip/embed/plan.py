@@ -12,8 +12,8 @@ from typing import Any
 from clip_core.errors import DataError, InputError
 
 from ..data.sources import PROBED, separate
+from ..nested import flatten
 from ..progress import Progress
-from ..train.runlog import flatten
 from .engines import Engine
 from .settings import RUN, Input, Job
 from .shards import write_json

@@ -16,7 +16,8 @@ from clip_core.errors import DataError
 from clip_core.machine import usable_cpus
 
 from ..data.prepare import BROKEN
-from ..data.sources import Sample, Source, open_source
+from ..data.source import Sample, Source
+from ..data.sources import open_source
 from .duplicates import MISSING, Comparison, digest, write_hashes
 from .encoder import Encoder
 from .settings import NEEDS, Input, Job, Unit, units_of
@@ -86,7 +87,7 @@ class Worker:
 
     def _open(self, number: int) -> Source:
         settings, one = self.settings, self.job.inputs[number]
-        keys = {"image_key": settings.image_key, "caption_key": settings.caption_key}
+        keys: dict[str, Any] = {"image_key": settings.image_key, "caption_key": settings.caption_key}
         needs = [NEEDS[kind] for kind in settings.kinds]
         return open_source(one.path, settings.format, **keys, needs=needs, salvage=True, probe=False)
 
