@@ -22,7 +22,7 @@ from conformance.adaptors import Torch
 from conformance.compare import ACROSS, GRADIENT, relative_error
 from triclip.backends import torch_ as backend
 from triclip.backends.torch_prefixes import may_share
-from triclip.prefixes import shared_prefixes, until_end
+from triclip.prefixes import until_end
 
 ADAPTOR = Torch()
 CASE = {case.name: case for case in data.cases()}["class.CLIPModel"]
@@ -123,7 +123,7 @@ def test_changes_count_everywhere(change: str) -> None:
     want = layer_by_layer(model, ids)
     assert relative_error(model.get_text_features(ids), want) <= ACROSS
     rows = [until_end(row, model.config.text_config) for row in ids.tolist()]
-    found = torch.from_numpy(backend.prefix_features(model, shared_prefixes(rows)))
+    found = torch.from_numpy(backend.row_features(model, rows))
     assert relative_error(found, want) <= ACROSS
     assert relative_error(want, before) > 1e-3
 
