@@ -6,13 +6,16 @@ DOCS = .venv-docs
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests conformance
 
-.PHONY: demo test lint conformance clean docs bench notebooks notebooks-write
+.PHONY: demo test test-quick lint conformance clean docs bench notebooks notebooks-write
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python -m triclip demo --output demo-output
 
 test: $(TEST)/.ready
 	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+test-quick: $(TEST)/.ready
+	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest -n 2 --dist worksteal -m 'not slow' $(TESTS)
 
 conformance: $(TEST)/.ready
 	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest conformance

@@ -9,13 +9,13 @@ import numpy as np
 
 from clip_core.hub import MODELS
 
-from .grid import similarity_grid
+from .grid import draw_grid
 from .pipeline import Clip
 
 PICTURES = MODELS / "emoji" / "pictures"
 
 
-def run(output: Path, backend: str = "torch") -> int:
+def show(output: Path, backend: str = "torch") -> int:
     """Print two ranked tables and write `similarity.png` into the folder `output`. Returns the exit code."""
     about = json.loads((PICTURES / "demo.json").read_text(encoding="utf-8"))
     pictures = [PICTURES / entry["file"] for entry in about["pictures"]]
@@ -42,6 +42,6 @@ def run(output: Path, backend: str = "torch") -> int:
     right_pictures = int((cosines.argmax(axis=0) == np.arange(len(prompts))).sum())
     count = len(pictures)
     print(f"\nRight at the first rank: {right_names}/{count} names, {right_pictures}/{count} sentences (+).")
-    path = similarity_grid(pictures, prompts, cosines, output / "similarity.png")
+    path = draw_grid(pictures, prompts, cosines, output / "similarity.png")
     print(f"The grid of all similarities is in {path}")
     return 0

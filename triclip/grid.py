@@ -18,9 +18,7 @@ FONT_SIZE = 15
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (220, 220, 224)
 
 
-def similarity_grid(
-    pictures: Sequence[Any], texts: Sequence[str], cosines: np.ndarray, path: str | os.PathLike
-) -> Path:
+def draw_grid(pictures: Sequence[Any], texts: Sequence[str], cosines: np.ndarray, path: str | os.PathLike) -> Path:
     """Draw and save the grid as a PNG.
 
     Args:

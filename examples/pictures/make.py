@@ -20,7 +20,7 @@ from PIL import Image
 
 from clip_core.hub import MODELS
 from triclip import Clip, metrics, viz
-from triclip.conform import conform
+from triclip.conform import conform, draw_report
 from triclip.explain import explain
 from triclip.train.load import load_config
 from triclip.train.loop import train
@@ -90,7 +90,7 @@ def loss(clip: Clip) -> Any:
 
 
 def conformance(clip: Clip) -> Any:
-    return viz.conform_report(conform("emoji"))
+    return draw_report(conform("emoji"))
 
 
 FIGURES: tuple[Callable[[Clip], Any], ...] = (

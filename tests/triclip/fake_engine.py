@@ -26,7 +26,7 @@ TRAINED = (IMAGE, TEXT, "logit_scale", "logit_bias")
 
 def install(monkeypatch, engine=None, backend="flax"):
     module = SimpleNamespace(start=lambda config: Process(0, 1), Engine=engine or Engine)
-    monkeypatch.setitem(sys.modules, f"clip_{backend}.training", module)
+    monkeypatch.setitem(sys.modules, f"triclip.train.engines.{backend}_.training", module)
 
 
 class Engine:

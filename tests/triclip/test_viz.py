@@ -17,7 +17,7 @@ from matplotlib.text import Text  # noqa: E402
 
 from clip_core.errors import DataError, InputError, MissingDependencyError  # noqa: E402
 from triclip import viz  # noqa: E402
-from triclip.conform.report import Break, Report, Row  # noqa: E402
+from triclip.conform import Break, Report, Row, draw_report  # noqa: E402
 from triclip.explain import Explanation  # noqa: E402
 from triclip.viz.explanations import overlay  # noqa: E402
 from triclip.viz.runs import running_mean  # noqa: E402
@@ -296,7 +296,7 @@ def report():
 
 def test_the_report_draws_every_error_by_tower():
     for given in (report(), json.loads(json.dumps(report().to_dict()))):
-        figure = viz.conform_report(given)
+        figure = draw_report(given)
         panels = {axes.get_title(): axes for axes in figure.axes}
         assert list(panels) == ["vision tower", "text tower", "both towers"]
         lines = {line.get_label(): line for line in panels["vision tower"].lines}
@@ -390,8 +390,8 @@ def test_labels_are_one_line_and_never_formulas():
         (lambda: viz.embedding_map(np.eye(9), groups=list("abcdefghi")), f"at most {len(PALETTE)} different"),
         (lambda: viz.recall_bars({}), "wanted 1 to 7 results"),
         (lambda: viz.recall_bars({"a": {"images": 5}}), "wanted shares such as R@1"),
-        (lambda: viz.conform_report({}), "wanted a report"),
-        (lambda: viz.conform_report({"rows": [{"field": "x"}]}), "wanted a report"),
+        (lambda: draw_report({}), "wanted a report"),
+        (lambda: draw_report({"rows": [{"field": "x"}]}), "wanted a report"),
     ],
 )
 def test_bad_input_says_what_was_wanted(call, words):

@@ -92,7 +92,7 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
     """An empty figure, in inches. What is added is laid out so that nothing is cut off."""
     from .shown import ShownFigure
 
-    figure = ShownFigure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(style, figsize=(width, height), layout="constrained")
     if title:
         figure.suptitle(plain(title, TITLE_LIMIT))
     return figure

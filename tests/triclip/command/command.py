@@ -1,6 +1,6 @@
 """The command line in this process."""
 
-from triclip.cli import main
+from triclip.command import main
 
 
 def run(*arguments):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from triclip.cli import main
+from triclip.command import main
 from triclip.search import Index
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}

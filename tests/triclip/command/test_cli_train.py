@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.triclip import fake_engine
 from triclip import Clip
-from triclip.cli import main
+from triclip.command import main
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
@@ -160,9 +160,9 @@ def test_the_loop_imports_no_framework():
 
 def test_help_and_import_load_none_of_this():
     code = (
-        "import sys, clip_core, triclip.cli; triclip.cli.build_parser();"
+        "import sys, clip_core, triclip.command; triclip.command.build_parser();"
         "print([m for m in sys.modules if m.split('.')[0] in ('yaml', 'grain', 'matplotlib', 'numpy')"
-        " or m.startswith('triclip.train.') and m != 'triclip.train.command'])"
+        " or m.startswith('triclip.train.') and m != 'triclip.command.train'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_core.hub import MODELS
 from triclip import Clip, viz
-from triclip.cli import main
+from triclip.command import main
 from triclip.explain import explain
 
 pytest.importorskip("matplotlib", reason="extra `viz`")
@@ -128,7 +128,7 @@ def test_conform(tmp_path, capsys, saved, monkeypatch):
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("triclip.cli._load", None)
+    monkeypatch.setattr("triclip.pipeline.Clip.from_pretrained", None)
     assert run("classify", PICTURES, "--labels", "a", "--plot", tmp_path / "a.gif") == 1
     assert "a.gif: wanted a name ending in .pdf, .png, .svg" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -158,7 +158,7 @@ def main() -> None:
     command = [
         sys.executable,
         "-c",
-        "import signal, sys; signal.alarm(400)\nfrom triclip.cli import main\nsys.exit(main())",
+        "import signal, sys; signal.alarm(400)\nfrom triclip.command import main\nsys.exit(main())",
     ]
     server = subprocess.Popen(
         [*command, "serve", str(PICTURES), "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -199,7 +199,7 @@ def test_the_cache_of_thumbnails_is_bounded(serving):
 
 
 def test_other_sites_names_do_not_reach_a_server_on_loopback(serving):
-    from triclip.serve.command import LOOPBACK
+    from triclip.command.serve import LOOPBACK
 
     with serving(hosts=LOOPBACK) as client:
         for host in ("127.0.0.1:8765", "localhost", "[::1]:80"):

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.triclip.serve.helpers import PICTURES
-from triclip.cli import main
-from triclip.serve.command import address_of, is_loopback, listening
+from triclip.command import main
+from triclip.command.serve import address_of, is_loopback, listening
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 @contextmanager
 def server(*arguments, wrapper=""):
     """(process, address) of `triclip serve`, which ends after two minutes whatever happens."""
-    code = "import signal, sys; signal.alarm(120)\nfrom triclip.cli import main\n"  # the alarm ends it
+    code = "import signal, sys; signal.alarm(120)\nfrom triclip.command import main\n"  # the alarm ends it
     code += f"{wrapper}\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "serve", *map(str, arguments), "--port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -114,10 +114,10 @@ def test_what_is_loopback():
 
 def test_another_host_is_warned_of(capsys, monkeypatch, clip):
     """What would be run is not: nothing listens beyond loopback in a test."""
-    monkeypatch.setattr("triclip.serve.command._run", lambda *_: None)
+    monkeypatch.setattr("triclip.command.serve._serve", lambda *_: None)
     monkeypatch.setattr("triclip.pipeline.Clip.from_pretrained", lambda *_, **__: clip)
     real = listening
-    monkeypatch.setattr("triclip.serve.command.listening", lambda host, port: real("127.0.0.1", port))
+    monkeypatch.setattr("triclip.command.serve.listening", lambda host, port: real("127.0.0.1", port))
     assert main(["serve", str(PICTURES), "--host", "0.0.0.0", "--port", "0"]) == 0
     err = capsys.readouterr().err
     assert "warning: --host 0.0.0.0" in err and "no password and no encryption" in err and "16 pictures" in err
@@ -126,7 +126,7 @@ def test_another_host_is_warned_of(capsys, monkeypatch, clip):
 
 
 def test_the_framework_is_imported_by_nothing_else():
-    lines = "import sys, clip_core, triclip.cli, triclip.serve, triclip.serve.web, triclip.serve.command\n"
-    lines += "triclip.cli.build_parser()\nprint({'starlette', 'uvicorn', 'torch', 'PIL'} & set(sys.modules))"
+    lines = "import sys, clip_core, triclip.command, triclip.serve, triclip.serve.web, triclip.command.serve\n"
+    lines += "triclip.command.build_parser()\nprint({'starlette', 'uvicorn', 'torch', 'PIL'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert out.stdout.strip() in ("set()", "{'PIL'}"), out

@@ -1,4 +1,4 @@
-"""`triclip train` and `triclip evaluate`: arguments, and what is printed. The work is imported when it is done."""
+"""`triclip evaluate`: retrieval and zero-shot figures of a model on data."""
 
 from __future__ import annotations
 
@@ -6,66 +6,18 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-BACKENDS = ("torch", "tf", "flax")
+from .shared import load, model_arguments, positive, print_json
+
 FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord")
 
 
-def add_train(commands: Any) -> None:
-    """The sub-command `train`."""
-    parser = commands.add_parser(
-        "train",
-        help="train or fine-tune a model, as a file describes",
-        description="Train as a YAML, TOML or JSON file describes, or go on with the run in its output folder. Paths "
-        "in the file are relative to it, those of key=value to the working directory.",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="the run's configuration")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-4 backend=torch")
-    parser.add_argument("--export", metavar="FOLDER", help="don't train: write the newest checkpoint as a model folder")
-    parser.set_defaults(run=run_train)
-
-
-def run_train(args: argparse.Namespace) -> int:
-    """Train or export; returns the exit code: 0 also for a run that was asked to stop and has saved its state."""
-    from .load import load_config
-    from .loop import export, train
-
-    config = load_config(args.config, args.overrides)
-    if args.export is not None:
-        written = export(config, args.export)
-        print(f"step {written['step']} -> {written['model']}")
-        return 0
-    summary = train(config)
-    if summary["first"]:
-        _print_summary(summary)
-    return 0
-
-
-def _print_summary(summary: Mapping[str, Any]) -> None:
-    from .runlog import duration, evaluation_text
-
-    state = "stopped at step" if summary["stopped"] else "step"
-    figures = [f"{state} {summary['step']} of {summary['steps']}", duration(summary["seconds"])]
-    if summary["loss"] is not None:
-        figures.append(f"loss {summary['loss']:.4f}")
-    if summary["skipped"]:
-        figures.append(f"{summary['skipped']} samples skipped")
-    print(", ".join(figures))
-    if summary["evaluation"]:
-        print(evaluation_text(summary["evaluation"]).replace(" | ", "\n"))
-    if summary["stopped"]:
-        print("the same command goes on from there")
-    else:
-        print(f"model: {summary['model']}")
-
-
-def add_evaluate(commands: Any) -> None:
+def add(commands: Any) -> None:
     """The sub-command `evaluate`."""
     parser = commands.add_parser("evaluate", help="retrieval and zero-shot figures of a model on your data")
-    parser.add_argument("--model", default="emoji", help="folder, file, hub name, or 'emoji' (default, embedded)")
-    parser.add_argument("--backend", default="torch", choices=BACKENDS, help="default: torch")
-    parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
+    model_arguments(parser, json=False)
     parser.add_argument("--retrieval", nargs="+", metavar="PATH", help="image-text data: shards, tables, folders")
     parser.add_argument("--zero-shot", nargs="+", metavar="PATH", help="image-label data, also one folder per class")
     parser.add_argument("--labels", metavar="FILE", help="one label per line; default the names in the data")
@@ -76,24 +28,16 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--format", default="auto", choices=FORMATS, help="of the data (default: by its files)")
     for name, what in (("image", "pictures"), ("caption", "captions"), ("label", "labels")):
         parser.add_argument(f"--{name}-key", metavar="NAME", help=f"column, suffix or feature of the {what}")
-    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="default 64")
+    parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="default 64")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print JSON, or write it to FILE")
     parser.add_argument("--plot", metavar="FILE", help="draw the confusion of classes, or the recalls (extra `viz`)")
-    parser.set_defaults(run=run_evaluate)
+    parser.set_defaults(run=run)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"wanted at least 1, found {value}")
-    return value
-
-
-def run_evaluate(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Evaluate and print; returns the exit code."""
-    from ..pipeline import Clip
-    from .evaluate import evaluate_clip
-    from .labels import read_labels
+    from ..train.evaluate import evaluate_clip
+    from ..train.labels import read_labels
 
     if not args.retrieval and not args.zero_shot:
         raise ValueError("evaluate: wanted --retrieval PATH or --zero-shot PATH, found neither")
@@ -103,7 +47,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.plot:
         _check_plot(args)
     predictions: list[Any] = []
-    clip = Clip.from_pretrained(args.model, backend=args.backend, dtype=args.dtype)
+    clip = load(args)
     found = evaluate_clip(
         clip, args.retrieval, args.zero_shot, labels, args.templates, format=args.format, image_key=args.image_key,
         caption_key=args.caption_key, label_key=args.label_key, batch_size=args.batch_size, predictions=predictions,
@@ -112,12 +56,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
         _plot(args, found, predictions)
     report = {"model": str(args.model), "backend": args.backend, **found}
     if args.json == "-":
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
         return 0
     _print_figures(found)
     if args.json is not None:
-        from pathlib import Path
-
         from clip_core.config_base import write_text_atomically
 
         write_text_atomically(Path(args.json), json.dumps(report, indent=2, ensure_ascii=False) + "\n")

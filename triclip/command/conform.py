@@ -1,14 +1,15 @@
-"""The arguments of `triclip conform`, and what they run."""
+"""`triclip conform`: one checkpoint through every backend."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments on a sub-command's parser."""
+def add(commands: Any) -> None:
+    parser = commands.add_parser("conform", help="run a checkpoint through every installed backend and compare")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, file, hub name or 'emoji'")
     parser.add_argument("--backends", metavar="NAMES", help="torch,tf,flax or some of them (default: all installed)")
     parser.add_argument(
@@ -23,11 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", help="write the report as a page")
     parser.add_argument("--plot", metavar="FILE", help="draw the report: .pdf, .svg or .png (extra `viz`)")
     parser.add_argument("--save", metavar="FILE.npz", help="only write one backend's inputs and fields there")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """0: all agree; 1: a break."""
-    from . import conform, save_reference
+    from ..conform import conform, save_reference
 
     backends = None if args.backends is None else [name for name in args.backends.split(",") if name]
     if args.save:
@@ -36,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.plot:
         from .. import viz
+        from ..conform.figure import draw_report
 
         viz.check_output(args.plot)  # before the work, not after it
     options = {"dtype": args.dtype, "tolerance": args.tolerance}
@@ -50,5 +53,5 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         Path(args.html).write_text(report.to_html(), encoding="utf-8")
     if args.plot:
-        viz.save(viz.conform_report(report), args.plot)
+        viz.save(draw_report(report), args.plot)
     return 0 if report.ok else 1

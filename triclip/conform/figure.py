@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from clip_core.errors import InputError
 
-from ..conform.report import Report, kind_of
-from ..conform.trace import tower_of
-from .style import FAINT, INK, MARKERS, PALETTE, drawn, new_figure, plain
+from ..viz.style import FAINT, INK, MARKERS, PALETTE, drawn, new_figure, plain
+from .report import Report, kind_of
+from .trace import tower_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ _TICKS = 34  # that can be read below one panel
 
 
 @drawn
-def conform_report(report: Report | Mapping[str, Any], title: str | None = None) -> Figure:
+def draw_report(report: Report | Mapping[str, Any], title: str | None = None) -> Figure:
     """A panel for each tower: fields in the order of computation, the relative error of each backend (logarithmic), and
     the tolerance. What is beyond it is ringed; errors that are infinite (another shape, NaN) stand at the upper edge.
 
@@ -105,7 +105,7 @@ def _rows(about: Any) -> list[Mapping[str, Any]]:
     wanted = {"field", "backend", "error", "tolerance", "ok"}
     rows = about.get("rows") if isinstance(about, Mapping) else None
     if not rows or not all(isinstance(row, Mapping) and wanted <= set(row) for row in rows):
-        raise InputError("conform_report: wanted a report, or its JSON with rows, found something else")
+        raise InputError("draw_report: wanted a report, or its JSON with rows, found something else")
     if missing := {"checkpoint", "against", "dtype"} - set(about):
-        raise InputError(f"conform_report: the report lacks {', '.join(sorted(missing))}")
+        raise InputError(f"draw_report: the report lacks {', '.join(sorted(missing))}")
     return list(rows)

@@ -9,10 +9,12 @@ import socket
 import sys
 from typing import Any
 
+from .shared import INDEX_TYPES, model_arguments, report_skipped
+
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
-def add_serve(commands: Any) -> None:
+def add(commands: Any) -> None:
     """The sub-command `serve`."""
     parser = commands.add_parser(
         "serve",
@@ -24,22 +26,20 @@ def add_serve(commands: Any) -> None:
     parser.add_argument("--folder", metavar="FOLDER", help="where an index's pictures lie; nothing else is opened")
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
     parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any that is free")
-    parser.add_argument("--index-type", choices=("exact", "hnsw", "ivf"), default="exact", help="default: exact")
-    parser.add_argument("--model", help="folder, file or hub name; default the index's, or 'emoji'")
-    parser.add_argument("--backend", default="torch", choices=("torch", "tf", "flax"), help="default: torch")
-    parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
+    parser.add_argument("--index-type", choices=INDEX_TYPES, default="exact", help="default: exact")
+    model_arguments(parser, default=None, json=False)
     parser.add_argument("--upload-limit", type=float, default=10, metavar="MB", help="of a request (default 10)")
     parser.add_argument("--results", type=int, default=200, metavar="N", help="the most of one search (default 200)")
     parser.add_argument("--rate", type=float, default=120, metavar="N", help="searches a minute, each client's")
-    parser.set_defaults(run=run_serve)
+    parser.set_defaults(run=run)
 
 
-def run_serve(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; returns 0 then."""
     from ..pipeline import Clip
-    from .library import open_library
-    from .limits import Limits
-    from .web import create_app, make_server, require_framework
+    from ..serve.library import open_library
+    from ..serve.limits import Limits
+    from ..serve.web import create_app, make_server, require_framework
 
     require_framework()  # before the work, not after it
     limits = Limits(
@@ -51,7 +51,7 @@ def run_serve(args: argparse.Namespace) -> int:
         def load(model: str | None) -> Clip:
             return Clip.from_pretrained(args.model or model or "emoji", backend=args.backend, dtype=args.dtype)
 
-        library = open_library(args.source, load, args.folder, limits, _report)
+        library = open_library(args.source, load, args.folder, limits, report_skipped)
         if args.index_type != "exact":
             library.index.candidates(args.index_type)  # built now, not at the first search
         local = is_loopback(args.host)
@@ -59,12 +59,12 @@ def run_serve(args: argparse.Namespace) -> int:
             _warn(args.host, library)
         server = make_server(create_app(library, limits, args.index_type, LOOPBACK if local else ("*",)), limits)
         print(f"{len(library)} pictures at {address_of(listener)} (Ctrl+C stops)", flush=True)
-        _run(server, listener)
+        _serve(server, listener)
     print("stopped", flush=True)
     return 0
 
 
-def _run(server: Any, listener: socket.socket) -> None:
+def _serve(server: Any, listener: socket.socket) -> None:
     """uvicorn hands a signal on once it has stopped; by then there is nothing left to do."""
     kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -98,11 +98,6 @@ def address_of(listener: socket.socket) -> str:
     """http://HOST:PORT of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _report(skipped: Any) -> None:
-    for source, reason in skipped:
-        print(f"triclip: skipped {reason if str(source) in reason else f'{source}: {reason}'}", file=sys.stderr)
 
 
 def _warn(host: str, library: Any) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .settings import BROKEN, FILES, KINDS, RUN, SAMPLES
+from ..embed.settings import BROKEN, FILES, KINDS, RUN, SAMPLES
 
 NAMED = 10  # of what was skipped, on standard error; all are in broken.jsonl
 # argument -> its value when it was not given
@@ -59,7 +59,7 @@ def is_meant(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> int:
     """Embed, and say what was done and what was skipped."""
-    from .run import embed
+    from ..embed.run import embed
 
     if not args.images:
         raise ValueError("embed: wanted inputs: tar shards, tables or folders")
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--{given.replace('_', '-')}: wanted --engine ray beside it")
     made: Any = engine
     if engine == "ray":
-        from .ray_engine import Ray
+        from ..embed.ray_engine import Ray
 
         made = Ray(ray["workers"], ray["ray_address"], ray["cpus_per_worker"], ray["gpus_per_worker"])
     report = embed(
