@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from .shared import INDEX_TYPES, INDEX_TYPES_HELP, appended_to, json_argument, print_json
@@ -21,14 +20,13 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..embed.opened import open_each
-    from ..search import append_index, build_folder, sampled_recall
+    from ..search import append_index, build_folder, open_each, sampled_recall
 
     if not args.output.endswith(".index"):
         raise ValueError(f"--output {args.output}: wanted a name ending in .index")
     if args.append and args.dtype:
         raise ValueError("--append: the vectors are stored as those before them, without --dtype")
-    sources = (found for source in args.sources for found in open_each(Path(source)))
+    sources = (found for source in args.sources for found in open_each(source))
     if args.append:
         index = appended_to(args.output)
         for source in sources:

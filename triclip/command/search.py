@@ -42,11 +42,11 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..search import Index, combine
+    from ..search import combine, open_index
 
     terms = _terms(args)
     check_plot(args)
-    index = Index.load(args.index)
+    index = open_index(args.index)
     args.model = args.model or index.model
     clip = load(args)
     vectors = [(clip.encode_image if is_picture else clip.encode_text)(what)[0] for what, is_picture, _ in terms]

@@ -11,7 +11,7 @@ from typing import Any
 
 BACKENDS = ("torch", "tf", "flax")
 INDEX_TYPES = ("exact", "hnsw", "ivf")
-INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS or hnswlib (extra `search`)"
+INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS (extra `search`)"
 
 
 def model_arguments(parser: argparse.ArgumentParser, default: str | None = "emoji", json: bool = True) -> None:

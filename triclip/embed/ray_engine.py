@@ -14,8 +14,9 @@ from typing import Any
 
 from clip_core.errors import InputError, MissingDependencyError
 
+from ..search.runs import Input, Unit
 from .engines import Local
-from .settings import Input, Job, Unit
+from .settings import Job
 from .work import Step, Worker
 
 STORE = 1 << 28  # bytes of shared memory of a cluster of this machine alone: only notes pass through it

@@ -17,10 +17,10 @@ import numpy as np
 from clip_core.errors import InputError
 
 from ..pipeline import Clip, expand_images
-from ..search import Index
+from ..search import Index, open_index
 from ..search.columns import NAME
 from ..search.filters import parse_filter, select_rows
-from ..search.folder import MANIFEST
+from ..search.parts import MANIFEST
 from .inside import Folder
 from .limits import Limits, Refusal
 from .pictures import identify, media_type, small_jpeg
@@ -222,7 +222,7 @@ def open_library(
             raise InputError(f"--folder: {path} is a folder of pictures itself; only an index needs another one")
         clip = load(None)
         return Library(clip, _embedded(clip, path, skipped, batch_size), path, limits)
-    index = Index.load(path)
+    index = open_index(path)
     root = common_folder(index.columns[NAME]) if folder is None else Path(folder)
     library = Library(load(index.model), index, root, limits)
     if not any(library.has_file(int(row)) for row in library.rows[:: max(1, len(library) // _LOOKED_AT)]):

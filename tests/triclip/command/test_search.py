@@ -9,7 +9,7 @@ import pytest
 from clip_core.hub import MODELS
 from tests.triclip.command.command import failing, run
 from triclip import Clip
-from triclip.search import FolderIndex, Index
+from triclip.search import FolderIndex, Index, open_index
 
 PICTURES = MODELS / "emoji" / "pictures"
 
@@ -24,7 +24,7 @@ def built(tmp_path_factory):
     """The emoji as an index, a second source with metadata beside it."""
     folder = tmp_path_factory.mktemp("index")
     assert run("embed", PICTURES, "--output", folder / "all.index") == 0
-    index = Index.load(folder / "all.index")
+    index = open_index(folder / "all.index")
     names = index.names
     metadata = {"shelf": ["upper" if i % 2 else "lower" for i in range(len(names))], "place": list(range(len(names)))}
     Index(index.vectors, names, "emoji", metadata).save(folder / "described.parquet")
@@ -117,4 +117,5 @@ def test_errors(built, tmp_path, capsys):
     assert "without --dtype" in failing(capsys, "index", index, "-o", index, "--append", "--dtype", "float16")
     assert "holds no index.json" in failing(capsys, "search", tmp_path, "cat")
     (tmp_path / "x.index").mkdir()
+    (tmp_path / "x.index" / "letter.txt").touch()
     assert "no index folder" in failing(capsys, "index", index, "--output", tmp_path / "x.index")

@@ -1,0 +1,42 @@
+"""Opening whatever is at a path as an `Index`: a file, an index folder, a bulk run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .columns import Column
+from .core import Index
+from .folder import FolderIndex
+from .runs import is_output, shard_files
+from .single_file import read_file
+
+
+def open_index(path: str | os.PathLike) -> Index:
+    """Open what `Index.save` wrote, or a bulk run; a folder and the vectors of .npy are mapped, not read.
+
+    Raises FileNotFoundError, or InputError naming the file when it is no index.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return Index(*read_file(path))
+    return _open_run(path) if is_output(path) else FolderIndex(path)
+
+
+def open_each(path: str | os.PathLike) -> Iterator[Index]:
+    """The indexes at a path: each shard of a bulk run, or the one that is there."""
+    path = Path(path)
+    several = shard_files(path) if path.is_dir() and is_output(path) else [path]
+    return (open_index(one) for one in several)
+
+
+def _open_run(folder: Path) -> Index:
+    """All shards of one kind as one index, one after the other."""
+    shards = [Index(*read_file(path)) for path in shard_files(folder)]
+    first = shards[0]
+    columns = {
+        title: Column(column.kind, [part for shard in shards for part in shard.columns[title].parts])
+        for title, column in first.columns.items()
+    }
+    return Index.from_parts([part for shard in shards for part in shard.parts], columns, first.model, first.width)
