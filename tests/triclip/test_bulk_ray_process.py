@@ -11,7 +11,6 @@ from tests.triclip.bulk_fakes import FakeSpec, tree
 from tests.triclip.image_text import shard
 from triclip.embed import embed
 
-
 CONTEXT = types.SimpleNamespace(enable_progress_bars=True)
 
 

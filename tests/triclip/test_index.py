@@ -131,6 +131,9 @@ def described(request, tmp_path):
         ("vendor=noto", [0, 2, 4]),
         ("vendor=ação", [3]),
         ("vendor = noto ", [0, 2, 4]),
+        ("vendor==noto", [0, 2, 4]),
+        ("vendor == 'noto'", [0, 2, 4]),
+        (("vendor", "==", "noto"), [0, 2, 4]),
         ("vendor!=noto", [1, 3]),
         ("vendor=not", []),
         ("year>=2021", [2, 3, 4]),
@@ -197,6 +200,11 @@ def test_bad_filters_say_what_was_wanted(described, where, words):
 def test_filter_expressions():
     assert parse_filter("a b <= c = d") == ("a b", "<=", "c = d")
     assert parse_filter("name=") == ("name", "=", "")
+    for text in ("t==x", "t == x", " t = 'x' ", 't=="x"', "'t'=x"):
+        assert parse_filter(text) == ("t", "=", "x")
+    assert parse_filter("t=' x '") == ("t", "=", " x ") and parse_filter("t='=x'") == ("t", "=", "=x")
+    assert parse_filter("t='") == ("t", "=", "'") and parse_filter("t='a\"") == ("t", "=", "'a\"")
+    assert parse_filter("a!='b'") == ("a", "!=", "b") and parse_filter("n~'* *.jpg'") == ("n", "~", "* *.jpg")
     for text in ("", "=x", "name", "==x"):
         with pytest.raises(InputError, match="filter"):
             parse_filter(text)

@@ -8,6 +8,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,8 +19,8 @@ from clip_core.errors import InputError
 
 from ..pipeline import Clip, expand_images
 from ..search import Index, open_index
-from ..search.columns import NAME
-from ..search.filters import parse_filter, select_rows
+from ..search.columns import NAME, Column, Strings
+from ..search.filters import select_rows
 from ..search.parts import MANIFEST
 from .inside import Folder
 from .limits import Limits, Refusal
@@ -86,8 +87,7 @@ class Library:
         """What is shown of a row. The name is relative to the folder: where that lies is nobody's business."""
         known = self.index.metadata(row)
         name = known.pop(NAME)
-        shown = (self.folder.relative(name) or "").replace(os.sep, "/")
-        return Found(f"{_number(name):016x}", _printable(shown), similarity, _json_values(known))
+        return Found(f"{_number(name):016x}", _printable(self._shown(name)), similarity, _json_values(known))
 
     def sample(self, count: int) -> list[Found]:
         """Some pictures, evenly spread."""
@@ -97,22 +97,22 @@ class Library:
     def search(self, query: np.ndarray, top: int, filters: Sequence[str] = (), kind: str = "exact") -> list[Found]:
         """The `top` pictures most similar to a unit vector [P], best first; `filters`, `kind`: see `Index`.
 
-        Raises InputError for a filter that names no column, or the names themselves.
+        Filters see names as they are shown. Raises InputError for a filter that names no column.
         """
-        where = select_rows(self._checked(filters), self.index.columns, len(self.index)) if filters else None
+        where = select_rows(list(filters), self._columns, len(self.index)) if filters else None
         if len(self.rows) < len(self.index):
             where = self.rows if where is None else np.intersect1d(where, self.rows, assume_unique=True)
         scores, rows = self.index.search_rows(query[None], top, where, kind)
         return [self.about(int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
 
-    def _checked(self, filters: Sequence[str]) -> list[Any]:
-        """Names as the index has them may tell where the folder lies."""
-        parsed = [parse_filter(one) for one in filters]
-        titles = [title for title in self.index.columns if title != NAME]
-        for title, _, _ in parsed:
-            if title not in titles:
-                raise InputError(f"filter: no column {_printable(title)!r}; there are {', '.join(titles) or 'none'}")
-        return parsed
+    @cached_property
+    def _columns(self) -> dict[str, Column]:
+        """The index's columns, but names relative to the folder: as the index has them they may tell where it lies."""
+        names = [self._shown(name) for name in self.index.columns[NAME]]
+        return {**self.index.columns, NAME: Column("string", [Strings.of(names)])}
+
+    def _shown(self, name: str) -> str:
+        return (self.folder.relative(name) or "").replace(os.sep, "/")
 
     def has_file(self, row: int) -> bool:
         """Whether the row's picture is there."""
