@@ -13,7 +13,7 @@ from clip_core.errors import DataError, InputError
 from tests.triclip.bulk_fakes import FakeSpec, image_vector, text_vector, tree
 from tests.triclip.image_text import array_record, example, picture, shard, table, write_tar
 from triclip.embed import embed
-from triclip.search import build_folder, open_index
+from triclip.search import build_folder, open_each, open_index
 
 
 def run(inputs, output, **options):
@@ -395,7 +395,8 @@ def test_an_output_is_an_index(to, tmp_path):
     shard(tmp_path / "0.tar", 2, s0_png=b"", s1_png=b"")  # a shard without rows
     run([tmp_path / "0.tar", *tars_paths(tmp_path)], tmp_path / "out", to=to)
     index = open_index(tmp_path / "out")
-    assert len(index) == 11 and index.model == "fake"
+    assert len(index) == 11 and index.model == "fake" and index.origin.fingerprint == "0"
+    assert {shard.origin.fingerprint for shard in open_each(tmp_path / "out")} == {"0"}
     assert index.search(image_vector(picture(8)), 1)[0][0].endswith("b.tar: 00008")
     found, row = index.search_rows(image_vector(picture(8))[None], 1, "caption~*3")
     assert index.metadata(int(row[0, 0]))["caption"] == "caption 3"

@@ -1,5 +1,6 @@
 """Search: exact against a brute-force definition, in memory, mapped, filtered; and the approximate kinds against it."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_core.errors import InputError
-from triclip.search import FolderIndex, Index, combine, exact, open_index, parse_filter
+from triclip.search import FolderIndex, Index, Origin, append_index, combine, exact, open_index, parse_filter
 from triclip.search.folder import build_folder
 from triclip.zero_shot import unit
 
@@ -525,3 +526,57 @@ def test_a_missing_library_is_named(monkeypatch):
     index = Index(np.eye(3, dtype=np.float32), list("abc"), "emoji")
     with pytest.raises(ImportError, match=r"triclip\[search\]"):
         index.search(np.ones(3, np.float32), kind="hnsw")
+
+
+# -- where it comes from ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".index"])
+def test_fingerprint_and_root_are_kept(tmp_path, suffix):
+    source = Index(random_unit(3), list("abc"), "emoji", None, "f00d", "/photos")
+    source.save(tmp_path / f"a{suffix}")
+    found = open_index(tmp_path / f"a{suffix}")
+    assert found.origin == ("emoji", "f00d", "/photos") and found.origin.path_of("a") == "/photos/a"
+    Index(random_unit(3), list("abc"), "emoji").save(tmp_path / f"b{suffix}")
+    assert open_index(tmp_path / f"b{suffix}").origin == ("emoji", "", "")
+
+
+def test_who_may_search_an_index():
+    known, unknown = Origin("emoji", "f00d"), Origin("emoji")
+    for origin, model, fingerprint in (
+        (known, "emoji", "f00d"), (known, "copy", "f00d"), (known, "emoji", ""), (unknown, "emoji", "f00d")
+    ):  # fmt: skip
+        origin.check_model(model, fingerprint)
+    for origin, model, fingerprint in (
+        (known, "emoji", "beef"), (known, "other", "beef"), (known, "other", ""), (unknown, "other", "f00d")
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="wanted .*'emoji'"):
+            origin.check_model(model, fingerprint)
+
+
+def test_rows_of_several_roots_in_one_index(tmp_path):
+    first = Index(random_unit(1), ["a.png"], "emoji", root="/photos/2020")
+    second = Index(random_unit(1, seed=1), ["b/c.png"], "emoji", root="/photos/2021")
+    none = Index(random_unit(1, seed=2), ["/photos/d.png"], "emoji")
+    index = build_folder(tmp_path / "x.index", [first, second, none])
+    assert index.names == ["a.png", "../2021/b/c.png", "/photos/d.png"] and index.origin.root == "/photos/2020"
+    paths = [os.path.normpath(index.origin.path_of(name)) for name in index.names]
+    assert paths == ["/photos/2020/a.png", "/photos/2021/b/c.png", "/photos/d.png"]
+    assert build_folder(tmp_path / "y.index", [none, second]).names == ["/photos/d.png", "/photos/2021/b/c.png"]
+    with pytest.raises(InputError, match="'emoji'"):
+        build_folder(tmp_path / "z.index", [Index(random_unit(1), ["a"], "emoji", None, "f00d"),
+                                            Index(random_unit(1), ["b"], "emoji", None, "beef")])  # fmt: skip
+
+
+def test_appending_twice_adds_once(tmp_path):
+    path = tmp_path / "a.index"
+    source = Index(random_unit(4), list("abcd"), "emoji", {"n": [1, 2, 3, 4]}, root=str(tmp_path))
+    build_folder(path, [source], "float16")
+    assert append_index(FolderIndex(path), source) == 0
+    changed = Index(random_unit(4, seed=3), list("abcd"), "emoji", {"n": [1, 2, 3, 4]}, root=str(tmp_path))
+    mixed = Index(np.stack([source.vectors[0], changed.vectors[1]]), ["a", "b"], "emoji", {"n": [1, 7]})
+    assert append_index(FolderIndex(path), mixed) == 1
+    assert list(zip(FolderIndex(path).names, FolderIndex(path).columns["n"], strict=True))[4:] == [("b", 7)]
+    elsewhere = Index(source.vectors, [f"{tmp_path.name}/{name}" for name in "abcd"], "emoji",
+                      {"n": [1, 2, 3, 4]}, root=str(tmp_path.parent))  # fmt: skip
+    assert append_index(FolderIndex(path), elsewhere) == 0  # the same pictures by other names

@@ -9,6 +9,7 @@ from .core import Index, sampled_recall
 from .filters import parse_filter
 from .folder import FolderIndex, append_index, build_folder
 from .opening import open_each, open_index
+from .origin import Origin
 from .query import combine
 from .single_file import SUFFIXES, check_output
 
@@ -17,6 +18,7 @@ __all__ = [
     "SUFFIXES",
     "FolderIndex",
     "Index",
+    "Origin",
     "append_index",
     "build_folder",
     "check_output",

@@ -15,6 +15,7 @@ from . import approximate
 from .columns import DTYPES, NAME, Column, make_columns
 from .exact import best_rows, longest, rescore
 from .filters import select_rows
+from .origin import Origin
 
 _ROWS = 1 << 14  # read at a time
 
@@ -27,8 +28,11 @@ class Index:
         names: N paths or sentences.
         model: the name of the model that made them; queries need the same one.
         metadata: column -> N strings, numbers or flags, for filters.
+        fingerprint: of the model, see `triclip.fingerprint`; default "", not known.
+        root: the folder that the names are relative to; default "", none.
 
-    Attributes: columns, a mapping of titles to `Column`, "name" first; path, of a folder index; else None.
+    Attributes: origin, the model, fingerprint and root as an `Origin`; columns, a mapping of titles to `Column`, "name"
+    first; path, of a folder index; else None.
     """
 
     path: Path | None = None
@@ -39,20 +43,22 @@ class Index:
         names: Sequence[str],
         model: str,
         metadata: Mapping[str, Sequence[Any]] | None = None,
+        fingerprint: str = "",
+        root: str = "",
     ) -> None:
         if vectors.ndim != 2 or len(vectors) != len(names):
             raise InputError(f"index: wanted one row per name, found {vectors.shape} and {len(names)} names")
         if vectors.dtype.kind not in "fiu":
             raise InputError(f"index: wanted vectors of numbers, found {vectors.dtype}")
         vectors = vectors if vectors.dtype in DTYPES else vectors.astype(np.float32)
-        self._set([vectors], make_columns(names, metadata), model, vectors.shape[1])
+        self._set([vectors], make_columns(names, metadata), Origin(model, fingerprint, root), vectors.shape[1])
 
     @classmethod
     def from_parts(
         cls,
         parts: Sequence[np.ndarray],
         columns: Mapping[str, Column],
-        model: str,
+        origin: Origin,
         width: int,
         largest_norm: float | None = None,
     ) -> Index:
@@ -62,23 +68,28 @@ class Index:
         needed.
         """
         index = Index.__new__(Index)
-        index._set(list(parts), dict(columns), model, width, largest_norm)
+        index._set(list(parts), dict(columns), origin, width, largest_norm)
         return index
 
     def _set(
         self,
         parts: list[np.ndarray],
         columns: dict[str, Column],
-        model: str,
+        origin: Origin,
         width: int,
         largest_norm: float | None = None,
     ) -> None:
-        self.parts, self.columns, self.model, self.width = parts, columns, model, width
+        self.parts, self.columns, self.origin, self.width = parts, columns, origin, width
         self._largest_norm = largest_norm
         self._candidates: dict[str, tuple[approximate.Candidates, int]] = {}  # kind -> with the rows they cover
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
+
+    @property
+    def model(self) -> str:
+        """The name of the model that made the vectors."""
+        return self.origin.model
 
     @property
     def names(self) -> list[str]:
@@ -116,6 +127,13 @@ class Index:
                 return np.asarray(part[row], np.float32)
             row -= len(part)
         raise AssertionError
+
+    def take(self, rows: np.ndarray) -> Index:
+        """An index in memory of some rows [K], in their order."""
+        vectors = np.stack([self.vector(int(row)) for row in rows]) if len(rows) else self._no_rows()
+        columns = {title: [column[int(row)] for row in rows] for title, column in self.columns.items()}
+        names = columns.pop(NAME)
+        return Index(vectors.astype(self.dtype), names, self.model, columns, self.origin.fingerprint, self.origin.root)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The vectors, some rows at a time, as stored."""

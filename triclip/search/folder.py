@@ -21,9 +21,13 @@ import numpy as np
 from clip_core.errors import InputError
 
 from . import approximate, parts
+from .columns import NAME
 from .core import Index
+from .origin import Origin
 from .parts import MANIFEST, is_record, read_json, read_manifest
 from .writing import replaced, write_json
+
+_SAME = 1e-3  # of a unit vector's numbers: more than float16 and batches of another size change
 
 
 class FolderIndex(Index):
@@ -43,13 +47,13 @@ class FolderIndex(Index):
         cls, path: str | os.PathLike, model: str, width: int, columns: Mapping[str, str], dtype: str = "float32"
     ) -> FolderIndex:
         """An empty index in a new folder. `columns`: title -> kind of the metadata; `dtype`: float32 or float16."""
-        parts.create(Path(path), parts.new_manifest(model, width, columns, dtype))
+        parts.create(Path(path), parts.new_manifest(Origin(model), width, columns, dtype))
         return cls(path)
 
     def _open(self) -> None:
         self.manifest, vectors, columns = parts.open_parts(self.path)
         largest = max((part["largest_norm"] for part in self.manifest["parts"]), default=0.0)
-        self._set(vectors, columns, self.manifest["model"], self.manifest["width"], largest)
+        self._set(vectors, columns, parts.origin_of(self.manifest), self.manifest["width"], largest)
 
     def _no_rows(self) -> np.ndarray:
         return np.empty((0, self.width), self.manifest["dtype"])
@@ -64,7 +68,7 @@ class FolderIndex(Index):
 
         The vectors [N, P] are stored in the index's dtype; the metadata needs its columns. Raises InputError.
         """
-        self.extend(Index(np.asarray(vectors), names, self.model, metadata))
+        self.extend(Index(np.asarray(vectors), names, self.model, metadata, self.origin.fingerprint, self.origin.root))
 
     def extend(self, source: Index) -> None:
         """Add all rows of another index of the same model, as `append` does."""
@@ -131,6 +135,22 @@ def build_folder(path: str | os.PathLike, sources: Iterable[Index], dtype: str |
     return FolderIndex(path)
 
 
-def append_index(target: FolderIndex, source: Index) -> None:
-    """All rows of another index of the same model. Raises InputError when it is of another one."""
-    target.extend(source)
+def append_index(target: FolderIndex, source: Index) -> int:
+    """All rows of another index of the same model that are not there yet; returns how many these are.
+
+    A row is there when one of its name has the same vector, up to rounding. Raises InputError for another model.
+    """
+    target.origin.check_model(source.model, source.origin.fingerprint)
+    names = target.origin.renamed(source.names, source.origin)
+    wanted = set(names)
+    known: dict[str, list[int]] = {}
+    for row, name in enumerate(target.columns[NAME]):
+        if name in wanted:
+            known.setdefault(name, []).append(row)
+    new = [
+        row
+        for row, name in enumerate(names)
+        if not any(np.allclose(target.vector(other), source.vector(row), atol=_SAME) for other in known.get(name, ()))
+    ]
+    target.extend(source if len(new) == len(source) else source.take(np.array(new, int)))
+    return len(new)

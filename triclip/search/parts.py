@@ -22,6 +22,7 @@ from clip_core.errors import InputError
 from ..locks import locked
 from .columns import DTYPES, KINDS, NAME, Column, Strings, dtype_of
 from .exact import longest
+from .origin import Origin
 from .writing import naming, save_array, save_rows, write_json
 
 if TYPE_CHECKING:
@@ -71,12 +72,12 @@ def check_target(folder: Path) -> None:
         raise InputError(f"{folder}: exists and is no index folder; it is not replaced")
 
 
-def new_manifest(model: str, width: int, kinds: Mapping[str, str], dtype: str) -> Manifest:
+def new_manifest(origin: Origin, width: int, kinds: Mapping[str, str], dtype: str) -> Manifest:
     """Of an index without rows. `kinds`: title -> kind of the metadata."""
     if dtype not in DTYPES:
         raise InputError(f"dtype: wanted one of {', '.join(DTYPES)}, found {dtype!r}")
     titles = [[NAME, "string"], *([title, kind] for title, kind in kinds.items() if title != NAME)]
-    about = {"format": _FORMAT, "version": _VERSION, "id": uuid.uuid4().hex, "model": model}
+    about = {"format": _FORMAT, "version": _VERSION, "id": uuid.uuid4().hex, "model": origin.model, **origin.facts}
     return {**about, "width": width, "dtype": dtype, "columns": titles, "parts": []}
 
 
@@ -93,7 +94,7 @@ def replace(folder: Path, sources: Iterable[Index], dtype: str | None = None) ->
             for source in sources:
                 if manifest is None:
                     kinds = {title: column.kind for title, column in source.columns.items()}
-                    manifest = new_manifest(source.model, source.width, kinds, dtype or source.dtype.name)
+                    manifest = new_manifest(source.origin, source.width, kinds, dtype or source.dtype.name)
                 manifest = with_part(folder, manifest, source)
             if manifest is None:
                 raise InputError(f"{folder}: wanted at least one index to build it from, found none")
@@ -132,8 +133,8 @@ def _arrays(column: Column) -> dict[str, np.ndarray]:
 
 def _matching(folder: Path, manifest: Manifest, source: Index) -> list[Column]:
     """The source's columns in the manifest's order. Raises InputError when they don't fit, or the rows don't."""
-    if source.model != manifest["model"]:
-        raise InputError(f"index: wanted vectors of the model {manifest['model']!r}, found some of {source.model!r}")
+    origin = origin_of(manifest)
+    origin.check_model(source.model, source.origin.fingerprint)
     if source.width != manifest["width"]:
         raise InputError(f"{folder}: wanted vectors of width {manifest['width']}, found {source.width}")
     wanted = dict(manifest["columns"])
@@ -141,7 +142,13 @@ def _matching(folder: Path, manifest: Manifest, source: Index) -> list[Column]:
     kinds = {title: column.kind for title, column in found.items()}
     if kinds != wanted and len(source):
         raise InputError(f"{folder}: wanted the columns {_listed(wanted)}, found {_listed(kinds)}")
+    if origin.root != source.origin.root:
+        found[NAME] = Column("string", [Strings.of(origin.renamed(source.names, source.origin))])
     return [found[title] for title in wanted] if len(source) else []
+
+
+def origin_of(manifest: Manifest) -> Origin:
+    return Origin(manifest["model"], manifest.get("fingerprint", ""), manifest.get("root", ""))
 
 
 def _as_kind(column: Column, kind: str | None) -> Column:
@@ -274,7 +281,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: wanted the manifest of an index, found something else")
     if manifest.get("version") != _VERSION:
         raise InputError(f"{path}: wanted version {_VERSION} of the format, found {manifest.get('version')!r}")
-    wanted = {"id": str, "model": str, "width": int, "dtype": str, "columns": list, "parts": list}
+    facts = {key: str for key in ("fingerprint", "root") if key in manifest}
+    wanted = {**facts, "id": str, "model": str, "width": int, "dtype": str, "columns": list, "parts": list}
     for key, kind in wanted.items():
         if not is_record(manifest, {key: kind}):
             raise InputError(f"{path}: {key}: wanted {kind.__name__}, found {manifest.get(key)!r}")

@@ -96,12 +96,22 @@ def is_output(folder: Path) -> bool:
     return (folder / RUN).is_file() or (folder.name in KINDS["both"] and (folder.parent / RUN).is_file())
 
 
+def _output_of(folder: Path) -> Path:
+    return folder if (folder / RUN).is_file() else folder.parent
+
+
+def run_fingerprint(folder: Path) -> str:
+    """Of the model of a run, whose output, or a kind in it, `folder` is; "" where the record has none."""
+    found = read_run(_output_of(folder) / RUN)["model"].get("digest", "")
+    return found if isinstance(found, str) else ""
+
+
 def shard_files(folder: Path) -> list[Path]:
     """The shards with rows of an output such as "vectors" or "vectors/image", in order.
 
     Raises InputError for a run that is not finished, one without rows, and one of both kinds unless one is named.
     """
-    output = folder if (folder / RUN).is_file() else folder.parent
+    output = _output_of(folder)
     known = read_run(output / RUN)
     settings = known["settings"]
     kinds, size, to = KINDS.get(settings.get("what"), ()), settings.get("samples_per_shard"), settings.get("to")

@@ -27,7 +27,8 @@ _COLUMN = "column."  # before the titles of metadata in .npz
 _NEXT = "next"  # in the names of .npy, while the vectors are being replaced: the names of the new ones
 _MAPPED_FROM = 1 << 16  # bytes
 
-Content = tuple[np.ndarray, list[str], str, dict[str, Any]]  # vectors, names, model, metadata
+Facts = dict[str, str]  # "fingerprint" and "root", see `Origin`
+Content = tuple[np.ndarray, list[str], str, dict[str, Any], Facts]  # vectors, names, model, metadata
 
 
 def check_output(path: str | os.PathLike) -> Path:
@@ -91,7 +92,8 @@ def read_file(path: Path) -> Content:
     if path.suffix not in FILES:
         raise InputError(f"{path}: wanted a file ending in {', '.join(FILES)}, or an index folder")
     try:
-        vectors, names, model, metadata = _READERS[path.suffix](path)
+        vectors, names, model, metadata, facts = _READERS[path.suffix](path)
+        _check_facts(facts)
     except (
         ValueError,
         KeyError,
@@ -103,7 +105,15 @@ def read_file(path: Path) -> Content:
         zipfile.BadZipFile,
     ) as error:
         raise InputError(f"{path}: not an index that `triclip embed` wrote: {error}") from error
-    return vectors, [str(name) for name in names], str(model), metadata
+    return vectors, [str(name) for name in names], str(model), metadata, facts
+
+
+_FACTS = ("fingerprint", "root")
+
+
+def _check_facts(facts: Any) -> None:
+    if not all(isinstance(value, str) for value in facts.values()):
+        raise ValueError(f"wanted strings as fingerprint and root, found {facts!r}")
 
 
 def _metadata(index: Index) -> dict[str, list[Any]]:
@@ -126,11 +136,12 @@ def pyarrow_or_error() -> Any:
 def _write_npz(index: Index, path: Path) -> None:
     arrays: dict[str, Any] = {_COLUMN + title: np.array(values) for title, values in _metadata(index).items()}
     names = np.array(index.names, dtype=np.str_)
+    arrays |= {key: np.str_(value) for key, value in index.origin.facts.items()}
     np.savez(path, vectors=index.vectors, names=names, model=np.str_(index.model), **arrays)
 
 
 def _about(index: Index) -> dict[str, Any]:
-    return {"model": index.model, "names": index.names, "metadata": _metadata(index)}
+    return {"model": index.model, **index.origin.facts, "names": index.names, "metadata": _metadata(index)}
 
 
 def _write_names(index: Index, path: Path) -> None:
@@ -146,13 +157,14 @@ def _write_parquet(index: Index, path: Path) -> None:
     flat = pyarrow.array(index.vectors.reshape(-1))
     vectors = pyarrow.FixedSizeListArray.from_arrays(flat, index.width)
     table = pyarrow.table({NAME: index.names, **_metadata(index), "vector": vectors})
-    pyarrow.parquet.write_table(table.replace_schema_metadata({"model": index.model}), path)
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"model": index.model, **index.origin.facts}), path)
 
 
 def _read_npz(path: Path) -> Content:
     with np.load(path, allow_pickle=False) as file:
         columns = {key.removeprefix(_COLUMN): file[key] for key in file.files if key.startswith(_COLUMN)}
-        return file["vectors"], file["names"].tolist(), str(file["model"]), columns
+        facts = {key: str(file[key]) for key in _FACTS if key in file.files}
+        return file["vectors"], file["names"].tolist(), str(file["model"]), columns, facts
 
 
 def _names_of(path: Path) -> dict[str, Any]:
@@ -173,17 +185,19 @@ def _read_npy(path: Path) -> Content:
     while before != (before := _versions(path)):  # somebody is writing while they differ
         about = _names_of(path)
         vectors = np.load(path, mmap_mode="r" if path.stat().st_size >= _MAPPED_FROM else None, allow_pickle=False)
-    return vectors, about["names"], about["model"], about.get("metadata", {})
+    facts = {key: about[key] for key in _FACTS if key in about}
+    return vectors, about["names"], about["model"], about.get("metadata", {}), facts
 
 
 def _read_parquet(path: Path) -> Content:
     table = pyarrow_or_error().parquet.read_table(path)
     vectors = table["vector"].combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
-    model = (table.schema.metadata or {}).get(b"model", b"").decode()
+    known = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    facts = {key: known[key] for key in _FACTS if key in known}
     metadata = {title: table[title].to_pylist() for title in table.column_names if title not in (NAME, "vector")}
     width = flat.size // len(vectors) if len(vectors) else vectors.type.list_size
-    return flat.reshape(len(vectors), width), table[NAME].to_pylist(), model, metadata
+    return flat.reshape(len(vectors), width), table[NAME].to_pylist(), known.get("model", ""), metadata, facts
 
 
 _WRITERS = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
