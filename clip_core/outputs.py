@@ -8,9 +8,15 @@ with their framework through `OUTPUT_CLASSES`, `flatten` and `unflatten`; nothin
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+
+# What the backends do with every class of outputs, also with those that others derive later.
+_registering: list[Callable[[Any], None]] = []
+# The same for frameworks in which a class may be registered by others first: done when its first output is made.
+_registering_late: list[Callable[[Any], None]] = []
+_seen: set[type] = set()
 
 
 class ModelOutput(OrderedDict):
@@ -20,7 +26,14 @@ class ModelOutput(OrderedDict):
     libraries that map over them. Deleting is refused (as in v4.37), since positions would silently change.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for register in _registering:  # with the frameworks that are in use
+            register(cls)
+
     def __post_init__(self) -> None:
+        if type(self) not in _seen:
+            _register_late(type(self))
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         first = getattr(self, names[0])
         if _is_pairs(first) and all(getattr(self, name) is None for name in names[1:]):
@@ -177,6 +190,34 @@ OUTPUT_CLASSES: tuple[type[ModelOutput], ...] = (
     CLIPOutput,
     FlaxCLIPOutput,
 )
+
+
+def for_each_class(register: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Call `register` with every output class there is and, once it exists, every subclass that somebody makes."""
+    for cls in _classes(ModelOutput):
+        register(cls)
+    _registering.append(register)
+    return register
+
+
+def for_each_class_in_use(register: Callable[[Any], None]) -> Callable[[Any], None]:
+    """As `for_each_class`, but a subclass's turn comes with its first output: `flax.struct.dataclass` on a subclass
+    registers it too, once it exists."""
+    for cls in (*OUTPUT_CLASSES, *(_seen - set(OUTPUT_CLASSES))):
+        register(cls)
+    _registering_late.append(register)
+    return register
+
+
+def _register_late(cls: type) -> None:
+    _seen.add(cls)
+    for register in _registering_late:
+        if cls not in OUTPUT_CLASSES:
+            register(cls)
+
+
+def _classes(cls: Any) -> list[Any]:
+    return [found for sub in cls.__subclasses__() for found in (sub, *_classes(sub))]
 
 
 def flatten(output: ModelOutput) -> tuple[list[Any], tuple[str, ...]]:

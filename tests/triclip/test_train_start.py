@@ -1,6 +1,7 @@
 """What a run begins with: weights from checkpoints or from the seed, positions for other sizes, processors."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from clip_core.init import initial_values
 from clip_core.weights import weight_table
 from triclip.train import TrainConfig
 from triclip.train.config import AnchorSection, LossSection, ModelSection
-from triclip.train.start import extra_parameters, load_processor, prepare, resample_positions
+from triclip.train.start import extra_parameters, fingerprint, load_processor, prepare, resample_positions
 
 EMOJI = MODELS / "emoji"
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
@@ -111,6 +112,38 @@ def test_sigmoid_and_anchors_begin_with():
     tuned = prepare(config(init="emoji", loss=loss))
     assert tuned.weights["logit_scale"] == prepare(config(init="emoji")).weights["logit_scale"]
     assert extra_parameters(prepare(config(config=MODEL))) == {}
+
+
+def test_the_scale_and_the_bias_can_be_set():
+    loss = LossSection(kind="sigmoid", logit_scale=2.0, logit_bias=-3.0)
+    for model in ({"config": MODEL}, {"init": "emoji"}):
+        job = prepare(config(**model, loss=loss))
+        assert job.weights["logit_scale"] == 2 and extra_parameters(job)["logit_bias"] == -3
+
+
+@pytest.mark.parametrize("named", ["model", "model/model.safetensors"])
+def test_the_learnt_bias_is_kept_when_a_run_goes_on_from_an_exported_model(tmp_path, named):
+    shutil.copytree(EMOJI, tmp_path / "model")
+    (tmp_path / "model" / "training.json").write_text('{"loss_kind": "sigmoid", "logit_bias": -7.5}')
+    init = str(tmp_path / named)
+    assert extra_parameters(prepare(config(init=init, loss=LossSection(kind="sigmoid"))))["logit_bias"] == -7.5
+    assert (
+        extra_parameters(prepare(config(init=init, loss=LossSection(kind="sigmoid", logit_bias=1.0))))["logit_bias"]
+        == 1
+    )
+    assert extra_parameters(prepare(config(init=init))) == {}
+    (tmp_path / "model" / "training.json").write_text('{"logit_bias": "x"}')
+    with pytest.raises(ValueError, match="training.json: wanted a number logit_bias"):
+        prepare(config(init=init, loss=LossSection(kind="sigmoid")))
+
+
+def test_a_fingerprint_knows_the_weights():
+    emoji, fresh = prepare(config(init="emoji")), prepare(config(config=MODEL))
+    assert fingerprint(emoji) == fingerprint(prepare(config(init=str(EMOJI)))) != fingerprint(fresh)
+    others = [config(config=MODEL, seed=1), config(config={**MODEL, "logit_scale_init_value": 1.0})]
+    assert len({fingerprint(job) for job in (fresh, *map(prepare, others))}) == 3
+    changed = prepare(config(init="emoji", loss=LossSection(logit_scale=1.0)))
+    assert fingerprint(changed) != fingerprint(emoji)
 
 
 def test_processors(tmp_path):

@@ -1,18 +1,21 @@
-"""What `triclip.pipeline.Clip` asks of a backend."""
+"""The tools' backend in PyTorch: see `triclip.backends.Backend`."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 
+from clip_core import machine
 from clip_torch.modeling import CLIPModel
 
-from ..prefixes import Prefixes
-from .torch_prefixes import features
+from ..prefixes import shared_prefixes
+from . import PairAttentions, pad_rows_of_ids
+from .torch_prefixes import features, may_share
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> CLIPModel:
@@ -27,9 +30,11 @@ def text_features(model: CLIPModel, input_ids: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def prefix_features(model: CLIPModel, prefixes: Prefixes) -> np.ndarray:
-    """As `text_features`, of texts that share beginnings."""
-    return features(model, prefixes).float().cpu().numpy()
+def row_features(model: CLIPModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Of texts' ids, each up to its end token: what they begin with in common is computed once, where that may be."""
+    if not may_share(model):
+        return text_features(model, pad_rows_of_ids(rows))
+    return features(model, shared_prefixes(rows)).float().cpu().numpy()
 
 
 @torch.inference_mode()
@@ -40,7 +45,7 @@ def image_features(model: CLIPModel, pixel_values: np.ndarray) -> np.ndarray:
 
 def separate_cores(model: CLIPModel) -> int:
     """How many cores may compute a batch each (`one_core_workers`); 1 where they can't: off the CPU."""
-    return torch.get_num_threads() if model.device.type == "cpu" else 1
+    return min(torch.get_num_threads(), machine.usable_cpus()) if model.device.type == "cpu" else 1
 
 
 _changing_threads = threading.Lock()
@@ -66,3 +71,37 @@ def _use_one_core() -> None:
 def logit_scale(model: CLIPModel) -> float:
     """The stored logarithm."""
     return float(model.logit_scale.detach())
+
+
+def pair_attentions(
+    model: CLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
+) -> PairAttentions:
+    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
+    towers = (model.vision_model, model.text_model)
+    # Where all parameters are frozen, a graph begins at the embedded tokens.
+    hooks = [tower.embeddings.register_forward_hook(lambda _m, _i, x: x.requires_grad_()) for tower in towers]
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            out = model(
+                input_ids=torch.from_numpy(input_ids).to(model.device),
+                pixel_values=torch.from_numpy(pixel_values).to(model.device),
+                output_attentions=True,
+            )
+            logit = out.logits_per_image[0, 0]
+            vision, text = out.vision_model_output.attentions, out.text_model_output.attentions
+            slopes = torch.autograd.grad(logit, (*vision, *text)) if gradients else ()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return PairAttentions(
+        _stacked(vision),
+        _stacked(text),
+        _stacked(slopes[: len(vision)]) if gradients else None,
+        _stacked(slopes[len(vision) :]) if gradients else None,
+        float(logit.detach()),
+    )
+
+
+def _stacked(layers: tuple[torch.Tensor, ...]) -> np.ndarray:
+    """L of [1, H, N, N] -> float32 [L, H, N, N]."""
+    return torch.cat([layer.detach() for layer in layers]).float().cpu().numpy()

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-BACKENDS = ("torch", "tf", "flax")
+from ..backends import BACKENDS
+
 INDEX_TYPES = ("exact", "hnsw", "ivf")
 INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS (extra `search`)"
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from clip_core.errors import DataError, MissingDependencyError
 
-from .sources import PARTS, Sample
-from .table import Rows
+from .files import MissingShards
+from .rows import TableRows
+from .source import PARTS, Sample
 
 ROW_GROUP_MEMORY = 1 << 30  # bytes of decoded parquet row groups that a process keeps
 
@@ -31,7 +32,7 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-class ArrowRows(Rows):
+class ArrowRows(TableRows):
     """Rows of several Arrow tables, one after the other."""
 
     def __init__(
@@ -119,14 +120,18 @@ class Parquet(ArrowRows):
         caption_key: str | None = None,
         label_key: str | None = None,
         needs: Collection[str] = PARTS,
+        missing: MissingShards | None = None,
     ) -> None:
+        missing = missing or MissingShards()
         super().__init__(paths, image_key, caption_key, label_key, needs)
+        self.paths = [path for path in self.paths for _ in missing.passing_over(path, _checked)]
+        missing.check_some_left(self.paths)
+        self._begin()  # readers are numbered as the paths that are left
+        self.skipped_shards = missing.names
         groups: list[tuple[int, int, int]] = []  # file, row group, first row in the file
         lengths: list[int] = []
         for number, path in enumerate(self.paths):
             file = self._reader(number)
-            if file.metadata.num_rows == 0:
-                raise DataError(f"{path}: wanted rows, found an empty table")
             self.choose_columns(file.schema_arrow.names, path)
             first = 0
             for group in range(file.metadata.num_row_groups):
@@ -142,15 +147,9 @@ class Parquet(ArrowRows):
         self._open: tuple[dict[int, Any], OrderedDict[int, Any]] = ({}, OrderedDict())
 
     def _reader(self, number: int) -> Any:
-        arrow = _pyarrow()
-        import pyarrow.parquet
-
         files = self._open[0]
         if number not in files:
-            try:
-                files[number] = pyarrow.parquet.ParquetFile(self.paths[number], memory_map=True)
-            except (arrow.ArrowException, OSError) as error:
-                raise DataError(f"{self.paths[number]}: wanted a parquet file, found none ({error})") from error
+            files[number] = _parquet_file(self.paths[number])
         return files[number]
 
     def _file(self, part: int) -> tuple[Path, int]:
@@ -170,6 +169,22 @@ class Parquet(ArrowRows):
                     kept.popitem(last=False)
             kept.move_to_end(part)
             return kept[part]
+
+
+def _parquet_file(path: Path) -> Any:
+    arrow = _pyarrow()
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path, memory_map=True)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: wanted a parquet file, found none ({error})") from error
+
+
+def _checked(path: Path) -> None:
+    """Raise DataError for a file that can't be read, or is empty."""
+    if _parquet_file(path).metadata.num_rows == 0:
+        raise DataError(f"{path}: wanted rows, found an empty table")
 
 
 class SavedDataset(ArrowRows):

@@ -12,20 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..train.config import AugmentSection
+from .config import AugmentSection
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 BLACK: Colour = (0, 0, 0)
 ATTEMPTS = 10  # at a crop that fits, before the largest central one is taken (as torchvision's RandomResizedCrop)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow's "L" is made with
-
-
-def flatten(picture: Image.Image, background: Colour) -> Image.Image:
-    """An RGB picture, the background shown through where it is transparent."""
-    picture = picture.convert("RGBA")
-    opaque = Image.new("RGBA", picture.size, (*background, 255))
-    return Image.alpha_composite(opaque, picture).convert("RGB")
 
 
 class Augmenter:

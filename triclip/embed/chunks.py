@@ -12,7 +12,7 @@ import numpy as np
 from clip_core.errors import DataError
 
 from ..data.prepare import BROKEN
-from ..data.sources import Sample, Source
+from ..data.source import Sample, Source
 from ..search.runs import Unit
 from .duplicates import MISSING, Comparison, Expected, digest
 from .encoder import Encoder

@@ -43,24 +43,36 @@ class ClipSpec:
     """A model that `Clip.from_pretrained` loads, with its arguments."""
 
     def __init__(
-        self, name: Any = "emoji", backend: str = "torch", dtype: str | None = None, device: Any = None
+        self,
+        name: Any = "emoji",
+        backend: str = "torch",
+        dtype: str | None = None,
+        device: Any = None,
+        background: str | None = "white",
     ) -> None:
         from clip_core.hub import BUNDLED
 
         name = os.fspath(name)
         # Other processes may have another working directory.
         self.name = os.path.abspath(name) if name not in BUNDLED and os.path.exists(name) else name
-        self.backend, self.dtype, self.device = backend, dtype, device
+        self.backend, self.dtype, self.device, self.background = backend, dtype, device, background
 
     def identity(self) -> dict[str, Any]:
-        """The name, backend, dtype, and a digest of the weights, configuration and tokenizer."""
-        digest = fingerprint(self.name)
-        return {"name": self.name, "backend": self.backend, "dtype": self.dtype or "float32", "digest": digest}
+        """The name, backend, dtype, background, and a digest of the weights, configuration and tokenizer."""
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "dtype": self.dtype or "float32",
+            "background": self.background,
+            "digest": fingerprint(self.name),
+        }
 
     def load(self, batch_size: int) -> Encoder:
         from ..pipeline import Clip
 
-        return ClipEncoder(Clip.from_pretrained(self.name, self.backend, self.dtype, self.device), batch_size)
+        return ClipEncoder(
+            Clip.from_pretrained(self.name, self.backend, self.dtype, self.device, self.background), batch_size
+        )
 
 
 class ClipEncoder:
@@ -70,12 +82,12 @@ class ClipEncoder:
         from ..data.pictures import PictureReader
 
         self.clip, self.batch_size = clip, batch_size
-        self._reader = PictureReader(clip.processor.image_processor)
+        self._reader = PictureReader(clip.processor.image_processor, background=clip.background)
 
     def threads(self, most: int) -> tuple[Executor, int] | None:
         """A thread for each core, where the backend can keep a batch on one (PyTorch on CPUs)."""
-        cores = self.clip._separate_cores()
-        return (self.clip._bridge.one_core_workers(cores), cores) if 1 < cores <= most else None
+        cores = self.clip.runner.separate_cores(self.clip.model)
+        return (self.clip.runner.one_core_workers(cores), cores) if 1 < cores <= most else None
 
     def read(self, picture: bytes | str, name: str) -> np.ndarray:
         out = np.empty(self._reader.shape, np.float32)

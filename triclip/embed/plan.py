@@ -12,10 +12,10 @@ from typing import Any
 from clip_core.errors import DataError, InputError
 
 from ..data.sources import PROBED, separate
+from ..nested import flatten
 from ..progress import Progress
 from ..search.runs import FORMAT, RUN, VERSION, Input, read_run
 from ..search.writing import write_json
-from ..train.runlog import flatten
 from .engines import Engine
 from .settings import Job
 from .work import Worker

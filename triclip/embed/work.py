@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,8 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from clip_core.errors import DataError
+from clip_core.machine import usable_cpus
 
-from ..data.sources import Source, check_samples, open_source
+from ..data.source import Source
+from ..data.sources import check_samples, open_source
 from ..search.runs import Input, Unit, read_record, units_of
 from .chunks import Chunk, Reader, sample_digests
 from .duplicates import Comparison, write_hashes
@@ -69,7 +70,7 @@ class Worker:
 
     def _open(self, number: int) -> Source:
         settings, one = self.settings, self.job.inputs[number]
-        keys = {"image_key": settings.image_key, "caption_key": settings.caption_key}
+        keys: dict[str, Any] = {"image_key": settings.image_key, "caption_key": settings.caption_key}
         needs = [NEEDS[kind] for kind in settings.kinds]
         return open_source(one.path, settings.format, **keys, needs=needs, salvage=True, probe=False)
 
@@ -126,7 +127,7 @@ class Worker:
             yield Step(chunk.samples, self._write(whole) if chunk.last else None)
 
     def _threads(self) -> Threads:
-        count = self.settings.threads or min(16, os.cpu_count() or 1)
+        count = self.settings.threads or min(16, usable_cpus())
         own = getattr(self.encoder, "threads", lambda most: None)(count)
         if own is None:
             return Threads(ThreadPoolExecutor(count, "triclip-read"), count, self.settings.batch_size, False)
