@@ -13,20 +13,20 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it
 _HOME = {
-    "AddedToken": "tokenizer",
+    "AddedToken": "text.tokenizer",
     "BatchEncoding": "batch",
     "BatchFeature": "batch",
     "BaseModelOutput": "outputs",
     "BaseModelOutputWithPooling": "outputs",
     "CLIPConfig": "config",
-    "CLIPFeatureExtractor": "image_processor",
-    "CLIPImageProcessor": "image_processor",
+    "CLIPFeatureExtractor": "image.processor",
+    "CLIPImageProcessor": "image.processor",
     "CLIPOutput": "outputs",
     "CLIPProcessor": "processor",
     "CLIPTextConfig": "config",
     "CLIPTextModelOutput": "outputs",
-    "CLIPTokenizer": "tokenizer",
-    "CLIPTokenizerFast": "tokenizer",
+    "CLIPTokenizer": "text.tokenizer",
+    "CLIPTokenizerFast": "text.tokenizer",
     "CLIPVisionConfig": "config",
     "CLIPVisionModelOutput": "outputs",
     "CheckpointError": "errors",
@@ -37,7 +37,7 @@ _HOME = {
     "MissingDependencyError": "errors",
     "ModelOutput": "outputs",
     "PretrainedConfig": "config",
-    "openai_tokenize": "tokenizer",
+    "openai_tokenize": "text.tokenizer",
 }
 __all__ = sorted(_HOME)
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .batch import BatchEncoding, BatchFeature
     from .config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
     from .errors import CheckpointError, ConfigError, ImageError, InputError, MissingDependencyError
-    from .image_processor import CLIPFeatureExtractor, CLIPImageProcessor
+    from .image.processor import CLIPFeatureExtractor, CLIPImageProcessor
     from .outputs import (
         BaseModelOutput,
         BaseModelOutputWithPooling,
@@ -56,6 +56,6 @@ if TYPE_CHECKING:
         ModelOutput,
     )
     from .processor import CLIPProcessor
-    from .tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
+    from .text.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

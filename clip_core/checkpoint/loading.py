@@ -39,6 +39,7 @@ class Checkpoint:
         folder: where the processor files are; None for a single file.
         found: the files, for the processor's sake.
         heads: tower -> number of heads, where the layout states it.
+        entries: every entry of the file, under the file's own names.
     """
 
     tensors: Mapping[str, Tensor]
@@ -53,6 +54,7 @@ class Checkpoint:
     folder: Path | None = None
     found: Found | None = None
     heads: Mapping[str, int] = field(default_factory=dict)
+    entries: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def load(
@@ -64,6 +66,7 @@ def load(
     scope: str | None = None,
     config: Mapping[str, Any] | None = None,
     prefer: str | None = None,
+    own: bool = False,
 ) -> Checkpoint:
     """Open a checkpoint, a folder or a single file, of any layout that this package reads.
 
@@ -78,6 +81,7 @@ def load(
             "vision_projection"; None keeps all.
         config: a config.json's content, used in place of the file's.
         prefer: the weight file to take where a folder has several, e.g. "flax_model.msgpack" or its shards.
+        own: it is the file of somebody's own class: there may be other parts than CLIP's in it, or no CLIP at all.
 
     Raises:
         FileNotFoundError: naming what was looked for.
@@ -90,8 +94,29 @@ def load(
     found = locate(path, subfolder, variant, component, prefer)
     content = _read(found)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
-    chosen, notes = _choose(content, wanted or _tower_of(scope), found)
-    tensors, ignored, heads = _translate(content, chosen, found)
+    return _translated(content, found, wanted or _tower_of(scope), component, scope, config, own)
+
+
+def of_tensors(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scope: str | None = None, own: bool = False
+) -> Checkpoint:
+    """A checkpoint of tensors that are in memory, under the names of any layout; otherwise as `load`."""
+    found = Found(None, [Path("state_dict")], None, {}, Path)
+    return _translated(Content("memory", tensors, {}), found, _tower_of(scope), None, scope, config, own)
+
+
+def _translated(
+    content: Content,
+    found: Found,
+    wanted: str | None,
+    component: str | None,
+    scope: str | None,
+    config: Mapping[str, Any] | None,
+    own: bool,
+) -> Checkpoint:
+    """`load`, once the entries are there; `wanted` chooses among several CLIPs."""
+    chosen, notes = _choose(content, wanted, found, own)
+    tensors, ignored, heads = _translate(content, chosen, found, own)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)
     result = Checkpoint(
@@ -107,6 +132,7 @@ def load(
         folder=found.folder,
         found=found,
         heads=heads,
+        entries=content.tensors,
     )
     known = KNOWN.get(chosen.prefix)
     made, assumed = infer.config_of(result, config, known[2] if known else None)
@@ -127,9 +153,11 @@ def _tower_of(scope: str | None) -> str | None:
     return scope.split("_")[0] if scope and scope != "full" else None
 
 
-def _choose(content: Content, component: str | None, found: Found) -> tuple[Scope, list[str]]:
+def _choose(content: Content, component: str | None, found: Found, own: bool = False) -> tuple[Scope, list[str]]:
     where = str(found.manifest or found.weights[0])
     candidates = scopes.find(content.tensors)
+    if own:  # each CLIP in it is asked for by its name
+        return (candidates[0] if candidates else Scope("", dialects.HF, ())), []
     chosen = scopes.choose(candidates, component, where)
     notes = []
     if len(candidates) > 1 and component is None:
@@ -143,7 +171,9 @@ def _choose(content: Content, component: str | None, found: Found) -> tuple[Scop
     return (chosen._replace(towers=("text",)) if resnet else chosen), notes
 
 
-def _translate(content: Content, chosen: Scope, found: Found) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
+def _translate(
+    content: Content, chosen: Scope, found: Found, own: bool = False
+) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
     """(canonical tensors, ignored names, heads of each tower) of the entries under the chosen prefix."""
     where = str(found.manifest or found.weights[0])
     inside = {n.removeprefix(chosen.prefix): t for n, t in content.tensors.items() if n.startswith(chosen.prefix)}
@@ -162,7 +192,7 @@ def _translate(content: Content, chosen: Scope, found: Found) -> tuple[dict[str,
         if rule.op == "heads_bias":
             heads[rule.canonical[0].partition("_")[0]] = tensor.shape[0]
     ignored, foreign = _sort_out(inside, chosen)
-    if foreign and chosen.dialect.name not in ("hf", "hf-flat"):
+    if foreign and not own and chosen.dialect.name not in ("hf", "hf-flat"):
         raise CheckpointError(
             f"{where}: not a plain CLIP; nothing here has a place for:\n" + "\n".join(f"+ {n}" for n in foreign)
         )

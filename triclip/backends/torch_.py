@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from clip_core import machine
 from clip_torch.modeling import CLIPModel
 
 from ..prefixes import Prefixes
-from .torch_prefixes import features
+from .torch_prefixes import features, may_share
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> CLIPModel:
@@ -29,7 +30,15 @@ def text_features(model: CLIPModel, input_ids: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def prefix_features(model: CLIPModel, prefixes: Prefixes) -> np.ndarray:
     """As `text_features`, of texts that share beginnings."""
+    if not may_share(model):
+        return text_features(model, _whole(prefixes))
     return features(model, prefixes).float().cpu().numpy()
+
+
+def _whole(prefixes: Prefixes) -> np.ndarray:
+    """The texts [B, S] again; behind its end each has its end token, which is not the first one there."""
+    columns = np.minimum(np.arange(prefixes.paths.shape[1]), prefixes.ends[:, None])
+    return prefixes.tokens[np.take_along_axis(prefixes.paths, columns, axis=1)]
 
 
 @torch.inference_mode()
@@ -40,7 +49,7 @@ def image_features(model: CLIPModel, pixel_values: np.ndarray) -> np.ndarray:
 
 def separate_cores(model: CLIPModel) -> int:
     """How many cores may compute a batch each (`one_core_workers`); 1 where they can't: off the CPU."""
-    return torch.get_num_threads() if model.device.type == "cpu" else 1
+    return min(torch.get_num_threads(), machine.usable_cpus()) if model.device.type == "cpu" else 1
 
 
 _changing_threads = threading.Lock()

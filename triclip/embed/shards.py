@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.checkpoint.atomic import replace_file
+from clip_core.files import replace_file
 
 from ..search import Index
 from ..search.single_file import files_of

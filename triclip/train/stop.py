@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Any
 
 
 class StopSignals:

@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.errors import InputError
+from clip_core.errors import InputError, MissingDependencyError
 from clip_core.text.added_tokens import AddedToken
-from clip_core.text.bpe import BytePairEncoder
+from clip_core.text.bpe import BytePairEncoder, pack, pad_packed
 from clip_core.text.fast import CLIPTokenizerFast
 from clip_core.text.files import BOS, EOS, bundled_data
 from clip_core.text.normalize import find_ftfy, openai_clean, slow_pattern
-from clip_core.text.options import InputTypeError
-from clip_core.text.quick import pack, pad_packed
+from clip_core.text.rows import InputTypeError
 from clip_core.text.slow import BUNDLED_LENGTH, CLIPTokenizer
 
 __all__ = ["AddedToken", "CLIPTokenizer", "CLIPTokenizerFast", "openai_tokenize"]
@@ -49,8 +48,7 @@ def openai_tokenize(
 ) -> np.ndarray:
     """The ids of OpenAI's `clip.tokenize` and of open_clip's tokenizer: padded with 0.
 
-    The text is mended by ftfy (when installed; install it for equal ids on broken or decorated text), HTML entities are
-    resolved twice, white space collapsed, letters made small.
+    The text is mended by ftfy, HTML entities are resolved twice, white space collapsed, letters made small.
 
     Args:
         texts: a string or a list of them.
@@ -64,6 +62,7 @@ def openai_tokenize(
 
     Raises:
         InputError: a text that is too long and not to be cut, no text, an impossible length, another profile.
+        MissingDependencyError: ftfy is not installed, which those tokenizers need, too.
     """
     if profile not in _SPECIAL_STRINGS:
         raise InputError(f"profile: wanted one of {', '.join(_SPECIAL_STRINGS)}, found {profile!r}")
@@ -75,6 +74,10 @@ def openai_tokenize(
     cuts = profile == "open_clip" if truncate is None else truncate
     engine, pattern = _openai_engine(profile)
     fix_text = find_ftfy()
+    if fix_text is None:
+        raise MissingDependencyError(
+            "openai_tokenize needs ftfy, as OpenAI's own tokenizer does: pip install 'triclip[text]'"
+        )
     rows: list[bytes] = []
     for text in texts:
         body = engine.encode_all(pattern.findall(openai_clean(text, fix_text)))
