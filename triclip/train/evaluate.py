@@ -20,6 +20,7 @@ from ..zero_shot import DEFAULT_TEMPLATES, as_templates, unit
 from .config import TrainConfig
 from .engine import Process
 from .labels import check_labels, column, default_templates, names_in_data, numbered, read_labels
+from .memory import explained
 
 Paths = Sequence[str | os.PathLike] | str | os.PathLike
 _ALONE = Process(0, 1)
@@ -116,18 +117,19 @@ def evaluate_clip(
     common["length"] = text.max_position_embeddings
     names = read_labels(labels) if isinstance(labels, str | os.PathLike) else labels and check_labels(labels, "labels")
     encoder, found = ClipEncoder(clip), {}
-    if retrieval:
-        data = open_evaluation(retrieval, clip.processor, caption_key=caption_key, **common)
-        with Progress("pictures", data.samples, progress) as bar:
-            found["retrieval"] = evaluate_retrieval(encoder, data, lambda batch: bar.advance(_samples(batch)))
-    if zero_shot:
-        data = open_evaluation(zero_shot, clip.processor, label_key=label_key, labelled=True, **common)
-        templates = default_templates(labels) if templates is None else templates
-        chosen = as_templates(clip.templates if templates is None else templates)
-        with Progress("pictures", data.samples, progress) as bar:
-            head = _HeadMaker(encoder, clip.processor, text.max_position_embeddings, chosen, batch_size)
-            advance = lambda batch: bar.advance(_samples(batch))  # noqa: E731
-            found["zero_shot"] = evaluate_zero_shot(encoder, data, names or None, head, advance, predictions)
+    with explained([f"lower batch_size (now {batch_size})"]):
+        if retrieval:
+            data = open_evaluation(retrieval, clip.processor, caption_key=caption_key, **common)
+            with Progress("pictures", data.samples, progress) as bar:
+                found["retrieval"] = evaluate_retrieval(encoder, data, lambda batch: bar.advance(_samples(batch)))
+        if zero_shot:
+            data = open_evaluation(zero_shot, clip.processor, label_key=label_key, labelled=True, **common)
+            templates = default_templates(labels) if templates is None else templates
+            chosen = as_templates(clip.templates if templates is None else templates)
+            with Progress("pictures", data.samples, progress) as bar:
+                head = _HeadMaker(encoder, clip.processor, text.max_position_embeddings, chosen, batch_size)
+                advance = lambda batch: bar.advance(_samples(batch))  # noqa: E731
+                found["zero_shot"] = evaluate_zero_shot(encoder, data, names or None, head, advance, predictions)
     return found
 
 

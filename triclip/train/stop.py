@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 
 class StopSignals:
@@ -20,7 +21,8 @@ class StopSignals:
 
     def __init__(self, forward: bool = False) -> None:
         self.asked = False
-        self._forward, self._former = forward, {}  # type: bool, dict[int, Any]
+        self._forward = forward
+        self._former: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT,) if forward else (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # of a program in the background, Ctrl-C
