@@ -173,6 +173,17 @@ def local_path(text: str, folder: str, name: str) -> str:
     return text if os.path.isabs(text) else f"{folder}{os.sep}{text}"
 
 
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """The keys and values of a JSON text. Raises DataError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: wanted a JSON object, found something else ({error})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{name}: wanted a JSON object, found {type(found).__name__}")
+    return found
+
+
 def decode_text(data: bytes, name: str) -> str:
     """UTF-8 text. Raises DataError."""
     try:

@@ -27,7 +27,7 @@ _ALONE = Process(0, 1)
 
 
 class Encoder(Protocol):
-    """What embeds: an Engine, or a Clip (`ClipEncoder`). See `engine.Engine` for the three."""
+    """Embeds pictures and texts: an Engine, or a `ClipEncoder`. See `engine.Engine` for the three methods."""
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray: ...
 
@@ -56,7 +56,7 @@ class ClipEncoder:
 
     def __init__(self, clip: Any) -> None:
         self._model, self._bridge = clip.model, clip._bridge
-        self._none = np.empty((0, clip.config.projection_dim), np.float32)  # models are not asked about nothing
+        self._none = np.empty((0, clip.config.projection_dim), np.float32)  # an empty batch is not passed to the model
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         return unit(self._bridge.image_features(self._model, pixel_values)) if len(pixel_values) else self._none
@@ -138,7 +138,7 @@ def _samples(batch: Any) -> int:
 
 
 def _without_padding(input_ids: np.ndarray) -> np.ndarray:
-    """Without the columns at the end in which every row repeats its last token, but for the first of them."""
+    """The rows without trailing columns in which every row repeats its last token; the first of these stays."""
     differs = np.flatnonzero((input_ids != input_ids[:, -1:]).any(0))
     return input_ids[:, : (differs[-1] if len(differs) else 0) + 2]
 
@@ -327,7 +327,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _in_all(encoder: Encoder, work: Callable[[], Any]) -> Any:
-    """The result of what needs no other process; when it fails in one, all raise, and none waits for that one."""
+    """The result of `work`, which needs no other process. If it fails in one process, all raise, so that none waits."""
     problem, result = None, None
     try:
         result = work()

@@ -158,7 +158,7 @@ class _Run:
         log = RunLog(self.output, steps, batch_size, self.engine.step, self.config.log.tensorboard, self._stream)
         self._stack.callback(log.close)
         if skipped := self.pipeline.source.skipped_shards:
-            log.say(f"data.train: {len(skipped)} shards are missing or damaged: {', '.join(skipped)}")
+            log.say(f"data.train: missing or damaged shards: {len(skipped)} ({', '.join(skipped)})")
         if self.engine.step:
             log.say(f"going on from step {self.engine.step} of {self.config.steps}")
             for change in self.changes:
