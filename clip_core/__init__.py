@@ -19,8 +19,8 @@ _HOME = {
     "BaseModelOutput": "outputs",
     "BaseModelOutputWithPooling": "outputs",
     "CLIPConfig": "config",
-    "CLIPFeatureExtractor": "image_processor",
-    "CLIPImageProcessor": "image_processor",
+    "CLIPFeatureExtractor": "image.processor",
+    "CLIPImageProcessor": "image.processor",
     "CLIPOutput": "outputs",
     "CLIPProcessor": "processor",
     "CLIPTextConfig": "config",
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .batch import BatchEncoding, BatchFeature
     from .config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
     from .errors import CheckpointError, ConfigError, ImageError, InputError, MissingDependencyError
-    from .image_processor import CLIPFeatureExtractor, CLIPImageProcessor
+    from .image.processor import CLIPFeatureExtractor, CLIPImageProcessor
     from .outputs import (
         BaseModelOutput,
         BaseModelOutputWithPooling,

@@ -9,7 +9,7 @@ import functools
 from typing import Any
 
 from .errors import MissingDependencyError
-from .image_processor import CLIPImageProcessor
+from .image.processor import CLIPImageProcessor
 from .processor import CLIPProcessor
 from .text.tokenizer import CLIPTokenizer, CLIPTokenizerFast
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import InputError
 
@@ -33,8 +33,7 @@ STEPS = {
 }
 
 MARGIN = 1.1  # a short cut has to be this many times as quick: less may be chance
-MEASURING_S = 0.02  # for one step; 0.05 for all of them together
-PATIENCE_S = 1.0  # for another thread's measurement
+MEASURING_S = 0.008  # for one step; with what has to be made for it, all of them take less than 0.05
 
 
 class Choice(NamedTuple):
@@ -44,8 +43,12 @@ class Choice(NamedTuple):
     reason: str
 
 
+UNDECIDED = Choice(False, "decided at its first use")
+
 _found: dict[str, Choice] = {}
-_measuring = threading.RLock()  # a measurement may ask for another step
+_measuring = [threading.RLock()]  # reentrant: a measurement may ask for another step
+if hasattr(os, "register_at_fork"):  # the thread that measured isn't there in the child
+    os.register_at_fork(after_in_child=lambda: _measuring.__setitem__(0, threading.RLock()))
 
 
 def choice(step: str, measure: Callable[[], bool | float] | None = None) -> bool:
@@ -72,16 +75,11 @@ def why(step: str, measure: Callable[[], bool | float] | None = None) -> Choice:
     if step in _found:
         return _found[step]
     if measure is None:
-        return Choice(False, "not measured yet")
-    # A process that was forked during a measurement has the lock and no thread that would release it.
-    if not _measuring.acquire(timeout=PATIENCE_S):
-        return Choice(False, "another thread is measuring")
-    try:
+        return UNDECIDED
+    with _measuring[0]:
         if step not in _found:
             _found[step] = _measured(measure)
         return _found[step]
-    finally:
-        _measuring.release()
 
 
 def _measured(measure: Callable[[], bool | float]) -> Choice:
@@ -210,7 +208,8 @@ def flags() -> frozenset[str]:
         return frozenset(found.lower().split())
     import numpy as np
 
-    extensions = np.show_config(mode="dicts").get("SIMD Extensions", {})  # type: ignore[union-attr]
+    shown: Any = np.show_config(mode="dicts")
+    extensions = shown.get("SIMD Extensions", {})
     return frozenset(name.lower() for key in ("baseline", "found") for name in extensions.get(key, ()))
 
 
@@ -233,5 +232,6 @@ def describe() -> str:
     ]
     for step, what in STEPS.items():
         answer = why(step)
-        lines.append(f"{step:12} {'fast' if answer.fast else 'plain'}: {answer.reason} ({what})")
+        way = "" if answer is UNDECIDED else "fast: " if answer.fast else "plain: "
+        lines.append(f"{step:12} {way}{answer.reason} ({what})")
     return "\n".join(lines)

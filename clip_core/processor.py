@@ -16,7 +16,7 @@ from .absent import absent_attribute
 from .batch import BatchEncoding
 from .errors import InputError
 from .files import write_text
-from .image_processor import CLIPImageProcessor
+from .image.processor import CLIPImageProcessor
 from .text.files import check_regular, read_json_object
 from .text.tokenizer import CLIPTokenizer, CLIPTokenizerFast
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_core.image_processor import CLIPImageProcessor
+from clip_core.image.processor import CLIPImageProcessor
 from clip_core.text.tokenizer import CLIPTokenizerFast
 from clip_torch.modeling import CLIPModel
 

@@ -140,7 +140,7 @@ def _checked(given: Any, name: str) -> np.ndarray:
 
 def _pixels(clip: Clip, image: Any) -> tuple[np.ndarray, np.ndarray]:
     """What the model takes, float32 [1, C, H, W], and the same part of the picture for people, uint8."""
-    from clip_core.image_input import load_image
+    from clip_core.image.input import load_image
 
     processor, picture = clip.processor.image_processor, load_image(image)
     pixels = processor([picture], return_tensors="np")["pixel_values"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from clip_core.image_input import load_image
+from clip_core.image.input import flatten, load_image
 
 CELL = 72  # pixels
 MARGIN = 12
@@ -64,12 +64,9 @@ def thumbnail(picture: Any, size: tuple[int, int], transparent: bool = False) ->
     """A path, Pillow image or array as RGB over white (or as RGBA), at most `size` (width, height) in pixels."""
     image = load_image(picture)
     image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-    image = image.convert("RGBA")
+    image = image.convert("RGBA") if transparent else flatten(image, PAPER).convert("RGB")
     image.thumbnail(size)
-    if transparent:
-        return image
-    paper = Image.new("RGBA", image.size, PAPER)
-    return Image.alpha_composite(paper, image).convert("RGB")
+    return image
 
 
 def shorten(text: str, limit: int = 48) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 
 from clip_core.errors import ImageError, InputError, MissingDependencyError
 from clip_core.hub import DEFAULT_MODEL, HUB_ARGUMENTS
-from clip_core.image_input import load_image
+from clip_core.image.input import load_image
+from clip_core.machine import usable_cpus
 
 from .prefixes import shared_prefixes, until_end
 from .progress import Progress
@@ -178,7 +179,7 @@ class Clip:
         """The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock."""
         batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
         with (
-            ThreadPoolExecutor(min(os.cpu_count() or 1, len(batches[0]))) as pool,
+            ThreadPoolExecutor(min(usable_cpus(), len(batches[0]))) as pool,
             ThreadPoolExecutor(1) as ahead,
         ):
             pending = ahead.submit(self._pixels, batches[0], skip, pool.map)
@@ -286,7 +287,7 @@ def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
     """The model's CLIPProcessor. Parts that a checkpoint lacks are completed: OpenAI's vocabulary where it fits the
     model's, and OpenAI's preprocessing at the model's picture size."""
     from clip_core.hub import resolve_folder
-    from clip_core.image_processor import CLIPImageProcessor
+    from clip_core.image.processor import CLIPImageProcessor
     from clip_core.processor import CLIPProcessor
     from clip_core.text.tokenizer import CLIPTokenizerFast
 

@@ -78,7 +78,7 @@ def _bundled_tokenizer(config: Mapping[str, Any], prefix: str, notes: list[str])
 
 
 def _image_processor(read: Checkpoint, config: Mapping[str, Any], notes: list[str]) -> dict[str, bytes]:
-    from ..image_processor import CLIPImageProcessor
+    from ..image.processor import CLIPImageProcessor
 
     side = int(config["image_size"])
     options: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}

@@ -25,7 +25,7 @@ from clip_core.text.files import (
     tokenizer_json,
 )
 
-logger = logging.getLogger("clip_core.tokenizer")
+logger = logging.getLogger("clip_core.text.tokenizer")
 
 VOCAB, MERGES, TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"
 CONFIG, SPECIAL_MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"

@@ -16,7 +16,7 @@ import numpy as np
 from clip_core.errors import InputError
 from clip_core.text.encoding import padding_length
 
-logger = logging.getLogger("clip_core.tokenizer")
+logger = logging.getLogger("clip_core.text.tokenizer")
 
 NO_LIMIT = int(1e30)  # `model_max_length` of a tokenizer that knows no limit
 _LARGE = int(1e20)

@@ -159,7 +159,9 @@ def _id_tensor_storage(tensor: Any) -> tuple[Any, ...]:
 def _no_init_weights(_enable: bool = True) -> Any:
     """Modules that are made inside draw nothing."""
     init = importlib.import_module("torch.nn.init")
-    kept = {name: f for name, f in vars(init).items() if name.endswith("_") and callable(f) and not name.startswith("_")}
+    kept = {
+        name: f for name, f in vars(init).items() if name.endswith("_") and callable(f) and not name.startswith("_")
+    }
     try:
         for name in kept if _enable else ():
             setattr(init, name, lambda tensor, *args, **kwargs: tensor)

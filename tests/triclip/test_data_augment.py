@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from triclip.data.augment import Augmenter, crop_box, flatten, recolour
+from triclip.data.augment import Augmenter, crop_box, recolour
 from triclip.train.config import AugmentSection
 
 NOISE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -62,13 +62,6 @@ def test_backgrounds():
     assert augmenter(background="black").background(seeded()) == (0, 0, 0)
     drawn = [augmenter(background="random").background(seeded(seed)) for seed in range(300)]
     assert 110 < drawn.count((255, 255, 255)) < 190 and len(set(drawn)) > 100
-    picture = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
-    picture.putpixel((1, 0), (10, 20, 30, 255))
-    assert list(flatten(picture, (1, 2, 3)).getdata()) == [(1, 2, 3), (10, 20, 30)]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([200, 0, 0])
-    palette.info["transparency"] = 0
-    assert flatten(palette, (1, 2, 3)).getpixel((0, 0)) == (1, 2, 3)
 
 
 @settings(max_examples=200, deadline=None)

@@ -73,7 +73,7 @@ def _tokenizer(folder: Path, config: Any) -> Any:
 
 def image_processor(folder: Path, config: Any) -> Any:
     """The checkpoint's own, or OpenAI's preprocessing at the model's picture size."""
-    from clip_core.image_processor import CLIPImageProcessor
+    from clip_core.image.processor import CLIPImageProcessor
 
     if folder.is_dir() and any((folder / f"{n}_config.json").is_file() for n in ("preprocessor", "processor")):
         return CLIPImageProcessor.from_pretrained(folder)
@@ -85,7 +85,7 @@ def image_processor(folder: Path, config: Any) -> Any:
 
 def load_pictures(images: Any) -> list[Any]:
     """Pictures, arrays and paths as pictures and arrays; folders and patterns as the files they hold."""
-    from clip_core.image_input import load_image
+    from clip_core.image.input import load_image
 
     from ..pipeline import expand_images
 

@@ -21,13 +21,6 @@ ATTEMPTS = 10  # at a crop that fits, before the largest central one is taken (a
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow's "L" is made with
 
 
-def flatten(picture: Image.Image, background: Colour) -> Image.Image:
-    """An RGB picture, the background shown through where it is transparent."""
-    picture = picture.convert("RGBA")
-    opaque = Image.new("RGBA", picture.size, (*background, 255))
-    return Image.alpha_composite(opaque, picture).convert("RGB")
-
-
 class Augmenter:
     """The changes an AugmentSection asks for, to pictures that are to become `height` x `width` pixels."""
 

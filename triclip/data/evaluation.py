@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from clip_core.machine import usable_cpus
+
 from ..train.engine import Process
 from .pictures import PictureReader
 from .prepare import BROKEN, Broken, Texts
@@ -77,7 +79,7 @@ class Evaluation:
         """The batches, in order. Raises DataError from the source only when a file as a whole can't be read."""
         first = self.process.index * self._share()
         last = min(first + self._share(), self.samples)
-        threads = min(MOST_THREADS, os.cpu_count() or 1)
+        threads = min(MOST_THREADS, usable_cpus())
         pool = ThreadPoolExecutor(threads, thread_name_prefix="triclip-evaluation")
         pending: deque[list[Future]] = deque()
         starts = iter(range(first, first + len(self) * self.batch_size, self.batch_size))

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from clip_core import image_fast, image_jpeg, image_profiles
-from clip_core.errors import ConfigError, ImageError
-from clip_core.image_input import DECODING_ERRORS, apply_exif, check_depth, check_pixels, decode, load_image, to_rgb
-from clip_core.image_ops import FIRST
+from clip_core.errors import ConfigError, ImageError, InputError
+from clip_core.image import fast
+from clip_core.image.input import DECODING_ERRORS, apply_exif, check_pixels, decode, flatten, load_image, to_rgb
+from clip_core.image.ops import FIRST
 
 from ..train.config import AugmentSection
-from .augment import Augmenter, Colour, flatten
+from .augment import Augmenter, Colour
 
 
 def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> Image.Image:
-    """A decoded picture. Raises ImageError for what is none, is damaged, or is too large (see `image_input`).
+    """A decoded picture. Raises ImageError for what is none, is damaged, or is too large (see `image/input.py`).
 
     `unread_jpeg`: see `load_image`.
     """
@@ -32,9 +32,9 @@ def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> 
     try:
         opened = Image.open(io.BytesIO(picture))
         check_pixels(*opened.size, name)
-        if not (unread_jpeg and image_jpeg.takes(opened)):
-            check_depth(decode(opened))
-    except ImageError:
+        if not (unread_jpeg and fast.is_unread(opened)):
+            decode(opened)
+    except InputError:
         raise
     except DECODING_ERRORS as error:
         # Of bytes, Pillow says only where in memory they are.
@@ -55,17 +55,13 @@ class PictureReader:
 
     def __init__(self, image_processor: Any, augment: AugmentSection | None = None) -> None:
         self.image_processor = image_processor
-        self.steps = image_processor._steps({"kwargs": {}, "data_format": FIRST, "input_data_format": None})
+        self.steps = image_processor.steps(data_format=FIRST)
         size, crop = self.steps.size, self.steps.crop
         if crop is None and (size is None or "height" not in size):
             raise ConfigError("do_center_crop: wanted true, for pictures of one size, found false")
         crop = crop or size
         self.height, self.width = crop["height"], crop["width"]
         self.augmenter = Augmenter(augment, self.height, self.width, self.steps.resample) if augment else None
-        if self.steps.profile == "hf":
-            self._table = image_fast.lookup_table(3, self.steps.scale, self.steps.mean, self.steps.std)
-        else:
-            self._table = image_profiles.lookup_table(3, self.steps.scale, self.steps.mean, self.steps.std)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -82,11 +78,11 @@ class PictureReader:
         if self.steps.exif:
             image = apply_exif(image)
         background = self.augmenter.background(random)
-        image = flatten(image, background) if image.has_transparency_data else to_rgb(image)
+        image = to_rgb(flatten(image, background))
         if self.augmenter.is_plain:
             self._plain(image, name, out)
             return
-        image_fast.apply_table(self._augmented(image, background, random), self._table, self.steps.crop, out)
+        self.steps.finish(self._augmented(image, background, random), out)
 
     def _plain(self, image: Image.Image, name: str, out: np.ndarray) -> None:
         values = self.image_processor.preprocess(image, data_format=FIRST)["pixel_values"][0]
@@ -98,7 +94,5 @@ class PictureReader:
         assert self.augmenter is not None
         cropped = self.augmenter.crop(image, random)
         if cropped is None:  # the plain centre crop
-            cropped = Image.fromarray(
-                image_fast.central_pixels(image, self.steps.size, self.steps.crop, self.steps.resample)
-            )
+            cropped = Image.fromarray(self.steps.bytes(image))
         return self.augmenter.change(cropped, background, random)

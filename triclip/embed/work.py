@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_core.errors import DataError
+from clip_core.machine import usable_cpus
 
 from ..data.prepare import BROKEN
 from ..data.sources import Sample, Source, open_source
@@ -174,7 +175,7 @@ class Worker:
 
     def _chunks(self, units: Iterable[Unit]) -> Iterator[Chunk | dict[str, Any]]:
         """The chunks of all units in order, some of them ahead of time; the record of a unit that is finished."""
-        threads = self.settings.threads or min(16, os.cpu_count() or 1)
+        threads = self.settings.threads or min(16, usable_cpus())
         waiting: deque[Future[Chunk] | dict[str, Any]] = deque()
         with self._pool(threads) as pool:
             try:

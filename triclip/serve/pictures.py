@@ -8,7 +8,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from clip_core.errors import ImageError
-from clip_core.image_input import DECODING_ERRORS, apply_exif, load_image
+from clip_core.image.input import DECODING_ERRORS, apply_exif, load_image
 
 from ..grid import thumbnail
 from .limits import Refusal

@@ -61,7 +61,7 @@ def load_processor(config: TrainConfig, model_config: Any) -> Any:
 
     Raises ConfigError when the vocabulary doesn't fit the model, FileNotFoundError.
     """
-    from clip_core.image_processor import CLIPImageProcessor
+    from clip_core.image.processor import CLIPImageProcessor
     from clip_core.processor import CLIPProcessor
     from clip_core.text.tokenizer import CLIPTokenizerFast
 
@@ -88,7 +88,7 @@ def load_processor(config: TrainConfig, model_config: Any) -> Any:
 
 def _saved_image_processor(name: str) -> Any:
     from clip_core.hub import resolve_folder
-    from clip_core.image_processor import CLIPImageProcessor
+    from clip_core.image.processor import CLIPImageProcessor
 
     folder = resolve_folder(name)
     has = folder.is_dir() and any(

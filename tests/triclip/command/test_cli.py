@@ -83,6 +83,17 @@ def test_inspect_the_embedded_model(capsys):
     assert "float16" in capsys.readouterr().out
 
 
+def test_inspect_the_machine(capsys, monkeypatch):
+    monkeypatch.setenv("TRICLIP_SHORT_CUTS", "linear=plain")
+    assert run("inspect", "--machine") == 0
+    found = capsys.readouterr().out
+    assert "threads" in found and "linear       plain: set by TRICLIP_SHORT_CUTS" in found
+    assert "pixels" in found and "pixels       decided at" not in found
+    assert "--machine" in failing(capsys, "inspect")
+    monkeypatch.setenv("TRICLIP_SHORT_CUTS", "everything")
+    assert "TRICLIP_SHORT_CUTS: wanted" in failing(capsys, "inspect", "--machine")
+
+
 def failing(capsys, *arguments):
     assert run(*arguments) == 1
     out, err = capsys.readouterr()

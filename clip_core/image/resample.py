@@ -1,4 +1,4 @@
-"""Pillow's resize of an 8-bit picture as matrix products: the same bytes, in about half the time.
+"""Pillow's resize of an 8-bit picture as matrix products: the same bytes, sooner on processors with AVX-512.
 
 Pillow resizes in two passes, across and down. In each, an output byte is the sum of some input bytes times whole
 numbers (the filter's weights times 2**22), rounded, shifted and clipped to a byte. Here
@@ -50,6 +50,7 @@ MIN_INPUT = 1 << 16  # pixels; smaller pictures gain nothing
 # What bytes are times while they lie in packed pixels. Weights are divided by it, which is sooner done than shifting
 # all bytes, and as exact: in float32, powers of 2 change nothing but the exponent.
 PACKED_FACTORS = (1.0, 2.0**8, 2.0**16)
+GREY_FACTORS = (1.0,)
 
 
 class Pass(NamedTuple):
@@ -162,48 +163,52 @@ def _blocks(
 class _Scratch(threading.local):
     """Arrays that a thread uses again for the next picture: new memory costs more than the work done in it."""
 
+    MOST_VALUES = 1 << 22  # of an array that is kept; larger ones are new each time
+
     def __init__(self) -> None:
         self.kept: dict[str, np.ndarray] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """An array of any finite numbers, the calling thread's until it asks for the same name again."""
         size = math.prod(shape)
+        if size > self.MOST_VALUES:
+            return np.zeros(shape, dtype)
         found = self.kept.get(name)
         if found is None or found.size < size:
             found = self.kept[name] = np.zeros(size, dtype)
         return found[:size].reshape(shape)
 
 
-_scratch = _Scratch()
+scratch = _Scratch().array
 
 
-def size_of(picture: Image.Image | np.ndarray) -> tuple[int, int]:
-    """(width, height)."""
-    return picture.size if isinstance(picture, Image.Image) else (picture.shape[1], picture.shape[0])
+def packed_pixels(picture: Image.Image) -> np.ndarray:
+    """An RGB picture's pixels as int32 [H, W], red the lowest byte; an L picture's as uint8 [H, W]."""
+    raw, dtype = ("L", np.uint8) if picture.mode == "L" else ("RGBX", np.dtype("<i4"))
+    return np.frombuffer(picture.tobytes("raw", raw), dtype).reshape(picture.height, picture.width)
 
 
 def resized_planes(
-    picture: Image.Image | np.ndarray, height: int, width: int, box: tuple[int, int, int, int], resample: Any
+    packed: np.ndarray, height: int, width: int, box: tuple[int, int, int, int], resample: Any
 ) -> np.ndarray:
-    """`picture.resize((width, height), resample).crop(box)` of an RGB or L picture, across first: [C, H, W].
+    """`picture.resize((width, height), resample).crop(box)`, across first: [C, H, W], the picture as `packed_pixels`.
 
-    The picture may also be RGB packed into int32 [H, W], red lowest. The result, bytes as float32, is the calling
-    thread's until its next call.
+    The result, bytes as float32, is the calling thread's until its next call.
     """
     left, top, right, bottom = box
-    original = size_of(picture)
-    factors = (1.0,) * len(picture.getbands()) if isinstance(picture, Image.Image) else PACKED_FACTORS
+    factors = GREY_FACTORS if packed.dtype == np.uint8 else PACKED_FACTORS
     channels = len(factors)
-    down = passing(original[1], height, top, bottom, resample, (1.0,) * channels, right - left, LENGTHS_DOWN)
-    across = passing(original[0], width, left, right, resample, factors, GROUP, LENGTHS_ACROSS)
-    squeezed = _scratch.array("squeezed", (channels, down.span, across.outputs))
+    down = passing(packed.shape[0], height, top, bottom, resample, (1.0,) * channels, right - left, LENGTHS_DOWN)
+    across = passing(packed.shape[1], width, left, right, resample, factors, GROUP, LENGTHS_ACROSS)
+    squeezed = scratch("squeezed", (channels, down.span, across.outputs))
     rows = max(1, BAND_FLOATS // (across.span * channels * GROUP)) * GROUP
-    source = _scratch.array("source", (channels, min(rows, -(-(down.end - down.begin) // GROUP) * GROUP), across.span))
+    source = scratch("source", (channels, min(rows, -(-(down.end - down.begin) // GROUP) * GROUP), across.span))
     columns = slice(across.begin - across.low, across.end - across.low)
     for begin in range(down.begin, down.end, rows):
         end = min(begin + rows, down.end)
-        _copy(picture, (across.begin, begin, across.end, end), source[:, : end - begin, columns])
+        _copy(packed[begin:end], across.begin, across.end, source[:, : end - begin, columns])
         _across(source, across, squeezed[:, begin - down.low : end - down.low])
-    sums = _scratch.array("sums", (channels, down.outputs, across.outputs))
+    sums = scratch("sums", (channels, down.outputs, across.outputs))
     _, blocks, inputs, length = down.matrices.shape
     windows = _windows(squeezed, 1, blocks, down.step, inputs)
     np.matmul(down.matrices.swapaxes(2, 3), windows, out=sums.reshape(channels, blocks, length, -1))
@@ -211,21 +216,14 @@ def resized_planes(
     return found[:, : bottom - top, : right - left]
 
 
-def _copy(picture: Image.Image | np.ndarray, box: tuple[int, int, int, int], planes: np.ndarray) -> None:
-    """The bytes of a picture within a box (left, top, right, bottom) as floats [C, H, W].
-
-    Those of packed pixels are times PACKED_FACTORS.
-    """
-    left, top, right, bottom = box
-    if isinstance(picture, Image.Image):
-        part = picture.crop(box)
-        for plane, name in zip(planes, picture.getbands(), strict=True):  # NumPy can't see Pillow's own pixels
-            plane[...] = np.frombuffer(part.tobytes("raw", name), np.uint8).reshape(plane.shape)
+def _copy(packed: np.ndarray, left: int, right: int, planes: np.ndarray) -> None:
+    """Columns of packed pixels as float planes [C, H, W], each times its factor."""
+    if packed.dtype == np.uint8:
+        planes[0] = packed[:, left:right]
         return
-    packed = picture[top:bottom]
-    if 2 * (right - left) < picture.shape[1]:  # else whole rows are quicker: they lie in one piece
+    if 2 * (right - left) < packed.shape[1]:  # else whole rows are quicker: they lie in one piece
         packed, left, right = packed[:, left:right], 0, right - left
-    byte = _scratch.array("byte", packed.shape, np.int32)
+    byte = scratch("byte", packed.shape, np.int32)
     for plane, factor in zip(planes, PACKED_FACTORS, strict=True):
         plane[...] = np.bitwise_and(packed, 255 * int(factor), out=byte)[:, left:right]
 
@@ -241,7 +239,7 @@ def _across(source: np.ndarray, across: Pass, target: np.ndarray) -> None:
     """The pass across of float bytes [C, rows, span] into `target` [C, at most rows, outputs]."""
     channels, rows, span = source.shape
     _, blocks, inputs, length = across.matrices.shape
-    sums = _scratch.array("sums", (channels, rows, across.outputs))
+    sums = scratch("sums", (channels, rows, across.outputs))
     windows = _windows(source.reshape(channels, -1, GROUP, span), 3, blocks, across.step, inputs)
     grouped = sums.reshape(channels, -1, GROUP, blocks, length)
     np.matmul(windows.swapaxes(2, 3), across.matrices[:, None], out=grouped.swapaxes(2, 3))
@@ -253,10 +251,10 @@ def _round(sums: np.ndarray, source: np.ndarray, axis: int, done: Pass, target: 
 
     They were made along an axis (1 or 2) of `source`. `target` may have fewer rows, and may be `sums`.
     """
-    rounded = np.rint(sums, out=_scratch.array("rounded", sums.shape))
+    rounded = np.rint(sums, out=scratch("rounded", sums.shape))
     sums -= rounded
     np.abs(sums, out=sums)
-    doubtful = np.flatnonzero(np.greater(sums, done.surest, out=_scratch.array("doubtful", sums.shape, np.bool_)))
+    doubtful = np.flatnonzero(np.greater(sums, done.surest, out=scratch("doubtful", sums.shape, np.bool_)))
     if len(doubtful):
         rounded.reshape(-1)[doubtful] = _again(np.unravel_index(doubtful, sums.shape), source, axis, done)
     return np.clip(rounded[:, : target.shape[1]], 0, 255, out=target)

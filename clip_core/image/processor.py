@@ -1,14 +1,12 @@
 """CLIPImageProcessor: pictures to pixel values, as transformers 4.37.2 makes them with Pillow, to the bit.
 
-The arithmetic is in `image_ops.py`, exact short cuts in `image_fast.py`, torchvision's way in `image_profiles.py`, and
-what counts as a picture in `image_input.py`.
+The steps are in `profiles.py`, their arithmetic in `ops.py`, and what counts as a picture in `input.py`.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -19,14 +17,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import image_ops
-from .batch import BatchFeature
-from .errors import ConfigError, ImageError, InputError
-from .hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_folder
-from .image_input import flatten_images, load_image, to_array
-from .image_ops import BICUBIC, FIRST
-from .image_profiles import PROFILES
-from .image_steps import Steps, pixel_batch, pixel_values
+from ..batch import BatchFeature
+from ..errors import ConfigError, ImageError, InputError
+from ..files import write_text
+from ..hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, PushToHub, resolve_folder, upload_arguments, upload_message
+from ..hub import push_to_hub as _upload
+from . import ops
+from .input import fetch_image, flatten_images, load_image, to_array
+from .ops import BICUBIC, FIRST
+from .profiles import PROFILES, Steps, pixel_batch, pixel_values
 
 __all__ = ["OPENAI_CLIP_MEAN", "OPENAI_CLIP_STD", "CLIPFeatureExtractor", "CLIPImageProcessor", "load_image"]
 
@@ -34,10 +33,12 @@ OPENAI_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 OPENAI_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 CONFIG_NAME = "preprocessor_config.json"
+# Keywords of models' and tokenizers' `save_pretrained` that programs pass to all three; they change nothing here.
+SAVE_ARGUMENTS = ("safe_serialization", "max_shard_size", "is_main_process", "legacy_format", "filename_prefix")
 NESTED_CONFIG_NAME = "processor_config.json"  # transformers 5: under the key "image_processor"
 
 
-class CLIPImageProcessor:
+class CLIPImageProcessor(PushToHub):
     """Resize, crop, rescale and normalise pictures for CLIP.
 
     Args:
@@ -51,7 +52,7 @@ class CLIPImageProcessor:
         do_normalize, image_mean, image_std: (x - mean) / std per channel; a number or one for each channel; default
             OpenAI's.
         do_convert_rgb: convert Pillow images to RGB first. Arrays are never converted.
-        profile: "hf" (default), "openai" or "open_clip": whose pixel values to give, see `image_profiles.py`.
+        profile: "hf" (default), "openai" or "open_clip": whose pixel values to give, see `profiles.py`.
         apply_exif_orientation: turn Pillow images as their EXIF tag says; default False, as transformers and OpenAI.
         reduced_decoding: True decodes JPEG files that Pillow opened but didn't read yet at 1/2, 1/4 or 1/8 of their
             size where that is no smaller than the resized picture: several times faster for large photographs, and not
@@ -87,13 +88,13 @@ class CLIPImageProcessor:
         self._processor_class = self._extra.pop("processor_class", None)
         self._extra.pop("image_processor_type", None)
         self.do_resize = do_resize
-        self.size = image_ops.size_dict({"shortest_edge": 224} if size is None else size, "size", square=False)
+        self.size = ops.size_dict({"shortest_edge": 224} if size is None else size, "size", square=False)
         if "use_square_size" in kwargs and "shortest_edge" in self.size:
             # KOSMOS-2's files: their shortest edge means both edges (so in transformers).
-            self.size = image_ops.size_dict(self.size["shortest_edge"])
+            self.size = ops.size_dict(self.size["shortest_edge"])
         self.resample = resample
         self.do_center_crop = do_center_crop
-        self.crop_size = image_ops.size_dict(224 if crop_size is None else crop_size, "crop_size")
+        self.crop_size = ops.size_dict(224 if crop_size is None else crop_size, "crop_size")
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         self.do_normalize = do_normalize
@@ -103,8 +104,8 @@ class CLIPImageProcessor:
         self.profile = profile
         self.apply_exif_orientation = apply_exif_orientation
         self.reduced_decoding = reduced_decoding
-        if profile not in PROFILES:
-            raise InputError(f"profile: wanted one of {', '.join(PROFILES)}, found {profile!r}")
+        if not isinstance(profile, str) or profile not in PROFILES:
+            raise InputError(f"profile: wanted one of {', '.join(PROFILES)}, found {ops.short(profile)}")
 
     def __getattr__(self, name: str) -> Any:
         # `_extra` itself is absent while unpickling or copying; asking for it must not recurse.
@@ -152,42 +153,66 @@ class CLIPImageProcessor:
         Raises:
             InputError: settings or types that can't be, an empty list. ImageError: a picture that can't be used.
         """
-        steps = self._steps(locals())
+        steps = self.steps(
+            do_resize=do_resize,
+            size=size,
+            resample=resample,
+            do_center_crop=do_center_crop,
+            crop_size=crop_size,
+            do_rescale=do_rescale,
+            rescale_factor=rescale_factor,
+            do_normalize=do_normalize,
+            image_mean=image_mean,
+            image_std=image_std,
+            do_convert_rgb=do_convert_rgb,
+            data_format=data_format,
+            input_data_format=input_data_format,
+            apply_exif_orientation=kwargs.get("apply_exif_orientation"),
+        )
         pictures = flatten_images(images)
         if return_tensors is None:
             return BatchFeature({"pixel_values": pixel_values(pictures, steps)})
         return BatchFeature({"pixel_values": pixel_batch(pictures, steps)}, tensor_type=return_tensors)
 
-    def _steps(self, given: Mapping[str, Any]) -> Steps:
+    def steps(self, *, data_format: Any = FIRST, input_data_format: Any = None, **given: Any) -> Steps:
+        """One call's settings, checked: the constructor's, except those that `preprocess` is given and aren't None."""
+
         def chosen(name: str) -> Any:
             return getattr(self, name) if given.get(name) is None else given[name]
 
-        scale = None
-        if chosen("do_rescale"):
-            scale = chosen("rescale_factor")
-            if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
-                raise InputError(f"rescale_factor: wanted a finite number, found {scale!r}")
+        def wanted(name: str) -> bool:
+            return _flag(chosen(name), name)
+
         crop = None
-        if chosen("do_center_crop"):
-            crop = image_ops.size_dict(chosen("crop_size"), "crop_size")
+        if wanted("do_center_crop"):
+            crop = ops.size_dict(chosen("crop_size"), "crop_size")
             if "height" not in crop:
                 raise InputError(f"crop_size: wanted the keys 'height' and 'width', found {crop!r}")
-        normalise = chosen("do_normalize")
-        exif = given["kwargs"].get("apply_exif_orientation")
+        normalise = wanted("do_normalize")
         return Steps(
-            size=image_ops.size_dict(chosen("size"), "size", square=False) if chosen("do_resize") else None,
+            size=ops.size_dict(chosen("size"), "size", square=False) if wanted("do_resize") else None,
             resample=_resampling(chosen("resample")),
             crop=crop,
-            scale=scale,
+            scale=ops.finite_number(chosen("rescale_factor"), "rescale_factor") if wanted("do_rescale") else None,
             mean=_per_channel(chosen("image_mean"), "image_mean") if normalise else None,
             std=_per_channel(chosen("image_std"), "image_std") if normalise else None,
-            convert_rgb=chosen("do_convert_rgb"),
-            exif=self.apply_exif_orientation if exif is None else exif,
-            profile=self.profile,
-            data_format=image_ops.channel_format(given["data_format"], "data_format"),
-            input_data_format=image_ops.channel_format(given["input_data_format"], "input_data_format"),
-            reduced=self.reduced_decoding and self.profile == "hf",
+            convert_rgb=wanted("do_convert_rgb"),
+            exif=wanted("apply_exif_orientation"),
+            profile=PROFILES[self.profile],
+            data_format=ops.channel_format(data_format, "data_format"),
+            input_data_format=ops.channel_format(input_data_format, "input_data_format"),
+            reduced=wanted("reduced_decoding") and self.profile == "hf",
         )
+
+    def fetch_images(self, image_url_or_urls: str | list[Any]) -> Any:
+        """The picture at a URL (http, https), opened; of a (nested) list of URLs, the list of theirs.
+
+        Raises InputError for anything else, ImageError (an OSError) for what can't be fetched, is no picture or is
+        larger than 100 MB.
+        """
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(url) for url in image_url_or_urls]
+        return fetch_image(image_url_or_urls)
 
     # ---- the steps one at a time, on one array
 
@@ -205,10 +230,8 @@ class CLIPImageProcessor:
         uint8; a float picture in [0, 1] stays in [0, 1], float32. `data_format` None keeps the order.
         """
         image, source = _array_and_format(image, input_data_format)
-        height, width = image_ops.resized_size(
-            *image_ops.image_size(image, source), image_ops.size_dict(size, "size", square=False)
-        )
-        return _in_format(image_ops.resize(image, height, width, _resampling(resample), source), data_format, source)
+        height, width = ops.resized_size(*ops.image_size(image, source), ops.size_dict(size, "size", square=False))
+        return _in_format(ops.resize(image, height, width, _resampling(resample), source), data_format, source)
 
     def center_crop(
         self, image: np.ndarray, size: Any, data_format: Any = None, input_data_format: Any = None, **kwargs: Any
@@ -218,18 +241,18 @@ class CLIPImageProcessor:
         Where the missing number of rows or columns is odd, the result has one less than asked, as in transformers
         4.37.2.
         """
-        crop = image_ops.size_dict(size, "size")
+        crop = ops.size_dict(size, "size")
         if "height" not in crop:
             raise InputError(f"size: wanted the keys 'height' and 'width', found {crop!r}")
         image, source = _array_and_format(image, input_data_format)
-        return _in_format(image_ops.center_crop(image, crop["height"], crop["width"], source), data_format, source)
+        return _in_format(ops.center_crop(image, crop["height"], crop["width"], source), data_format, source)
 
     def rescale(
         self, image: np.ndarray, scale: float, data_format: Any = None, input_data_format: Any = None, **kwargs: Any
     ) -> np.ndarray:
         """image * scale, as float32 (or as `dtype`)."""
         image = to_array(image)
-        rescaled = image_ops.rescale(image, scale, kwargs.get("dtype", np.float32))
+        rescaled = ops.rescale(image, ops.finite_number(scale, "scale"), kwargs.get("dtype", np.float32))
         if data_format is None:
             return rescaled
         _, source = _array_and_format(image, input_data_format)
@@ -246,12 +269,21 @@ class CLIPImageProcessor:
     ) -> np.ndarray:
         """(image - mean) / std for each channel of one array, in its own float precision (whole numbers: float32)."""
         image, source = _array_and_format(image, input_data_format)
-        return _in_format(image_ops.normalize(image, mean, std, source), data_format, source)
+        return _in_format(ops.normalize(image, mean, std, source), data_format, source)
 
     # ---- files
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        cache_dir: Any = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: Any = None,
+        revision: str = "main",
+        **kwargs: Any,
+    ) -> Any:
         """An image processor from a folder, a hub name or a JSON file.
 
         Reads transformers 5's `processor_config.json` (key `image_processor`) where there is one, else
@@ -259,13 +291,16 @@ class CLIPImageProcessor:
 
         Args:
             pretrained_model_name_or_path: a folder, a name on the hub, or the JSON file itself.
-            subfolder, revision, cache_dir, local_files_only, token: where to look.
+            cache_dir, local_files_only, token, revision, subfolder: where to look.
+            force_download: accepted; what is newer on the hub is always downloaded.
             return_unused_kwargs: also return the keywords that are no setting.
             **kwargs: settings to use instead of the file's.
         Raises:
             FileNotFoundError: no such file. ConfigError: one that is not JSON, or holds impossible values.
         """
-        found, unused = cls.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        where = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token, "revision": revision}
+        given = {name: value for name, value in where.items() if value not in (None, False)}
+        found, unused = cls.get_image_processor_dict(pretrained_model_name_or_path, **given, **kwargs)
         return cls.from_dict(found, **unused)
 
     @classmethod
@@ -324,23 +359,36 @@ class CLIPImageProcessor:
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
         """Write the settings to a JSON file, whole or not at all."""
-        _write_text(Path(json_file_path), self.to_json_string())
+        write_text(Path(json_file_path), self.to_json_string())
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write `preprocessor_config.json`, which transformers 4 and 5 read; returns its path in a list.
 
         Settings that transformers 5 left nested in a `processor_config.json` there would win over it: they are
-        replaced as well. Raises NotADirectoryError when `save_directory` is a file.
+        replaced as well.
+
+        Args:
+            save_directory: made where it isn't there.
+            push_to_hub: also upload what was written; `repo_id` (default: the folder's name), `commit_message`,
+                `private`, `token`, `revision`, `create_pr` and so on say where.
+        Raises:
+            NotADirectoryError: `save_directory` is a file. TypeError: a keyword that is none of these.
         """
+        upload = upload_arguments(kwargs, save_directory, SAVE_ARGUMENTS)
         folder = Path(save_directory)
         if folder.is_file():
             raise NotADirectoryError(f"{folder}: wanted a folder, found a file")
         folder.mkdir(parents=True, exist_ok=True)
+        written = [CONFIG_NAME]
         nested = folder / NESTED_CONFIG_NAME
         if nested.is_file() and "image_processor" in (others := _read_json(nested)):
+            written.append(NESTED_CONFIG_NAME)
             others["image_processor"] = json.loads(self.to_json_string())
-            _write_text(nested, json.dumps(others, indent=2, sort_keys=True) + "\n")
+            write_text(nested, json.dumps(others, indent=2, sort_keys=True) + "\n")
         self.to_json_file(folder / CONFIG_NAME)
+        if push_to_hub:
+            upload.setdefault("commit_message", upload_message(self))
+            _upload(folder, files=written, **upload)
         return [str(folder / CONFIG_NAME)]
 
     def _set_processor_class(self, name: str) -> None:
@@ -362,21 +410,30 @@ class CLIPFeatureExtractor(CLIPImageProcessor):
 # ---- helpers
 
 
+def _flag(value: Any, name: str) -> bool:
+    """A setting that is on or off; None is off, as in transformers, and so is 0."""
+    if value is None or isinstance(value, (bool, np.bool_)) or (isinstance(value, Real) and value in (0, 1)):
+        return bool(value)
+    raise InputError(f"{name}: wanted True or False, found {ops.short(value)}")
+
+
 def _resampling(resample: Any) -> Image.Resampling:
     if resample is None:
-        return image_ops.BILINEAR
+        return ops.BILINEAR
     try:
-        return Image.Resampling(resample)
-    except ValueError as error:
-        names = ", ".join(f"{item.value} ({item.name.lower()})" for item in Image.Resampling)
-        raise InputError(f"resample: wanted one of {names}, found {resample!r}") from error
+        if not isinstance(resample, (bool, np.bool_)):
+            return Image.Resampling(resample)
+    except ValueError:
+        pass
+    names = ", ".join(f"{item.value} ({item.name.lower()})" for item in Image.Resampling)
+    raise InputError(f"resample: wanted one of {names}, found {ops.short(resample)}")
 
 
 def _per_channel(value: Any, name: str) -> Any:
     """One number, or a list of numbers, checked."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    image_ops.channel_values(value, len(value) if hasattr(value, "__len__") else 1, name)
+    ops.channel_values(value, len(value) if hasattr(value, "__len__") else 1, name)
     return value
 
 
@@ -384,18 +441,18 @@ def _array_and_format(image: Any, input_data_format: Any) -> tuple[np.ndarray, s
     image = to_array(image)
     if image.ndim != 3:
         raise ImageError(f"image: wanted 3 dimensions, found shape {image.shape}")
-    source = image_ops.channel_format(input_data_format, "input_data_format")
-    return image, source or image_ops.infer_channel_format(image)
+    source = ops.channel_format(input_data_format, "input_data_format")
+    return image, source or ops.infer_channel_format(image)
 
 
 def _in_format(image: np.ndarray, data_format: Any, source: str) -> np.ndarray:
-    return image_ops.to_channel_format(image, image_ops.channel_format(data_format, "data_format") or source, source)
+    return ops.to_channel_format(image, ops.channel_format(data_format, "data_format") or source, source)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
         raise ConfigError(f"{path}: wanted JSON, found something else ({error})") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: wanted a JSON object, found {type(found).__name__}")
@@ -409,8 +466,8 @@ def _settings(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: wanted an object under image_processor, found {type(found).__name__}")
     try:
-        CLIPImageProcessor(**found)._steps({"kwargs": {}, "data_format": None, "input_data_format": None})
-    except ValueError as error:
+        CLIPImageProcessor(**found).steps()
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return found
 
@@ -419,9 +476,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     raise TypeError(f"a setting of type {type(value).__name__} can't be saved as JSON: {value!r}")
-
-
-def _write_text(path: Path, text: str) -> None:
-    from .files import write_text  # few callers write
-
-    write_text(path, text)

@@ -6,7 +6,6 @@ operations and the dtype of each step; the comments say which.  Pictures are Num
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -14,10 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .errors import ImageError, InputError
+from ..errors import ImageError, InputError
 
 FIRST = "channels_first"  # [C, H, W]
 LAST = "channels_last"  # [H, W, C]
+# Of one picture: twice Pillow's own limit, beyond which it refuses to read any.
+MAX_PIXELS = 178_956_970
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
 BICUBIC = Image.Resampling.BICUBIC
 BILINEAR = Image.Resampling.BILINEAR
 
@@ -72,7 +75,7 @@ def channel_count(image: np.ndarray, source: str) -> int:
 
 def _edge(value: Any, name: str, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
-        raise InputError(f"{name}: wanted a positive whole number of pixels for {key}, found {value!r}")
+        raise InputError(f"{name}: wanted a positive whole number of pixels for {key}, found {short(value)}")
     return int(value)
 
 
@@ -84,18 +87,46 @@ def size_dict(size: Any, name: str = "size", square: bool = True) -> dict[str, i
     """
     if isinstance(size, Integral):
         n = _edge(size, name, "the edge")
-        return {"height": n, "width": n} if square else {"shortest_edge": n}
+        return _bounded({"height": n, "width": n} if square else {"shortest_edge": n}, name)
     if isinstance(size, (tuple, list)) and len(size) == 2:
-        return {"height": _edge(size[0], name, "height"), "width": _edge(size[1], name, "width")}
+        size = {"height": size[0], "width": size[1]}
     if isinstance(size, Mapping):
         # transformers 5 may write the edges that don't apply as null.
         given = {key: value for key, value in size.items() if value is not None}
         if set(given) in SIZE_KEYS:
-            return {key: _edge(value, name, key) for key, value in given.items()}
+            return _bounded({key: _edge(value, name, key) for key, value in given.items()}, name)
     raise InputError(
         f"{name}: wanted an int, (height, width), or a dict with the keys {{height, width}} or {{shortest_edge}}, "
-        f"found {size!r}"
+        f"found {short(size)}"
     )
+
+
+def _bounded(size: dict[str, int], name: str) -> dict[str, int]:
+    """The size; InputError where a picture of it, or the square of its shortest edge, is larger than MAX_PIXELS."""
+    pixels = size["height"] * size["width"] if "height" in size else size.get("shortest_edge", 1) ** 2
+    if max(pixels, *size.values()) > MAX_PIXELS:
+        raise InputError(f"{name}: wanted at most {MAX_PIXELS} pixels, found {short(size)}")
+    return size
+
+
+def finite_number(value: Any, name: str) -> Any:
+    """A number that float32 holds, as it is; InputError for anything else."""
+    try:
+        held = isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) <= LARGEST
+    except OverflowError:  # a whole number of hundreds of digits
+        held = False
+    if not held:
+        raise InputError(f"{name}: wanted a finite number, found {short(value)}")
+    return value
+
+
+def short(value: Any) -> str:
+    """A value for a message, at most 100 letters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def resized_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]:
@@ -114,7 +145,7 @@ def resized_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int,
 
 
 def crop_offset(original: int, wanted: int) -> int:
-    """Where a central crop starts along one edge; negative when the picture is too small."""
+    """Where a central crop starts along one edge, rounded down; negative when the picture is too small."""
     return (original - wanted) // 2
 
 
@@ -155,6 +186,8 @@ def resize(image: np.ndarray, height: int, width: int, resample: Any, source: st
 
     uint8 [0, 255], except that a float picture in [0, 1] comes back as float32 in [0, 1].
     """
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"images: wanted at most {MAX_PIXELS} pixels after resizing, found {width} x {height}")
     picture, scaled = to_pil(image, source)
     resized = np.array(picture.resize((width, height), BILINEAR if resample is None else resample))
     if resized.ndim == 2:
@@ -193,12 +226,11 @@ def channel_values(value: Any, channels: int, name: str) -> list[float]:
     """A mean or standard deviation as one number per channel; InputError when there are too few or too many."""
     values = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value] * channels
     if len(values) != channels:
-        raise InputError(f"{name}: wanted one number, or one for each of {channels} channels, found {value!r}")
+        raise InputError(f"{name}: wanted one number, or one for each of {channels} channels, found {short(value)}")
     for number in values:
-        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
-            raise InputError(f"{name}: wanted finite numbers, found {value!r}")
-        if name == "image_std" and number == 0:
-            raise InputError(f"{name}: wanted numbers other than zero, found {value!r}")
+        finite_number(number, name)
+        if name == "image_std" and abs(number) < SMALLEST:
+            raise InputError(f"{name}: wanted numbers other than zero, found {short(value)}")
     return values
 
 
