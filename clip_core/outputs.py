@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 # What the backends do with every class of outputs, also with those that others derive later.
@@ -30,6 +30,12 @@ class ModelOutput(OrderedDict):
         super().__init_subclass__(**kwargs)
         for register in _registering:  # with the frameworks that are in use
             register(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Of this class itself: any fields. Raises TypeError in a subclass that is no dataclass: it has none."""
+        if type(self) is not ModelOutput and not is_dataclass(self):
+            raise TypeError(f"{type(self).__name__}: wanted a dataclass, as every class of outputs is: add @dataclass")
+        super().__init__(*args, **kwargs)
 
     def __post_init__(self) -> None:
         if type(self) not in _seen:
@@ -99,7 +105,10 @@ def _is_pairs(value: Any) -> bool:
     if hasattr(value, "shape") or not isinstance(value, Iterable) or isinstance(value, str | bytes):
         return False
     if isinstance(value, list | tuple):
-        return bool(value) and all(isinstance(v, tuple) and len(v) == 2 and isinstance(v[0], str) for v in value)
+        pairs = [isinstance(v, tuple) and len(v) == 2 and isinstance(v[0], str) for v in value]
+        if any(pairs[:1]) and not all(pairs):
+            raise ValueError(f"output: wanted (name, value) pairs throughout, found {value[pairs.index(False)]!r}")
+        return bool(pairs) and all(pairs)
     return hasattr(value, "__next__")
 
 
@@ -194,7 +203,7 @@ OUTPUT_CLASSES: tuple[type[ModelOutput], ...] = (
 
 def for_each_class(register: Callable[[Any], None]) -> Callable[[Any], None]:
     """Call `register` with every output class there is and, once it exists, every subclass that somebody makes."""
-    for cls in _classes(ModelOutput):
+    for cls in (ModelOutput, *_classes(ModelOutput)):
         register(cls)
     _registering.append(register)
     return register

@@ -154,3 +154,15 @@ def test_iteration_is_over_names() -> None:
     assert list(out) == ["last_hidden_state", "hidden_states"]
     assert ("last_hidden_state" in out) is True
     assert repr(out).startswith("BaseModelOutput(")
+
+
+def test_what_is_no_output_says_so() -> None:
+    class Plain(ModelOutput):
+        """Without @dataclass."""
+
+    with pytest.raises(TypeError, match="Plain: wanted a dataclass"):
+        Plain(a=1)
+    assert ModelOutput({"a": 1})["a"] == 1
+    with pytest.raises(ValueError, match=r"wanted \(name, value\) pairs throughout, found \(10, 10\)"):
+        BaseModelOutput([("last_hidden_state", 1), (10, 10)])
+    assert BaseModelOutput(last_hidden_state=(30, 30)).last_hidden_state == (30, 30)

@@ -440,6 +440,7 @@ def test_outputs_that_others_derive_are_pytrees() -> None:
     out = Scored(logits_per_text=torch.ones(2), score=torch.zeros(1))
     doubled = pytree.tree_map(lambda x: x + 1, out)
     assert type(doubled) is Scored and doubled.score.item() == 1 and doubled.loss is None
+    assert pytree.tree_map(lambda x: 2 * x, outputs.ModelOutput({"a": 1.0}))["a"] == 2
 
 
 def test_loading_says_nothing_where_nothing_differs(tmp_path: Path) -> None:
