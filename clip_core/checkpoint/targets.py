@@ -29,6 +29,7 @@ class Job(NamedTuple):
     advance: Advance | None
     notes: list[str]
     files: Mapping[str, bytes] = {}
+    own: bool = False
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -117,7 +118,7 @@ def _supported(job: Job, floats: tuple[str, ...], what: str) -> dict[str, Tensor
 def _flax(job: Job) -> dict[str, bytes]:
     from . import msgpack_file
 
-    tensors = dialects.translate(job.tensors, dialects.FLAX)
+    tensors = dialects.translate(job.tensors, dialects.FLAX, own=job.own)
 
     def write(path: Path, group: Mapping[str, Tensor]) -> None:
         msgpack_file.write(path, group, job.advance)
