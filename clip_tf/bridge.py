@@ -433,6 +433,14 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, loss_weights: Any = None, **kwargs: Any
+    ) -> None:
+        """Keras' `compile`, with the positions of v4.37; without a loss the model's own is taken, where it has one."""
+        super().compile(optimizer, loss, metrics=metrics or None, loss_weights=loss_weights, **kwargs)
+        if not metrics and not kwargs.get("weighted_metrics"):
+            self._compile_metrics = None  # Keras keeps those of an earlier `compile`
+
     def own_loss(self, y_pred: Any) -> tf.Tensor | None:
         """The loss that the model brings along, from its output; None when it has none."""
 

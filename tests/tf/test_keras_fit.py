@@ -59,7 +59,7 @@ def test_labels_meet_outputs(config: Any, inputs: dict) -> None:
     model = fresh(config)
     out = model(**inputs)
     entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(adam(), loss=entropy, metrics=["accuracy"], run_eagerly=True)
+    model.compile(adam(), entropy, ["accuracy"], run_eagerly=True)  # v4.37's positions
     got = model.evaluate(inputs, np.arange(4), batch_size=4, verbose=0, return_dict=True)
     np.testing.assert_allclose(got["loss"], entropy(np.arange(4), out.logits_per_image), rtol=1e-4)
     np.testing.assert_allclose(got["accuracy"], np.mean(np.argmax(out.logits_per_image, -1) == np.arange(4)))
