@@ -70,7 +70,7 @@ class CLIPTextConfig(_TowerConfig):
         projection_dim: width of the shared space (CLIPTextModelWithProjection). Default 512.
         num_hidden_layers, num_attention_heads: defaults 12, 8; heads must divide hidden_size.
         max_position_embeddings: longest input, in tokens. Default 77.
-        hidden_act: "quick_gelu" (OpenAI), "gelu" (LAION), "gelu_new", "relu", "selu", or a callable.
+        hidden_act: "quick_gelu" (OpenAI), "gelu" (LAION), "gelu_new", "relu", "selu", "silu", or a callable.
         layer_norm_eps, attention_dropout, initializer_range, initializer_factor: 1e-5, 0.0, 0.02, 1.0.
         pad_token_id, bos_token_id, eos_token_id: 1, 49406, 49407. `eos_token_id == 2` marks files older than 4.31,
             which pool at argmax(input_ids).

@@ -141,6 +141,8 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": gelu_tanh,
     "relu": tf.nn.relu,
     "selu": tf.nn.selu,
+    "silu": tf.nn.silu,
+    "swish": tf.nn.silu,
 }
 
 
