@@ -19,6 +19,7 @@ _HOME = {
     "convert": "clip_core.checkpoint",
     "inspect": "clip_core.checkpoint",
     "load_encoders": "triclip.encoders",
+    "open_index": "triclip.search",
 }
 _MODULES = ("conform", "data", "embed", "explain", "metrics", "search", "serve", "train", "viz")
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from . import conform, data, embed, explain, metrics, search, serve, train, viz
     from .encoders import load_encoders
     from .pipeline import Clip, ImageEmbeddings
-    from .search import Index
+    from .search import Index, open_index
 
 
 def __getattr__(name: str) -> Any:

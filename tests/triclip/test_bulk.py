@@ -3,7 +3,9 @@
 import itertools
 import json
 import tarfile
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from clip_core.errors import DataError, InputError
 from tests.triclip.bulk_fakes import FakeSpec, image_vector, text_vector, tree
 from tests.triclip.image_text import array_record, example, picture, shard, table, write_tar
 from triclip.embed import embed
+from triclip.embed.work import in_order
 from triclip.search import build_folder, open_each, open_index
 
 
@@ -308,6 +311,36 @@ def test_moved_inputs_are_the_same(tmp_path):
     (tmp_path / "here").rename(tmp_path / "there")
     (tmp_path / "out" / "done" / "00000-0001.json").unlink()
     assert run(tmp_path / "there" / "a.tar", tmp_path / "out").embedded == 2
+
+
+def test_the_queue_of_work():
+    """Results in order, few ahead of who takes them; an error comes at its place; closed, it begins nothing more."""
+    begun, gate = [], threading.Event()
+
+    def task(number):
+        def work():
+            begun.append(number)
+            gate.wait(20)
+            return 1 // (number - 6) * 0 + number
+
+        return work
+
+    with ThreadPoolExecutor(2) as pool:
+        queue = in_order(pool, map(task, range(100)), ahead=3)
+        gate.set()
+        assert [next(queue) for _ in range(4)] == [0, 1, 2, 3]
+        assert max(begun) <= 7  # 3 ahead of the one that was taken
+        assert next(queue) == 4 and next(queue) == 5
+        with pytest.raises(ZeroDivisionError):
+            next(queue)
+        assert list(queue) == []
+        begun.clear()
+        gate.clear()
+        queue = in_order(pool, map(task, range(10, 100)), ahead=5)
+        threading.Timer(0.1, gate.set).start()
+        assert next(queue) == 10
+        queue.close()
+    assert max(begun) < 20
 
 
 # -- duplicates -------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..embed.encoder import ClipSpec
     from ..fingerprint import fingerprint
     from ..search import Index, append_index, check_output
     from ..search.origin import common_root, relative_name
@@ -54,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     target = appended_to(args.output) if args.append else None
     if target is None:
         check_replaced(args.output, args.force)
-    print_of_model, root = fingerprint(args.model), ""
+    model, print_of_model, root = ClipSpec(args.model).name, fingerprint(args.model), ""
     if target is not None:
-        target.origin.check_model(str(args.model), print_of_model)
+        target.origin.check_model(model, print_of_model)
     clip = load(args)
     if args.texts:
         names, skipped = lines(args.texts), []
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         names, vectors, skipped = [str(source) for source in found.sources], found.vectors, found.skipped
         root = common_root(names)
     stored = [relative_name(os.path.abspath(name), root) for name in names] if root else names
-    index, added = Index(vectors, stored, str(args.model), None, print_of_model, root), len(names)
+    index, added = Index(vectors, stored, model, None, print_of_model, root), len(names)
     if target is None:
         index.save(args.output)
     else:

@@ -10,6 +10,7 @@ from .columns import Column
 from .core import Index
 from .folder import FolderIndex
 from .origin import Origin
+from .parts import MANIFEST
 from .runs import is_output, run_fingerprint, shard_files
 from .single_file import read_file
 
@@ -23,6 +24,12 @@ def open_index(path: str | os.PathLike) -> Index:
     if not path.is_dir():
         return _open_file(path)
     return _open_run(path) if is_output(path) else FolderIndex(path)
+
+
+def is_index(path: str | os.PathLike) -> bool:
+    """Whether `open_index` takes a path for an index: any file, and a folder that holds one."""
+    path = Path(path)
+    return path.is_file() or is_output(path) or (path / MANIFEST).is_file()
 
 
 def open_each(path: str | os.PathLike) -> Iterator[Index]:

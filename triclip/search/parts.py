@@ -90,17 +90,22 @@ def replace(folder: Path, sources: Iterable[Index], dtype: str | None = None) ->
     folder.mkdir(exist_ok=True)
     try:
         with writing(folder):
-            manifest: Manifest | None = None
-            for source in sources:
-                if manifest is None:
-                    kinds = {title: column.kind for title, column in source.columns.items()}
-                    manifest = new_manifest(source.origin, source.width, kinds, dtype or source.dtype.name)
-                manifest = with_part(folder, manifest, source)
-            if manifest is None:
-                raise InputError(f"{folder}: wanted at least one index to build it from, found none")
-            write_json(folder / MANIFEST, manifest)
+            write_json(folder / MANIFEST, _with_parts(folder, sources, dtype))
     finally:
         _remove_remains(folder)
+
+
+def _with_parts(folder: Path, sources: Iterable[Index], dtype: str | None) -> Manifest:
+    """The manifest of a new index, whose files are written."""
+    manifest: Manifest | None = None
+    for source in sources:
+        if manifest is None:
+            kinds = {title: column.kind for title, column in source.columns.items()}
+            manifest = new_manifest(source.origin, source.width, kinds, dtype or source.dtype.name)
+        manifest = with_part(folder, manifest, source)
+    if manifest is None:
+        raise InputError(f"{folder}: wanted at least one index to build it from, found none")
+    return manifest
 
 
 def with_part(folder: Path, manifest: Manifest, source: Index) -> Manifest:
@@ -195,12 +200,12 @@ def _record_id(path: Path) -> Any:
 
 def _remove_remains(folder: Path) -> None:
     """The folder, if the first writing of its index has failed."""
-    with contextlib.suppress(OSError):
-        if not (folder / MANIFEST).is_file():
-            with locked(folder / _LOCK, wait=False):
-                if {path.name for path in folder.iterdir()} == {_LOCK}:
-                    (folder / _LOCK).unlink()
-                    folder.rmdir()
+    if (folder / MANIFEST).is_file():
+        return
+    with contextlib.suppress(OSError), locked(folder / _LOCK, wait=False):
+        if {path.name for path in folder.iterdir()} == {_LOCK}:
+            (folder / _LOCK).unlink()
+            folder.rmdir()
 
 
 def _numbers(folder: Path) -> Iterator[int]:

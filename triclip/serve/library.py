@@ -21,7 +21,7 @@ from ..pipeline import Clip, expand_images
 from ..search import Index, Origin, open_index
 from ..search.columns import NAME, Column, Strings
 from ..search.filters import select_rows
-from ..search.parts import MANIFEST
+from ..search.opening import is_index
 from .inside import Folder
 from .limits import Limits, Refusal
 from .pictures import identify, media_type, small_jpeg
@@ -232,7 +232,7 @@ def open_library(
     Raises FileNotFoundError and InputError; ImageError is never raised for one bad picture of many.
     """
     path = Path(path)
-    if path.is_dir() and not (path / MANIFEST).is_file():
+    if path.is_dir() and not is_index(path):
         if folder is not None:
             raise InputError(f"--folder: {path} is a folder of pictures itself; only an index needs another one")
         clip = load(None)

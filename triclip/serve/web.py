@@ -59,11 +59,8 @@ def create_app(
     """
     require_framework()
     from starlette.applications import Starlette
-    from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.requests import ClientDisconnect
-    from starlette.routing import Route
 
     limits = limits or library.limits
     site = Site(library, limits, kind)
@@ -72,6 +69,34 @@ def create_app(
     async def lifespan(app: Any) -> Any:
         yield
         await asyncio.to_thread(site.close)
+
+    app = Starlette(
+        routes=_routes(site),
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        exception_handlers=_error_handlers(site),
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, limits, site)
+
+
+def _routes(site: Site) -> list[Any]:
+    from starlette.routing import Route
+
+    return [
+        Route("/", _endpoint(site.home), methods=["GET", "POST"]),
+        Route("/api/search", _endpoint(site.api_search), methods=["GET", "POST"]),
+        Route("/api/health", _endpoint(site.health)),
+        Route("/thumbnail/{id}", _endpoint(site.thumbnail)),
+        Route("/picture/{id}", _endpoint(site.picture)),
+        Route("/style.css", _endpoint(site.style)),
+    ]
+
+
+def _error_handlers(site: Site) -> dict[Any, Any]:
+    """Exception -> what is answered: a page where a page was asked for, JSON elsewhere."""
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
 
     async def on_refusal(request: Any, refusal: Any) -> Any:
         is_page = request.url.path == "/"
@@ -88,26 +113,9 @@ def create_app(
     async def on_failure(request: Any, error: Exception) -> Any:
         return _response(error_answer(500, "the server failed; its log says why"))
 
-    app = Starlette(
-        routes=[
-            Route("/", _endpoint(site.home), methods=["GET", "POST"]),
-            Route("/api/search", _endpoint(site.api_search), methods=["GET", "POST"]),
-            Route("/api/health", _endpoint(site.health)),
-            Route("/thumbnail/{id}", _endpoint(site.thumbnail)),
-            Route("/picture/{id}", _endpoint(site.picture)),
-            Route("/style.css", _endpoint(site.style)),
-        ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
-        exception_handlers={
-            Refusal: on_refusal,
-            HTTPException: on_http,
-            ClientDisconnect: on_leaving,
-            Exception: on_failure,
-        },
-        lifespan=lifespan,
-    )
-    app.router.redirect_slashes = False
-    return Guard(app, limits, site)
+    return {
+        Refusal: on_refusal, HTTPException: on_http, ClientDisconnect: on_leaving, Exception: on_failure
+    }  # fmt: skip
 
 
 def _endpoint(handler: Callable[[Any], Awaitable[Answer]]) -> Callable[[Any], Awaitable[Any]]:

@@ -154,6 +154,14 @@ def test_names_are_relative_to_a_root_that_is_kept(tmp_path, capsys, monkeypatch
     assert open_index("y.index").names.count("lion.png") == 2 and open_index("y.index").origin.root == str(photos)
 
 
+def test_a_model_by_a_relative_path_is_found_from_elsewhere(tmp_path, capsys, monkeypatch):
+    shutil.copytree(MODELS / "emoji", tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    assert run("embed", PICTURES / "lion.png", "-o", "a.npz", "--model", "copy") == 0
+    monkeypatch.chdir(PICTURES)
+    assert stems(search(capsys, tmp_path / "a.npz", "a lion")) == ["lion"]
+
+
 def test_another_model_is_refused(tmp_path, capsys):
     """By its content, whatever it is called; a model of another name and the same content is the same."""
     shutil.copytree(MODELS / "emoji", tmp_path / "copy")

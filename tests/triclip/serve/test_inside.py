@@ -8,6 +8,7 @@ import pytest
 
 from clip_core.errors import InputError
 from tests.triclip.serve.helpers import NAMES, refused, stems
+from triclip.embed import embed
 from triclip.search import Index
 from triclip.serve import Library, open_library
 from triclip.serve.inside import Folder
@@ -223,6 +224,14 @@ def test_an_index_and_the_folder_that_holds_its_names(clip, index, folder, tmp_p
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="are no files in .*say with --folder"):
         open_library(tmp_path / "moved.index", lambda model: clip, tmp_path / "empty")
+
+
+def test_a_bulk_run_is_an_index(clip, folder, tmp_path):
+    """Not a folder of pictures, though it is a folder."""
+    embed(folder, tmp_path / "run", batch_size=2)
+    for path in (tmp_path / "run", tmp_path / "run" / "image"):
+        library = open_library(path, lambda model: clip)
+        assert {one.name for one in library.sample(9)} >= {"rocket.png", "food/pizza.png"}
 
 
 def test_an_index_with_a_root(clip, index, folder, tmp_path, monkeypatch):
