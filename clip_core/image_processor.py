@@ -422,7 +422,6 @@ def _jsonable(value: Any) -> Any:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from .checkpoint.atomic import replace_file  # few callers write
+    from .files import write_text  # few callers write
 
-    with replace_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_text(path, text)

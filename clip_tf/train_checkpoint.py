@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.checkpoint import Tensor, atomic, safetensors_file
+from clip_core import files
+from clip_core.checkpoint import Tensor, safetensors_file
 from clip_core.errors import CheckpointError
 from clip_core.weights import Difference
 
@@ -56,7 +57,7 @@ class Checkpoints:
         target = self.folder / str(step)
         try:
             self._sweep()
-            with atomic.replace_folder(target) as stage:
+            with files.replace_folder(target) as stage:
                 tensors = {name: Tensor.from_numpy(array) for name, array in arrays.items()}
                 safetensors_file.write(stage.path / _TENSORS, tensors)
                 (stage.path / _STATE).write_text(state, "utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint.atomic import replace_file
+from ..files import replace_file
 from ..index import Index
 from ..index.single_file import files_of
 from .settings import BROKEN, DONE, Settings, Unit

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
+from ..files import replace_file
 from ..weights import check, weight_table
-from . import atomic, containers, infer, processors, single_file
+from . import containers, infer, processors, single_file
 from . import scope as scopes
 from .loading import Checkpoint, load
 from .locate import ENDINGS, locate, read_json
@@ -84,7 +85,7 @@ def _into_file(dst: Path, read: Checkpoint, config: dict[str, Any], to: str, dty
     if to not in TARGETS:
         raise ValueError(f"to: unknown layout {to!r}; wanted one of {', '.join((*TARGETS, *SINGLE_FILE))}")
     notes: list[str] = []
-    with atomic.replace_file(dst) as draft:
+    with replace_file(dst) as draft:
         write_file(draft, Job(draft.parent, prepare(read.tensors, dtype), config, None, {}, None, advance, notes), to)
     return Saved((dst,), tuple(notes))
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import files
 from ..errors import CheckpointError
-from . import atomic
 
 MAX_JSON = 64 << 20
 
@@ -72,7 +72,7 @@ def locate(
 
 
 def _in_folder(folder: Path, variant: str | None, component: str | None, prefer: str | None) -> Found:
-    file = atomic.view(folder)
+    file = files.view(folder)
     looked_for = []
     for name in sorted(WEIGHTS, key=lambda name: name != prefer):
         stem, _, ending = name.rpartition(".")
@@ -140,7 +140,7 @@ def _kerashub_shards(listed: Mapping[str, Any], index: Path) -> list[Any]:
 
 def _inside(folder: Path, shard: Any, index: Path, file: Callable[[str], Path]) -> Path:
     """The path of a shard, which must be in the folder: also when it is a link."""
-    if not isinstance(shard, str) or not atomic.is_plain_name(shard):
+    if not isinstance(shard, str) or not files.is_plain_name(shard):
         raise CheckpointError(f"{index}: the shard name {str(shard)[:80]!r} is not the name of a file in the folder")
     path = file(shard)
     real, home = path.resolve(), folder.resolve()

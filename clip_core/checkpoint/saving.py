@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
-from . import atomic
+from ..files import replace_folder
 from .tensor import FLOATS, Tensor, dtype_name
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -62,7 +62,7 @@ def save(
         raise ValueError(f"to: unknown layout {to!r}; wanted one of {', '.join(TARGETS)}")
     limit = shard_bytes(shard_size)
     notes: list[str] = []
-    with atomic.replace_folder(folder) as stage:
+    with replace_folder(folder) as stage:
         ready = prepare(tensors, dtype)
         job = Job(
             stage.path, ready, dict(config_dict), limit, dict(metadata or {}), variant, advance, notes, files or {}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from . import atomic, containers, dialects, safetensors_file
+from ..files import replace_file
+from . import containers, dialects, safetensors_file
 from . import scope as scopes
 from .ops import OPS
 from .saving import Saved
@@ -53,7 +54,7 @@ def write(path: Path, to: str, encoders: Mapping[str, Mapping[str, Tensor]]) -> 
     for component, tensors in encoders.items():
         slot = _slot(candidates, component, tensors, content.tensors, path)
         changes |= _changes(slot, tensors, content.tensors, path, notes)
-    with atomic.replace_file(path) as draft:
+    with replace_file(path) as draft:
         shutil.copyfile(path, draft)
         _patch(draft, content.tensors, changes)
         if content.container == "torch" and zipfile.is_zipfile(draft):
@@ -74,7 +75,7 @@ def _write_new(path: Path, to: str, encoders: Mapping[str, Mapping[str, Tensor]]
         prefix, dialect = places[component or "text_encoder"]
         kept = {n: t for n, t in tensors.items() if dialect is not dialects.HF or n not in _OPTIONAL}
         found |= {prefix + name: tensor for name, tensor in dialects.translate(kept, dialect).items()}
-    with atomic.replace_file(path) as draft:
+    with replace_file(path) as draft:
         safetensors_file.write(draft, found, {"format": "pt"})
     note = f"{path} was not there: it holds the text encoder alone; to replace one, give an existing file"
     return Saved((path,), (note,))

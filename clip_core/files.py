@@ -1,6 +1,8 @@
-"""Replacing a checkpoint so that a process killed at any moment leaves the old one or the new one, whole.
+"""The one way to write a file or a folder: a process killed at any moment leaves the old one or the new one, whole.
 
-A checkpoint is several files (config, shards, index), so renaming files one by one is not enough. In order:
+`write_text` and `write_bytes` replace a small file, `replace_file` any file, `replace_folder` a folder of several
+files that belong together (weights, shards, index, config). Threads and processes may write to one place at the same
+time: one of them wins, none fails. In order, a folder is replaced so:
 
 1. A folder that doesn't exist yet, or is empty: everything is written into a hidden folder beside it, flushed to the
    disk, and renamed into place.
@@ -12,6 +14,9 @@ A checkpoint is several files (config, shards, index), so renaming files one by 
    `view` reads a folder through an unfinished journal, and the next save finishes it.
 
 A hidden folder belongs to a living process while that process holds its lock; the next save removes all others.
+
+On Windows a file that a program has open or mapped can't be replaced: the rename is tried again for a moment, and then
+PermissionError names the file. A journal that is in place by then is kept, and the next save finishes it.
 """
 
 from __future__ import annotations
@@ -22,11 +27,12 @@ import os
 import secrets
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from ..errors import CheckpointError
+from .errors import CheckpointError
 
 _TAG = ".triclip-"
 JOURNAL = ".triclip-journal.json"
@@ -43,27 +49,34 @@ class Stage:
     def __init__(self, path: Path, lock: int | None) -> None:
         self.path, self._lock = path, lock
         self.removed: set[str] = set()
+        self.committed = False  # a journal that is in place needs what is in the folder
 
     def close(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        if not self.committed:
+            shutil.rmtree(self.path, ignore_errors=True)
+        _STAGES.discard(self.path)
         if self._lock is not None:
             os.close(self._lock)
 
 
 @contextlib.contextmanager
-def replace_folder(folder: str | os.PathLike[str]) -> Iterator[Stage]:
+def replace_folder(folder: str | os.PathLike[str], keep: bool = True) -> Iterator[Stage]:
     """Write files into `stage.path`; at the end of the block they appear in `folder` all at once.
 
-    Files of `folder` with other names stay, except `stage.removed`. When the block raises, nothing has changed.
+    Args:
+        keep: files of `folder` with other names stay, except `stage.removed`. False: nothing of the old folder stays.
+
+    When the block raises, nothing has changed. Raises CheckpointError when `folder` is a file, OSError.
     """
     target = Path(folder).resolve()
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target}: a folder was wanted, this is a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
-        finish(target)
+        with _alone(target.parent):
+            finish(target)
     _sweep(target.parent, f".{target.name}{_TAG}")
-    stage = _stage_beside(target) if not target.is_dir() or _can_exchange(target) else None
+    stage = _stage_beside(target) if not target.is_dir() or _can_exchange(target, keep) else None
     inside = stage is None
     if stage is None:
         target.mkdir(exist_ok=True)
@@ -71,15 +84,21 @@ def replace_folder(folder: str | os.PathLike[str]) -> Iterator[Stage]:
     try:
         yield stage
         _flush(stage.path)
-        if inside or not _swap(stage, target):
-            _commit_by_journal(stage, target)
+        with _alone(target.parent):
+            if not keep and target.is_dir():
+                stage.removed |= {name for name in os.listdir(target) if not name.startswith(_TAG)}
+            if inside or not _swap(stage, target):
+                _commit_by_journal(stage, target)
     finally:
         stage.close()
 
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write the file that is yielded; at the end of the block it takes the place of `path` in one step."""
+    """Write the file that is yielded; at the end of the block it takes the place of `path` in one step.
+
+    The folder is made if needed; a link is followed; a file that was there keeps its permissions.
+    """
     target = Path(path).resolve()
     if target.is_dir():
         raise CheckpointError(f"{target}: a file was wanted, this is a folder")
@@ -88,13 +107,24 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     stage = _new_stage(target.parent, f".{target.name}{_TAG}")
     try:
         yield stage.path / target.name
-        if target.exists():
+        with contextlib.suppress(FileNotFoundError):
             shutil.copymode(target, stage.path / target.name)
         _flush(stage.path)
-        os.replace(stage.path / target.name, target)
+        _replace(stage.path / target.name, target)
         _sync(target.parent)
     finally:
         stage.close()
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """A small file, replaced as by `replace_file`."""
+    with replace_file(path) as draft:
+        draft.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """A small text in UTF-8, replaced as by `replace_file`; lines end as they do in `text`, on every system."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def view(folder: Path) -> Callable[[str], Path]:
@@ -148,25 +178,64 @@ def _stage_beside(target: Path) -> Stage | None:
         return None
 
 
+_STAGES: set[Path] = set()  # of this process: private to their writers
+
+
 def _new_stage(parent: Path, prefix: str) -> Stage:
-    path = parent / f"{prefix}{secrets.token_hex(6)}"
-    path.mkdir()
-    return Stage(path, _try_lock(path))
+    while True:
+        path = parent / f"{prefix}{secrets.token_hex(6)}"
+        path.mkdir()
+        lock = _lock(path)
+        if lock is None or _is_at(lock, path):  # else a sweep found it before its lock
+            _STAGES.add(path)
+            return Stage(path, lock)
+        os.close(lock)
 
 
-def _try_lock(path: Path) -> int | None:
-    """A lock on a folder that the system drops when this process ends, however it ends. None: not available."""
+def _lock(path: Path, wait: bool = True) -> int | None:
+    """A lock on a folder that the system drops when this process ends, however it ends.
+
+    None: not available, gone, or, without `wait`, somebody else's.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows, where hidden folders of killed processes therefore stay
         return None
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+_THREADS = threading.RLock()  # where the system has no lock of folders
+
+
+@contextlib.contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """While no other thread or process puts a folder into place in `parent`."""
+    if parent in _STAGES:  # its lock is held already, and nobody else writes there
+        yield
+        return
+    lock = _lock(parent)
+    try:
+        with contextlib.nullcontext() if lock is not None else _THREADS:
+            yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _sweep(parent: Path, prefix: str) -> None:
@@ -175,7 +244,7 @@ def _sweep(parent: Path, prefix: str) -> None:
         with contextlib.suppress(OSError):
             if path.is_symlink() or not path.is_dir():
                 continue
-            lock = _try_lock(path)
+            lock = _lock(path, wait=False)
             if lock is None:
                 continue
             # An empty, fresh one may belong to a process that is about to lock it.
@@ -190,7 +259,9 @@ def _escape(text: str) -> str:
     return glob.escape(text)
 
 
-def _can_exchange(target: Path) -> bool:
+def _can_exchange(target: Path, keep: bool) -> bool:
+    if target in _STAGES:  # its writer's lock is on the folder itself
+        return False
     if sys.platform != "linux" or os.path.ismount(target):
         return False
     here = Path.cwd()
@@ -198,7 +269,7 @@ def _can_exchange(target: Path) -> bool:
         return False
     if target.stat().st_uid != os.geteuid():
         return False
-    return not any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(target))
+    return not keep or not any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(target))
 
 
 def _swap(stage: Stage, target: Path) -> bool:
@@ -206,6 +277,8 @@ def _swap(stage: Stage, target: Path) -> bool:
     new = set(os.listdir(stage.path))
     try:
         if not target.exists() or not any(target.iterdir()):
+            if target.exists():
+                shutil.copystat(target, stage.path)
             os.rename(stage.path, target)  # an empty folder is replaced in one step
             done = True
         else:
@@ -250,14 +323,16 @@ def _commit_by_journal(stage: Stage, target: Path) -> None:
         _flush(inner.path)
     try:
         moved = sorted(os.listdir(inner.path))
-        removed = sorted(name for name in stage.removed - set(moved) if (target / name).exists())
+        removed = sorted(name for name in stage.removed - set(moved) if os.path.lexists(target / name))
         content = {"stage": inner.path.name, "moved": moved, "removed": removed}
         draft = inner.path / "journal"
-        draft.write_text(json.dumps(content), "utf-8")
+        draft.write_bytes(json.dumps(content).encode())
         _flush(inner.path)
-        os.replace(draft, target / JOURNAL)
+        _replace(draft, target / JOURNAL)
+        inner.committed = True
         _sync(target)
         _apply(target, inner.path.name, moved, removed)
+        inner.committed = False
     finally:
         if inner is not stage:
             inner.close()
@@ -265,13 +340,44 @@ def _commit_by_journal(stage: Stage, target: Path) -> None:
 
 def _apply(folder: Path, stage: str, moved: Iterable[str], removed: Iterable[str]) -> None:
     for name in moved:
-        with contextlib.suppress(FileNotFoundError):  # moved before the interruption
-            os.replace(folder / stage / name, folder / name)
+        new, old = folder / stage / name, folder / name
+        if not os.path.lexists(new):  # moved before the interruption
+            continue
+        if os.path.lexists(old) and (_is_folder(new) or _is_folder(old)):  # a rename replaces files alone
+            aside = folder / stage / f"{_TAG}old"
+            aside.mkdir(exist_ok=True)
+            os.rename(old, aside / f"{secrets.token_hex(6)}")
+        _replace(new, old)
     for name in removed:
-        (folder / name).unlink(missing_ok=True)
+        if _is_folder(folder / name):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
     _sync(folder)
     (folder / JOURNAL).unlink(missing_ok=True)
     _sync(folder)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+_WAITS = (0.02, 0.05, 0.1, 0.2, 0.4)  # seconds; virus scanners and indexers let a file go by then
+
+
+def _replace(new: Path, old: Path) -> None:
+    for wait in (*_WAITS, None):
+        try:
+            os.replace(new, old)
+            return
+        except PermissionError as error:
+            if wait is None:
+                reason = (
+                    "it can't be replaced: a program has it open (a model that was loaded with mmap=True, say). "
+                    "Close it there and save again"
+                )
+                raise PermissionError(error.errno, reason, str(old)) from error
+            time.sleep(wait)
 
 
 def _flush(folder: Path) -> None:
