@@ -1,13 +1,16 @@
-"""A name -> a local folder. Folders are used as they are; hub names go through `huggingface_hub` when it is installed.
+"""A name -> a local folder, and a folder -> the hub, through `huggingface_hub` where a hub name asks for it.
 
-Names of bundled models (`BUNDLED`) resolve to folders inside this package.
+Folders are used as they are. Names of bundled models (`BUNDLED`) resolve to folders inside this package.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -98,7 +101,7 @@ def resolve_folder(
     path = Path(BUNDLED.get(str(name_or_path), name_or_path)).expanduser()
     if path.exists() or str(name_or_path) in BUNDLED:
         folder = path
-    elif _looks_like_hub_name(str(name_or_path)):
+    elif is_hub_name(str(name_or_path)):
         patterns = [_inside(subfolder, pattern) for pattern in files]
         where = {"revision": revision, "cache_dir": cache_dir, "token": token}
         folder = _download(str(name_or_path), subfolder, patterns, weights, variant, local_files_only, where)
@@ -120,7 +123,8 @@ def resolve_file(name_or_path: str | os.PathLike, filename: str, **where: Any) -
     return path
 
 
-def _looks_like_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form of a hub's: "name" or "owner/name"."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) is not None and ".." not in name
 
 
@@ -185,3 +189,183 @@ def _weight_patterns(listed: list[str], subfolder: str | None, variant: str | No
         if any(fnmatchcase(file, pattern) for file in listed for pattern in patterns):
             return patterns
     return []
+
+
+# ---- uploading ----
+
+# Keywords of v4.37's `save_pretrained(push_to_hub=True)` and `push_to_hub` that say where an upload goes.
+UPLOAD_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "create_pr", "revision", "tags")
+_DEPRECATED_UPLOAD_ARGUMENTS = ("use_auth_token", "repo_url", "organization", "repo_path_or_name")
+
+
+def upload_arguments(
+    kwargs: dict[str, Any], save_directory: str | os.PathLike, others: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What `save_pretrained(**kwargs)` says about the upload, as keywords of `push_to_hub`.
+
+    Args:
+        kwargs: the keywords that `save_pretrained` doesn't name itself.
+        save_directory: its last part is the repository's name where `repo_id` doesn't give one.
+        others: keywords that the caller accepts besides.
+
+    `use_auth_token`, `repo_url`, `organization` and `repo_path_or_name`, which v4.37 deprecates, warn (FutureWarning)
+    and count. Raises TypeError for any other keyword, ValueError where two of them say the same.
+    """
+    known = (*UPLOAD_ARGUMENTS, *_DEPRECATED_UPLOAD_ARGUMENTS, "token", "ignore_metadata_errors", *others)
+    for name in kwargs:
+        if name not in known:
+            raise TypeError(f"save_pretrained() got an unexpected keyword argument {name!r}")
+    found = {name: kwargs[name] for name in (*UPLOAD_ARGUMENTS, "token") if kwargs.get(name) is not None}
+    for old in _DEPRECATED_UPLOAD_ARGUMENTS:
+        value = kwargs.get(old)
+        if value is None:
+            continue
+        new = "token" if old == "use_auth_token" else "repo_id"
+        warnings.warn(f"{old} is deprecated: use {new}", FutureWarning, stacklevel=3)
+        if old == "organization":
+            name = str(found.get("repo_id", Path(save_directory).name)).rpartition("/")[2]
+            found["repo_id"] = f"{value}/{name}"
+            continue
+        if new in found:
+            raise ValueError(f"{old}, {new}: wanted one of the two, found both")
+        found[new] = "/".join(str(value).rstrip("/").split("/")[-2:]) if old == "repo_url" else value
+    found.setdefault("repo_id", Path(save_directory).name)
+    return found
+
+
+def push_to_hub(
+    folder: str | os.PathLike,
+    repo_id: str,
+    files: Iterable[str] | None = None,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    tags: list[str] | None = None,
+) -> Any:
+    """Upload a folder's files in one commit, making the repository if there is none.
+
+    Args:
+        folder: where the files are.
+        repo_id: "owner/name", or "name" for the token's owner.
+        files: their names in the folder; default every file, hidden ones left out.
+        commit_message: default "Upload files".
+        private: of a repository that is made.
+        token: default the one that huggingface_hub has stored.
+        create_pr: propose the commit instead of making it.
+        revision: the branch, made if there is none; default the main one.
+        tags: written into the model card's metadata.
+
+    Returns:
+        huggingface_hub's CommitInfo. Its errors (no right, no network) are passed on.
+
+    Raises MissingDependencyError without huggingface_hub.
+    """
+    try:
+        from huggingface_hub import CommitOperationAdd, HfApi
+    except ImportError as error:
+        raise MissingDependencyError("push_to_hub needs huggingface_hub: pip install 'triclip[hub]'") from error
+    folder = Path(folder)
+    if files is None:
+        found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        files = [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
+    api = HfApi(token=token)
+    repo_id = str(api.create_repo(repo_id, private=private, exist_ok=True).repo_id)
+    operations = [CommitOperationAdd(name, str(folder / name)) for name in sorted(set(files))]
+    if tags:
+        operations.append(CommitOperationAdd("README.md", _tagged_card(repo_id, tags, token)))
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return api.create_commit(
+        repo_id,
+        operations,
+        commit_message=commit_message or "Upload files",
+        commit_description=commit_description,
+        create_pr=create_pr,
+        revision=revision,
+    )
+
+
+def _tagged_card(repo_id: str, tags: list[str], token: str | bool | None) -> bytes:
+    """The repository's model card, or an empty one, with these tags beside those that it has."""
+    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        card = ModelCard.load(repo_id, token=token)
+    except (EntryNotFoundError, FileNotFoundError):
+        card = ModelCard(f"---\n{ModelCardData(library_name='transformers').to_yaml()}\n---\n")
+    known = list(card.data.tags or [])
+    card.data.tags = known + [tag for tag in tags if tag not in known]
+    return str(card).encode("utf-8")
+
+
+class PushToHub:
+    """The method that v4.37 gives to everything with `save_pretrained`."""
+
+    save_pretrained: Any
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        use_temp_dir: bool | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        max_shard_size: int | str | None = "5GB",
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        revision: str | None = None,
+        commit_description: str | None = None,
+        tags: list[str] | None = None,
+        **deprecated_kwargs: Any,
+    ) -> Any:
+        """Save, and upload what was saved; see `clip_core.hub.push_to_hub`.
+
+        Args:
+            use_temp_dir: True saves into a temporary folder; False into a folder of the repository's name here, whose
+                files are all uploaded. Default: False where there is such a folder.
+            commit_message: default "Upload tokenizer", "Upload processor", "Upload model" or "Upload config".
+            max_shard_size, safe_serialization: of models, as in `save_pretrained`.
+            **deprecated_kwargs: `use_auth_token`, `repo_url`, `organization`, `repo_path_or_name`.
+
+        Returns huggingface_hub's CommitInfo.
+        """
+        given = {
+            "repo_id": repo_id,
+            "commit_message": commit_message or upload_message(self),
+            "private": private,
+            "token": token,
+            "create_pr": create_pr or None,
+            "revision": revision,
+            "commit_description": commit_description,
+            "tags": tags,
+        }
+        upload = upload_arguments({**given, **deprecated_kwargs}, str(repo_id))
+        working = Path(str(upload["repo_id"]).rpartition("/")[2])
+        parameters = inspect.signature(self.save_pretrained).parameters
+        how = {"max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
+        how = {name: value for name, value in how.items() if name in parameters}
+        if not (use_temp_dir if use_temp_dir is not None else not working.is_dir()):
+            self.save_pretrained(working, **how)
+            return push_to_hub(working, **upload)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **how)
+            return push_to_hub(folder, **upload)
+
+
+def upload_message(uploaded: Any) -> str:
+    """v4.37's commit message for an object, by its class's name."""
+    name = type(uploaded).__name__
+    for part, what in (
+        ("Model", "model"),
+        ("Config", "config"),
+        ("Tokenizer", "tokenizer"),
+        ("Processor", "processor"),
+    ):
+        if part in name:
+            return f"Upload {what}"
+    return f"Upload {name}"
