@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config import CLIPConfig, PretrainedConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_folder
 from .weights import Difference, compare, in_scope, weight_table
 
@@ -183,6 +183,8 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
     ignore_sizes = kwargs.pop("ignore_mismatched_sizes", False)
 
     path = resolve_folder(name_or_path, weights=True, variant=variant, **where)
+    if given_config is not None and not isinstance(given_config, str | os.PathLike):
+        given_config = cls.config_class.of(given_config)  # also transformers' own, by its fields
     given = _as_dict(given_config, where)
     read = checkpoint.load(
         path, variant=variant, component=component, scope=cls.weight_scope, config=given, prefer=prefer
@@ -226,9 +228,13 @@ def _resolve_config(cls: type[Pretrained], given: Any, read: Any, overrides: dic
     values = read.config
     if cls.weight_scope == "full":
         _refuse_tower(cls, values, read, path)
-    config, unused = cls.config_class.from_dict(
-        cls.config_class._own_part(values), return_unused_kwargs=True, **overrides
-    )
+    try:
+        config, unused = cls.config_class.from_dict(
+            cls.config_class._own_part(values), return_unused_kwargs=True, **overrides
+        )
+        config.validate()
+    except ConfigError as error:
+        raise ConfigError(f"{read.config_path or path}: {error}") from None
     if unused:
         raise TypeError(f"{cls.__name__}.from_pretrained: unknown argument {sorted(unused)[0]!r}")
     return config
