@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_core.checkpoint.msgpack_file import read, write
-from clip_core.checkpoint.saving import json_bytes
 from clip_core.checkpoint.tensor import Tensor, dtype_name
 from clip_core.config import PretrainedConfig
 from clip_core.errors import CheckpointError
-from clip_core.files import replace_folder
+from clip_core.files import json_bytes, replace_folder
 from clip_core.hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_file
 from clip_core.weights import compare
 

@@ -4,55 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..weights import in_scope, is_ignorable
-from . import containers, dialects, infer
+from . import containers, dialects, families, infer
 from . import scope as scopes
 from .containers import Content
 from .locate import Found, locate
+from .opened import Checkpoint
 from .ops import OPS
+from .positions import kerashub_positions
 from .scope import KNOWN, Scope
-from .tensor import Tensor
+from .tensor import FLOATS, Tensor
 
 # Numbers that OpenAI's archives carry beside the weights; open_clip strips them too.
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What `load` found. Nothing has been read but headers; `tensors[name].numpy()` reads one.
-
-    Attributes:
-        tensors: canonical name -> lazy tensor; names that no CLIP has come along under their own name.
-        config: the config.json of the checkpoint, or one made from the weights' shapes, in Hugging Face's form.
-        dialect: 'hf', 'hf-flat', 'openai', 'open_clip-custom', 'tf', 'flax' or 'kerashub'.
-        files: the weight files.
-        ignored: entries of the file that are knowingly not used (`position_ids`, ...).
-        metadata: the file's own, e.g. {"format": "pt"}.
-        notes: what was assumed.
-        container: 'safetensors', 'torch', 'h5', 'msgpack' or 'orbax'.
-        prefix: under which the tensors were in the file.
-        folder: where the processor files are; None for a single file.
-        found: the files, for the processor's sake.
-        heads: tower -> number of heads, where the layout states it.
-    """
-
-    tensors: Mapping[str, Tensor]
-    config: dict[str, Any] | None
-    dialect: str
-    files: tuple[Path, ...]
-    ignored: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    container: str = ""
-    prefix: str = ""
-    folder: Path | None = None
-    found: Found | None = None
-    heads: Mapping[str, int] = field(default_factory=dict)
 
 
 def load(
@@ -84,6 +52,19 @@ def load(
         CheckpointError: damaged, hostile, ambiguous, or not a CLIP.
         MissingDependencyError: the format needs a package that isn't there.
     """
+    result, known = opened(path, subfolder, variant, component, scope, prefer)
+    return infer.config_of(result, config, known)
+
+
+def opened(
+    path: str | os.PathLike[str],
+    subfolder: str | None = None,
+    variant: str | None = None,
+    component: str | None = None,
+    scope: str | None = None,
+    prefer: str | None = None,
+) -> tuple[Checkpoint, str | None]:
+    """(a checkpoint without its config, the activation that its prefix tells); arguments and errors as for `load`."""
     where = Path(path)
     if subfolder is None and component and (where / component).is_dir():
         subfolder, component = component, None  # a diffusers pipeline: each component in its folder
@@ -91,9 +72,11 @@ def load(
     content = _read(found)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
     chosen, notes = _choose(content, wanted or _tower_of(scope), found)
-    tensors, ignored, heads = _translate(content, chosen, found)
+    tensors, ignored, heads = _translate(content, chosen, found, notes)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)
+    _check_dtypes(tensors, str(found.manifest or found.weights[0]))
+    known = KNOWN.get(chosen.prefix)
     result = Checkpoint(
         tensors=tensors,
         config=None,
@@ -108,9 +91,7 @@ def load(
         found=found,
         heads=heads,
     )
-    known = KNOWN.get(chosen.prefix)
-    made, assumed = infer.config_of(result, config, known[2] if known else None)
-    return Checkpoint(**{**result.__dict__, "config": made, "notes": notes + assumed})
+    return result, known[2] if known else None
 
 
 def _read(found: Found) -> Content:
@@ -130,6 +111,8 @@ def _tower_of(scope: str | None) -> str | None:
 def _choose(content: Content, component: str | None, found: Found) -> tuple[Scope, list[str]]:
     where = str(found.manifest or found.weights[0])
     candidates = scopes.find(content.tensors)
+    if not candidates:
+        raise CheckpointError(f"{where}: no CLIP text or vision tower in it: {families.describe(content.tensors)}")
     chosen = scopes.choose(candidates, component, where)
     notes = []
     if len(candidates) > 1 and component is None:
@@ -140,14 +123,25 @@ def _choose(content: Content, component: str | None, found: Found) -> tuple[Scop
             f"{where}: its vision tower is a ResNet (OpenAI's RN50 family); only ViT towers are implemented. "
             'Its text tower can be had with component="text"'
         )
+    other = next((n for n in content.tensors if n.startswith(f"{chosen.prefix}visual.")), None)
+    if other and "vision" not in chosen.towers and component != "text":
+        family = families.name_of(n for n in content.tensors if n.startswith(chosen.prefix))
+        raise CheckpointError(
+            f"{where}: its vision tower is none of CLIP's ({other}): it is {family or 'another architecture'}. "
+            'Its text tower can be had with component="text"'
+        )
     return (chosen._replace(towers=("text",)) if resnet else chosen), notes
 
 
-def _translate(content: Content, chosen: Scope, found: Found) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
+def _translate(
+    content: Content, chosen: Scope, found: Found, notes: list[str]
+) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
     """(canonical tensors, ignored names, heads of each tower) of the entries under the chosen prefix."""
     where = str(found.manifest or found.weights[0])
     inside = {n.removeprefix(chosen.prefix): t for n, t in content.tensors.items() if n.startswith(chosen.prefix)}
     inside = _tidy(inside, content, chosen)
+    if chosen.dialect is dialects.KERASHUB:
+        inside = kerashub_positions(inside, where, notes)
     heads: dict[str, int] = {}
     tensors: dict[str, Tensor] = {}
     for rule in dialects.rules(chosen.dialect, min(dialects.layers(inside), len(inside) + 1)):
@@ -163,9 +157,11 @@ def _translate(content: Content, chosen: Scope, found: Found) -> tuple[dict[str,
             heads[rule.canonical[0].partition("_")[0]] = tensor.shape[0]
     ignored, foreign = _sort_out(inside, chosen)
     if foreign and chosen.dialect.name not in ("hf", "hf-flat"):
-        raise CheckpointError(
-            f"{where}: not a plain CLIP; nothing here has a place for:\n" + "\n".join(f"+ {n}" for n in foreign)
-        )
+        family = families.name_of(foreign)
+        what = f"it is {family}" if family else "nothing here has a place for these"
+        raise CheckpointError(f"{where}: not a plain CLIP: {what}:\n" + "\n".join(f"+ {n}" for n in foreign))
+    if foreign and (family := families.name_of(foreign)) and "classifier" not in foreign[0]:
+        notes.append(f"its other tensors are those of {family}")
     tensors.update({name: inside[name] for name in foreign})
     return tensors, ignored, heads
 
@@ -197,6 +193,16 @@ def _sort_out(rest: Mapping[str, Tensor], chosen: Scope) -> tuple[list[str], lis
         else:
             unknown.append(name)
     return ignored, unknown
+
+
+def _check_dtypes(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Weights must be numbers that a model computes with."""
+    whole = [n for n, t in tensors.items() if t.dtype not in FLOATS and in_scope(n, "full") and not is_ignorable(n)]
+    if whole:
+        raise CheckpointError(
+            f"{where}: {len(whole)} weights are {tensors[whole[0]].dtype}: {', '.join(whole[:3])}. It is a quantised "
+            "model, which needs the program that quantised it; load the model it was made from"
+        )
 
 
 def _keep(tensors: dict[str, Tensor], scope: str | None, tower: str | None) -> dict[str, Tensor]:
