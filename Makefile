@@ -5,14 +5,28 @@ TEST = .venv-test
 DOCS = .venv-docs
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests conformance
+# What depends on the processor: products, their short cuts, pictures' short cuts, half types.
+LEVEL_TESTS = tests/core/test_fast_*.py tests/core/test_image_*.py tests/core/test_machine.py tests/torch tests/tf/test_fast_*.py \
+	tests/flax/test_fast_*.py tests/triclip/test_fast_*.py tests/triclip/torch/test_fast_*.py \
+	tests/triclip/torch/test_train_engine.py tests/triclip/torch/test_train_processes.py conformance/test_cases.py
+PYTEST = OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test lint conformance clean docs bench notebooks notebooks-write
+.PHONY: demo test test-quick test-levels lint conformance clean docs bench notebooks notebooks-write
 
 demo: $(DEMO)/.ready
-	$(DEMO)/bin/python -m clip_core demo --output demo-output
+	$(DEMO)/bin/python -m triclip demo --output demo-output
 
 test: $(TEST)/.ready
-	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
+	$(PYTEST) $(TESTS)
+
+test-quick: $(TEST)/.ready
+	$(PYTEST) -m 'not slow' $(TESTS)
+
+# As on a processor with AVX2 and nothing newer; then with every short cut off, and with every one taken.
+test-levels: $(TEST)/.ready
+	bash .ci/avx2.sh env $(PYTEST) $(LEVEL_TESTS)
+	TRICLIP_SHORT_CUTS=none $(PYTEST) $(LEVEL_TESTS)
+	TRICLIP_SHORT_CUTS=all $(PYTEST) $(LEVEL_TESTS)
 
 conformance: $(TEST)/.ready
 	OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest conformance

@@ -43,7 +43,7 @@ END
     )
     if [ -n "$others" ]; then echo "isolated: $backend's environment also has $others" >&2; exit 1; fi
     echo "isolated: $backend"
-    "$env/bin/python" -m pytest -n 2 --dist worksteal "tests/$backend" conformance
+    "$env/bin/python" -m pytest -n 2 --dist worksteal "tests/$backend" "tests/triclip/$backend" conformance
     if [ ! -e reference.npz ]; then
         "$env/bin/triclip" conform emoji --backends "$backend" --save reference.npz
     else

@@ -15,4 +15,4 @@ fi
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
 # Ray keeps its session and its token in the home and temporary folders.
-HOME=$home RAY_TMPDIR=$home OMP_NUM_THREADS=1 "$env/bin/python" -m pytest tests/core/test_bulk_ray.py
+HOME=$home RAY_TMPDIR=$home OMP_NUM_THREADS=1 "$env/bin/python" -m pytest tests/triclip/test_bulk_ray.py

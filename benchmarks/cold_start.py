@@ -9,9 +9,9 @@ from benchmarks.harness import Pair, Row, Side
 # Labels and their prompts are the same everywhere; each program prints the probabilities.
 OURS = """
 import json, sys
-from clip_core import Clip
+from triclip import Clip
 clip = Clip.from_pretrained(sys.argv[1] + "/vit_b32"MMAP)
-result = clip.classify(sys.argv[1] + "/photos_640/0000.jpg", ["cat", "dog", "car"], "a photo of a {}")
+result = clip.classify(sys.argv[1] + "/photographs_640/0000.jpg", ["cat", "dog", "car"], "a photo of a {}")
 print(json.dumps(result.probabilities[0].tolist()))
 """
 MAPPED = OURS.replace("MMAP", ", mmap=True")
@@ -23,7 +23,7 @@ from transformers import CLIPModel, CLIPProcessor
 model = CLIPModel.from_pretrained(sys.argv[1] + "/vit_b32").eval()
 processor = CLIPProcessor.from_pretrained(sys.argv[1] + "/vit_b32")
 texts = [f"a photo of a {label}" for label in ("cat", "dog", "car")]
-image = Image.open(sys.argv[1] + "/photos_640/0000.jpg")
+image = Image.open(sys.argv[1] + "/photographs_640/0000.jpg")
 with torch.inference_mode():
     logits = model(**processor(text=texts, images=image, return_tensors="pt", padding=True)).logits_per_image
 print(json.dumps(logits.softmax(-1)[0].tolist()))
@@ -36,7 +36,7 @@ import open_clip
 from PIL import Image
 model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None)
 model.eval()
-image = preprocess(Image.open(sys.argv[1] + "/photos_640/0000.jpg"))[None]
+image = preprocess(Image.open(sys.argv[1] + "/photographs_640/0000.jpg"))[None]
 texts = open_clip.get_tokenizer("ViT-B-32")([f"a photo of a {label}" for label in ("cat", "dog", "car")])
 with torch.inference_mode():
     model(image, texts)
@@ -48,7 +48,7 @@ ROW = Row(
         "A whole process: start Python, load ViT-B/32 (random weights, 605 MB of safetensors, in the page cache) in "
         "PyTorch, classify one 640-pixel JPEG among three labels. open_clip draws random weights instead of loading."
     ),
-    data=("vit_b32", "photos_640"),
+    data=("vit_b32", "photographs_640"),
     sides={
         "triclip": Side("triclip", "OURS", "process"),
         "triclip, mmap=True": Side("triclip", "MAPPED", "process"),

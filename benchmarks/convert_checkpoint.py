@@ -36,8 +36,8 @@ def make(folder: Path) -> Path:
     def lazily(shape: tuple[int, ...]) -> Tensor:
         return Tensor("float32", shape, lambda: rng.standard_normal(shape, np.float32))
 
-    from clip_core.image_processor import CLIPImageProcessor
-    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.image.processor import CLIPImageProcessor
+    from clip_core.text.tokenizer import CLIPTokenizerFast
 
     save(folder, {n: lazily(w.shape) for n, w in weight_table(config).items()}, config.to_dict())
     for part in (CLIPTokenizerFast(), CLIPImageProcessor()):

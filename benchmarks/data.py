@@ -1,4 +1,4 @@
-"""What the rows work on, made once into `.bench-data/`: nothing but a package with captions is downloaded.
+"""What the rows work on, made once into `.bench-data/`: packages with captions and photographs are downloaded.
 
 `python -m benchmarks.data NAME...` makes parts; a part that is there is left alone.
 """
@@ -19,6 +19,24 @@ from benchmarks.harness import DATA, ROOT
 
 CAPTIONS = 20_000
 CLIP_BENCHMARK = "clip-benchmark==1.6.2"
+# Photographs in colour that packages bring along for their examples.
+PHOTOGRAPHS = {
+    "scikit-image": (
+        "skimage/data/",
+        ("astronaut", "chelsea", "coffee", "hubble_deep_field", "ihc", "motorcycle_left", "retina", "rocket"),
+    ),
+    "scikit-learn": ("sklearn/datasets/images/", ("china", "flower")),
+}
+TILE = 640  # pixels: of larger pictures, which these photographs are made into by putting several side by side
+
+
+def _wheel(folder: Path, package: str) -> Path:
+    """A package's wheel, downloaded without those it needs. Raises CalledProcessError where it can't be had."""
+    wheels = folder / "wheels"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", wheels]
+    subprocess.run([*pip, package], check=True, stdout=sys.stderr)
+    name = re.split("[=<>]", package)[0].replace("-", "_")
+    return next(wheels.glob(f"{name}-*.whl"))
 
 
 def _texts(folder: Path) -> None:
@@ -27,10 +45,7 @@ def _texts(folder: Path) -> None:
     The captions are its CuPL sentences, which describe what a thing looks like in a picture; the template sentences
     among them are left out.
     """
-    wheels = folder / "wheels"
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels, CLIP_BENCHMARK]
-    subprocess.run(pip, check=True, stdout=sys.stderr)
-    with zipfile.ZipFile(next(wheels.glob("clip_benchmark-*.whl"))) as package:
+    with zipfile.ZipFile(_wheel(folder, CLIP_BENCHMARK)) as package:
 
         def read(name: str) -> Any:
             return json.loads(package.read(f"clip_benchmark/datasets/{name}.json"))["imagenet1k"]
@@ -46,7 +61,42 @@ def _texts(folder: Path) -> None:
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _photo(rng: Any, width: int, height: int) -> Any:
+def photographs(folder: Path) -> list[Any]:
+    """The packages' photographs, RGB; an empty list where the packages can't be had."""
+    from PIL import Image
+
+    found = []
+    try:
+        for package, (place, names) in PHOTOGRAPHS.items():
+            with zipfile.ZipFile(_wheel(folder, package)) as wheel:
+                files = {Path(name).stem: name for name in wheel.namelist() if name.startswith(place)}
+                found += [Image.open(wheel.open(files[name])).convert("RGB") for name in names]
+    except (subprocess.CalledProcessError, OSError, KeyError, StopIteration) as error:
+        print(f"no photographs ({error}): they are made up instead", file=sys.stderr)
+        return []
+    return found
+
+
+def _part_of_a_photograph(sources: list[Any], rng: Any, width: int, height: int) -> Any:
+    """Parts of photographs at about their own size, one beside the other where the picture is larger than TILE."""
+    from PIL import Image, ImageOps
+
+    canvas = Image.new("RGB", (width, height))
+    across, down = max(1, round(width / TILE)), max(1, round(height / TILE))
+    for number in range(across * down):
+        column, row = number % across, number // across
+        left, top = width * column // across, height * row // down
+        size = (width * (column + 1) // across - left, height * (row + 1) // down - top)
+        source = sources[rng.integers(len(sources))]
+        scale = min(source.width / size[0], source.height / size[1]) * rng.uniform(0.6, 1)
+        part = (int(size[0] * scale), int(size[1] * scale))
+        x, y = rng.integers(0, source.width - part[0] + 1), rng.integers(0, source.height - part[1] + 1)
+        tile = source.crop((x, y, x + part[0], y + part[1])).resize(size, Image.Resampling.LANCZOS)
+        canvas.paste(ImageOps.mirror(tile) if rng.random() < 0.5 else tile, (left, top))
+    return canvas
+
+
+def _made_up(rng: Any, width: int, height: int) -> Any:
     """A picture with a photograph's statistics: noise whose spectrum falls as 1/f, over shapes with edges."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFilter
@@ -72,11 +122,16 @@ def _photo(rng: Any, width: int, height: int) -> Any:
 
 
 def _photos(folder: Path, side: int, count: int, distinct: int) -> None:
-    """`count` JPEGs, quality 90, 4:2:0, longest edge `side`, of three shapes; `distinct` of them differ."""
+    """`count` JPEGs, quality 90, 4:2:0, longest edge `side`, of three shapes; `distinct` of them differ.
+
+    Beside the folder, a text says what they are.
+    """
     import numpy as np
 
-    target = folder / f"photos_{side}"
-    draft = folder / f"photos_{side}.draft"
+    sources = photographs(folder)
+
+    target = folder / f"photographs_{side}"
+    draft = folder / f"photographs_{side}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for number in range(count):
@@ -86,7 +141,11 @@ def _photos(folder: Path, side: int, count: int, distinct: int) -> None:
             continue
         other = side * (3, 3, 2)[number % 3] // (4, 4, 3)[number % 3]
         size = (other, side) if number % 3 == 1 else (side, other)
-        _photo(np.random.default_rng(number), *size).save(path, quality=90, subsampling="4:2:0")
+        rng = np.random.default_rng(number)
+        picture = _part_of_a_photograph(sources, rng, *size) if sources else _made_up(rng, *size)
+        picture.save(path, quality=90, subsampling="4:2:0")
+    said = f"Photographs of the packages {' and '.join(PHOTOGRAPHS)}" if sources else "Made from noise and shapes"
+    (folder / f"photographs_{side}.txt").write_text(said, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
 
@@ -97,9 +156,9 @@ def _vit_b32(folder: Path) -> None:
 
     from clip_core.checkpoint import Tensor, save
     from clip_core.config import CLIPConfig
-    from clip_core.image_processor import CLIPImageProcessor
+    from clip_core.image.processor import CLIPImageProcessor
     from clip_core.init import initial_values
-    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.text.tokenizer import CLIPTokenizerFast
     from clip_core.weights import weight_table
 
     config = CLIPConfig()
@@ -121,8 +180,8 @@ def _vit_b32(folder: Path) -> None:
 
 PARTS: dict[str, tuple[str, Any]] = {  # part -> (what is there afterwards, how it is made)
     "captions": ("captions.txt", _texts),
-    "photos_640": ("photos_640", lambda folder: _photos(folder, 640, 1000, 200)),
-    "photos_2000": ("photos_2000", lambda folder: _photos(folder, 2000, 48, 24)),
+    "photographs_640": ("photographs_640", lambda folder: _photos(folder, 640, 1000, 200)),
+    "photographs_2000": ("photographs_2000", lambda folder: _photos(folder, 2000, 48, 24)),
     "vit_b32": ("vit_b32", _vit_b32),
 }
 

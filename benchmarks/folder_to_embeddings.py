@@ -20,7 +20,7 @@ ROW = Row(
         "are. HF is the image-feature-extraction pipeline with 2 loader processes, open_clip a DataLoader with 2; both "
         "with CLIPVisionModelWithProjection's or open_clip's image vectors; open_clip has random weights."
     ),
-    data=("photos_640", "vit_b32"),
+    data=("photographs_640", "vit_b32"),
     sides={
         "triclip[jpeg], small": Side("triclip", "ours_small"),
         "triclip, small": Side("triclip", "ours_small_by_pillow"),
@@ -51,11 +51,11 @@ ROW = Row(
 
 
 def paths(data: Path, count: int = 1000) -> list[str]:
-    return [str(path) for path in sorted((data / "photos_640").glob("*.jpg"))[:count]]
+    return [str(path) for path in sorted((data / "photographs_640").glob("*.jpg"))[:count]]
 
 
 def _ours(model: Path, files: list[str]) -> Callable[[], Any]:
-    from clip_core import Clip
+    from triclip import Clip
 
     clip = Clip.from_pretrained(model)
     return lambda: clip.encode_image(files, progress=False)

@@ -23,8 +23,8 @@ from benchmarks.images_640 import (
 COUNT = 16
 ROW = Row(
     title="2,000-pixel JPEGs to pixel_values",
-    about=(f"{COUNT} photographs as above at 2000 x 1500, 1500 x 2000 and 2000 x 1333, 1.0 MB each."),
-    data=("photos_2000",),
+    about=(f"{COUNT} photographs as above at 2000 x 1500, 1500 x 2000 and 2000 x 1333, several side by side in each."),
+    data=("photographs_2000",),
     sides=SIDES,
     pairs=GOALS,
     limits=LIMITS,

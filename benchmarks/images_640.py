@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Pair, Row, Side
+from benchmarks.harness import DATA, Pair, Row, Side
 
 COUNT = 96
 SIDES = {
@@ -28,25 +28,23 @@ GOALS = (
     Pair("triclip[jpeg], reduced decoding", "hf-processors-rs", at_least=4.0),
 )
 LIMITS = (
-    "The extra `jpeg` is simplejpeg: the same libjpeg-turbo, without Pillow's four bytes a pixel, their copies and the "
-    "interpreter's lock. Decoding with it is half of a core's time at 640 pixels and two thirds at 2,000. Of the 6.5 "
-    "ms that resizing such a large picture takes, matrix products are 3, bringing bytes into planes of floats 2, "
-    "rounding the sums to bytes, doubtful ones again in whole numbers, 1.3. Half of the threads rather decode and half "
-    "rather resize, so that they wait for the interpreter's lock twice a picture (19 times before). Reduced decoding "
-    "of large pictures is bounded by JPEG's entropy coding, which it can't skip: twice what reduced decoding alone "
-    "does on one core is about 4 times what hf-processors-rs does, which leaves next to nothing for all else (2 ms of "
-    "11). Pillow-SIMD 12.1.1 (AVX2) resizes a 640-pixel picture in 0.38 ms, which is 2.6 in Pillow and 1.3 here, but "
+    "Which way each step goes, Pillow's or a short cut, is measured in the process (`triclip inspect --machine` says "
+    "so): matrix products in place of Pillow's resizing win with AVX-512 and lose with AVX2; simplejpeg (the extra "
+    "`jpeg`) is the same libjpeg-turbo. Decoding is about half of a core's time at 640 pixels and two thirds at 2,000. "
+    "Reduced decoding of large pictures is bounded by JPEG's entropy coding, which it can't skip: twice what reduced "
+    "decoding alone does on one core is about 4 times what hf-processors-rs does, which leaves next to nothing for all "
+    "else. Pillow-SIMD 12.1.1 (AVX2) resizes a 640-pixel picture in 0.38 ms, which is 2.6 in Pillow and 1.3 here, but "
     "0.34% of its bytes are off by one, so nothing here uses it. On a machine with other work, look at CPU seconds: "
     "triclip's and Rust's are spread over all cores."
 )
 ROW = Row(
     title="640-pixel JPEGs to pixel_values",
     about=(
-        f"{COUNT} photographs made from noise and shapes (640 x 480, 480 x 640, 640 x 426; 110 kB each, as photographs "
-        "have at quality 90), from files to float32 [N, 3, 224, 224]. triclip and hf-processors-rs use all cores; "
-        "transformers uses one."
+        f"{COUNT} photographs (640 x 480, 480 x 640, 640 x 426; quality 90; from packages, or where these can't be had "
+        "made up: see what was checked), from files to float32 [N, 3, 224, 224]. triclip and hf-processors-rs use all "
+        "cores; transformers uses one."
     ),
-    data=("photos_640",),
+    data=("photographs_640",),
     sides=SIDES,
     pairs=GOALS[:4],
     limits=LIMITS,
@@ -57,7 +55,7 @@ ROW = Row(
 
 
 def files(data: Path, side: int = 640, count: int = COUNT) -> list[Path]:
-    return sorted((data / f"photos_{side}").glob("*.jpg"))[:count]
+    return sorted((data / f"photographs_{side}").glob("*.jpg"))[:count]
 
 
 def ours(data: Path) -> Callable[[], Any]:
@@ -101,12 +99,14 @@ def process_with_triclip(paths: list[Path], by_pillow: bool = False, **options: 
     """`by_pillow`: as it is without the `jpeg` extra."""
     from PIL import Image
 
-    from clip_core import CLIPImageProcessor
-    from clip_core.image_jpeg import decoder
+    from clip_core import CLIPImageProcessor, machine
+    from clip_core.image.fast import decoder, measure
 
     if by_pillow:
         without_simplejpeg()
     assert (decoder() is None) == by_pillow
+    measure()
+    print(machine.describe(), file=sys.stderr)
 
     processor = CLIPImageProcessor(**options)
     return lambda: processor([Image.open(path) for path in paths], return_tensors="np")["pixel_values"]
@@ -160,8 +160,9 @@ def same_bits(results: dict[str, Any]) -> str:
         assert np.array_equal(results[name], want), f"{name} differs from transformers"
     off = int((results["hf-processors-rs"] != want).any((1, 2, 3)).sum())
     error = np.abs(results["triclip[jpeg], reduced decoding"] - want)
+    said = sorted({path.read_text(encoding="utf-8") for path in DATA.glob("photographs_*.txt")})
     return (
-        f"triclip's {len(want)} pictures equal transformers' to the bit; {off} of hf-processors-rs' differ. With "
-        f"reduced decoding values are off by {error.mean():.3f} on average and {error.max():.2f} at most (a byte is "
-        f"0.015; values span -1.8 to 2.1)."
+        f"{'; '.join(said)}. triclip's {len(want)} pictures equal transformers' to the bit; {off} of "
+        f"hf-processors-rs' differ. With reduced decoding values are off by {error.mean():.3f} on average and "
+        f"{error.max():.2f} at most (a byte is 0.015; values span -1.8 to 2.1)."
     )

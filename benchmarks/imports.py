@@ -7,7 +7,7 @@ from benchmarks.harness import Pair, Row, Side
 PYTHON = "pass"
 IMPORT = "import clip_core"
 EVERYTHING = "import clip_core; [getattr(clip_core, name) for name in clip_core.__all__]"
-HELP = "import sys; sys.argv = ['triclip', '--help']; from clip_core.cli import main; main()"
+HELP = "import sys; sys.argv = ['triclip', '--help']; from triclip.command import main; main()"
 TRANSFORMERS = "from transformers import CLIPConfig, CLIPImageProcessor, CLIPProcessor, CLIPTokenizerFast"
 ROW = Row(
     title="Imports",

@@ -38,7 +38,7 @@ ROW = Row(
 
 def ours(data: Path) -> Callable[[], Any]:
     from benchmarks.data import captions
-    from clip_core.pipeline import Clip
+    from triclip.pipeline import Clip
 
     clip, texts = Clip.from_pretrained(data / "vit_b32"), captions(data, COUNT)
     return lambda: clip.encode_text(texts, progress=False)

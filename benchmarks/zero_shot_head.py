@@ -37,8 +37,8 @@ ROW = Row(
 
 
 def ours(data: Path) -> Callable[[], Any]:
-    from clip_core.pipeline import Clip
-    from clip_core.prompts import OPENAI_IMAGENET_TEMPLATES
+    from triclip.pipeline import Clip
+    from triclip.prompts import OPENAI_IMAGENET_TEMPLATES
 
     clip = Clip.from_pretrained(data / "vit_b32")
     return lambda: clip.zero_shot_head(_names(data, OURS), OPENAI_IMAGENET_TEMPLATES)

@@ -1,4 +1,4 @@
-"""The framework-neutral core of triclip: configs, tokenizers, image processing, checkpoints and the `Clip` pipeline.
+"""The framework-neutral core of triclip: configs, outputs, weights, tokenizers, image processing, checkpoints.
 
 Names are imported on first use, so `import clip_core` stays fast and no framework is ever imported by it.
 """
@@ -13,24 +13,23 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it
 _HOME = {
-    "AddedToken": "tokenizer",
+    "AddedToken": "text.tokenizer",
     "BatchEncoding": "batch",
     "BatchFeature": "batch",
     "BaseModelOutput": "outputs",
     "BaseModelOutputWithPooling": "outputs",
     "CLIPConfig": "config",
-    "CLIPFeatureExtractor": "image_processor",
-    "CLIPImageProcessor": "image_processor",
+    "CLIPFeatureExtractor": "image.processor",
+    "CLIPImageProcessor": "image.processor",
     "CLIPOutput": "outputs",
     "CLIPProcessor": "processor",
     "CLIPTextConfig": "config",
     "CLIPTextModelOutput": "outputs",
-    "CLIPTokenizer": "tokenizer",
-    "CLIPTokenizerFast": "tokenizer",
+    "CLIPTokenizer": "text.tokenizer",
+    "CLIPTokenizerFast": "text.tokenizer",
     "CLIPVisionConfig": "config",
     "CLIPVisionModelOutput": "outputs",
     "CheckpointError": "errors",
-    "Clip": "pipeline",
     "ConfigError": "errors",
     "FlaxCLIPOutput": "outputs",
     "ImageError": "errors",
@@ -38,7 +37,7 @@ _HOME = {
     "MissingDependencyError": "errors",
     "ModelOutput": "outputs",
     "PretrainedConfig": "config",
-    "openai_tokenize": "tokenizer",
+    "openai_tokenize": "text.tokenizer",
 }
 __all__ = sorted(_HOME)
 
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from .batch import BatchEncoding, BatchFeature
     from .config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
     from .errors import CheckpointError, ConfigError, ImageError, InputError, MissingDependencyError
-    from .image_processor import CLIPFeatureExtractor, CLIPImageProcessor
+    from .image.processor import CLIPFeatureExtractor, CLIPImageProcessor
     from .outputs import (
         BaseModelOutput,
         BaseModelOutputWithPooling,
@@ -56,8 +55,7 @@ if TYPE_CHECKING:
         FlaxCLIPOutput,
         ModelOutput,
     )
-    from .pipeline import Clip
     from .processor import CLIPProcessor
-    from .tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
+    from .text.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -20,6 +20,8 @@ __all__ = ["ACTIVATIONS", "CLIPConfig", "CLIPTextConfig", "CLIPVisionConfig", "P
 class _TowerConfig(PretrainedConfig):
     """What the text and the vision tower's configs have in common."""
 
+    _key_in_full_model = ""
+
     def validate(self) -> None:
         super().validate()
         if self.hidden_size % self.num_attention_heads:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
-from .files import write_text as write_text_atomically
+from .files import write_text
 from .hub import PushToHub, is_hub_name, upload_arguments, upload_message
 from .hub import push_to_hub as upload_files
 from .reading import read_json_object
@@ -105,7 +105,6 @@ class PretrainedConfig(PushToHub):
     is_composition = False
     attribute_map: dict[str, str] = {}  # other names of fields, for subclasses that have some
     _sub_configs: tuple[str, ...] = ()
-    _key_in_full_model = ""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(self.attribute_map.get(name, name), value)
@@ -245,26 +244,6 @@ class PretrainedConfig(PushToHub):
         with _naming(json_file):
             return cls(**read_json_object(Path(json_file), ConfigError))
 
-    @classmethod
-    def of(cls, config: Any) -> Any:
-        """A config as one of this class: itself, or a copy of another library's by its fields.
-
-        Takes a mapping, or an object with `to_dict()` (transformers' CLIPConfig). Raises ConfigError, naming the
-        type, for anything else and for another model's config.
-        """
-        if isinstance(config, cls):
-            return config
-        values = config
-        if not isinstance(config, Mapping | PretrainedConfig) and callable(getattr(config, "to_dict", None)):
-            values = config.to_dict()
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"config: wanted a {cls.__name__}, found a {type(config).__name__}")
-        kind = values.get("model_type")
-        if kind is not None and kind != cls.model_type:
-            hint = f": give its {cls._key_in_full_model}" if kind == "clip" else ""
-            raise ConfigError(f"config: wanted a {cls.__name__}, found one of a model of type {str(kind)[:60]!r}{hint}")
-        return cls.from_dict(values)
-
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
@@ -310,7 +289,7 @@ class PretrainedConfig(PushToHub):
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
         """Write `to_json_string`; a crash leaves the old file or the new one, whole."""
-        write_text_atomically(Path(json_file_path), self.to_json_string(use_diff))
+        write_text(Path(json_file_path), self.to_json_string(use_diff))
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write config.json into the folder, making it if needed.

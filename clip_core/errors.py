@@ -17,7 +17,7 @@ class DataError(ValueError):
     """Training or evaluation data that can't be used. The message names the file, what was wanted and found."""
 
 
-class ImageError(InputError):
+class ImageError(InputError, OSError):
     """A file or array that is no usable picture. The message names it."""
 
 

@@ -9,7 +9,6 @@ import inspect
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -295,7 +294,7 @@ def _tagged_card(repo_id: str, tags: list[str], token: str | bool | None) -> byt
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        card = ModelCard.load(repo_id, token=token)
+        card = ModelCard.load(repo_id, token=token if isinstance(token, str) else None)
     except (EntryNotFoundError, FileNotFoundError):
         card = ModelCard(f"---\n{ModelCardData(library_name='transformers').to_yaml()}\n---\n")
     known = list(card.data.tags or [])
@@ -334,6 +333,8 @@ class PushToHub:
 
         Returns huggingface_hub's CommitInfo.
         """
+        import tempfile
+
         given = {
             "repo_id": repo_id,
             "commit_message": commit_message or upload_message(self),

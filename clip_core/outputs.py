@@ -8,9 +8,12 @@ with their framework through `OUTPUT_CLASSES`, `flatten` and `unflatten`; nothin
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+
+# What the backends do with every class of outputs, also with those that others derive later.
+_registering: list[Callable[[Any], None]] = []
 
 
 class ModelOutput(OrderedDict):
@@ -19,6 +22,11 @@ class ModelOutput(OrderedDict):
     The first argument may also be a mapping or an iterable of pairs, which is how dict-like containers are rebuilt by
     libraries that map over them. Deleting is refused (as in v4.37), since positions would silently change.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for register in _registering:  # with the frameworks that are in use
+            register(cls)
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
@@ -177,6 +185,18 @@ OUTPUT_CLASSES: tuple[type[ModelOutput], ...] = (
     CLIPOutput,
     FlaxCLIPOutput,
 )
+
+
+def for_each_class(register: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Call `register` with every output class there is and, once it exists, every subclass that somebody makes."""
+    for cls in _classes(ModelOutput):
+        register(cls)
+    _registering.append(register)
+    return register
+
+
+def _classes(cls: Any) -> list[Any]:
+    return [found for sub in cls.__subclasses__() for found in (sub, *_classes(sub))]
 
 
 def flatten(output: ModelOutput) -> tuple[list[Any], tuple[str, ...]]:

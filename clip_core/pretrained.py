@@ -1,8 +1,9 @@
 """from_pretrained and save_pretrained, once for all backends.
 
-A backend's base class mixes in `Pretrained` and supplies two hooks over canonical names: `_from_weights` builds a model
-from lazy tensors, `_get_weights` gives a model's tensors back. Everything else happens here: finding files, the
-config and its overrides, the strict two-sided check, dtypes, and writing.
+A backend's base class mixes in `Pretrained` and supplies three hooks over canonical names: `_from_weights` builds a
+model from lazy tensors, `_get_weights` gives a model's tensors back, `_lazy` makes one of an array. Everything else
+happens here: finding files, the config and its overrides, the strict two-sided check, dtypes, and writing. What
+somebody's subclass has beside CLIP's weights is matched in `own_parts`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import gc
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +21,16 @@ from typing import Any, NamedTuple
 
 from .config import CLIPConfig, PretrainedConfig
 from .errors import CheckpointError, ConfigError
-from .hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_folder
+from .hub import (
+    ACCEPTED_ARGUMENTS,
+    HUB_ARGUMENTS,
+    PushToHub,
+    push_to_hub,
+    resolve_folder,
+    upload_arguments,
+    upload_message,
+)
+from .own_parts import OwnParts
 from .weights import Difference, compare, in_scope, weight_table
 
 # A tower's own class can't provide these to a full model; naming the class to use instead makes the error useful.
@@ -32,6 +43,11 @@ _CLASS_OF_SCOPE = {
 }
 
 
+_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.")
+# Accepted where they ask for nothing.
+_UNQUANTISED = ("load_in_8bit", "load_in_4bit", "quantization_config")
+
+
 class Loaded(NamedTuple):
     """A checked checkpoint: what a backend needs to build its model."""
 
@@ -40,13 +56,19 @@ class Loaded(NamedTuple):
     fresh: list[str]  # names to initialise instead of load (only with strict=False or ignore_mismatched_sizes)
     difference: Difference
     dtype: str  # of the floating-point weights: "float32", "float16", "bfloat16", "float64"
+    own: OwnParts | None = None  # the file's other entries, for what a subclass has beside the table
+
+    def take_own(self, wanted: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]]:
+        """(name -> lazy tensor, names to leave as the class makes them) of a model's weights that no table names:
+        see `OwnParts.take`. `tensors` and `fresh` are for those that a table names."""
+        return ({}, list(wanted)) if self.own is None else self.own.take(wanted)
 
 
-class Pretrained:
+class Pretrained(PushToHub):
     """Mixed into each backend's base class. Class attributes say what the class is."""
 
     config_class: type[PretrainedConfig] = CLIPConfig
-    weight_scope = "full"
+    weight_scope: str | None = "full"  # None: somebody's own class, whose weights are known when it is built
     base_model_prefix = "clip"
     _class_prefix = ""  # "TF", "Flax": only for messages and the `architectures` entry
     _native_format = "hf-bin"  # what save_pretrained(safe_serialization=False) writes: a target of `checkpoint.save`
@@ -66,10 +88,16 @@ class Pretrained:
             dtype, torch_dtype: "auto" (as saved), a name or a framework's dtype object; default float32, also for
                 checkpoints saved in float16.
             ignore_mismatched_sizes: initialise weights of another shape freshly, with a warning. Default False.
-            strict: False initialises missing weights freshly and skips unknown ones, with a warning. Default True.
+            strict: False initialises missing weights freshly and skips unknown ones, with a warning. Default True. It
+                is about CLIP's own weights: what a subclass adds is loaded when it is there, and a warning names it
+                when it isn't, as well as parts of the file that the class doesn't have.
             mmap: PyTorch only. True leaves weights of the wanted dtype in their file: they are read as they are used,
                 written ones live in memory, and loading is faster and takes less. The file may be replaced (as all
                 that save here do), but a process that cuts it short in its place ends this one. Default False.
+            state_dict: canonical name -> array to load in place of a file's weights; the name may then be None when a
+                `config` is given.
+            num_hidden_layers (and a given `config` or sub-config): fewer layers than the file has leave the upper ones
+                out.
             output_loading_info: also return {"missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"}.
             **kwargs: values that override single config fields.
 
@@ -81,13 +109,14 @@ class Pretrained:
         with _collector_paused():
             loaded = load_checked(cls, pretrained_model_name_or_path, kwargs)
             model = cls._from_weights(loaded, *model_args, **build_kwargs)
+        own = loaded.own.settle() if loaded.own else Difference([], [], [])
         if not output_loading_info:
             return model
-        missing, unexpected, mismatched = loaded.difference
+        both = (loaded.difference, own)
         info = {
-            "missing_keys": missing,
-            "unexpected_keys": unexpected,
-            "mismatched_keys": mismatched,
+            "missing_keys": [name for part in both for name in part.missing],
+            "unexpected_keys": [name for part in both for name in part.unexpected],
+            "mismatched_keys": [entry for part in both for entry in part.mismatched],
             "error_msgs": [],
         }
         return model, info
@@ -110,14 +139,12 @@ class Pretrained:
             max_shard_size: bytes, or e.g. "500MB"; larger models are split into shards with an index.
             safe_serialization: safetensors (True) or pytorch_model.bin (False).
             variant: e.g. "fp16" for `model.fp16.safetensors`.
+            push_to_hub: also upload the folder, as `repo_id` (default: the folder's name). Default False. With it
+                commit_message, commit_description, private, token, create_pr, revision: see `push_to_hub`.
 
         A crash leaves the old files or the new ones, whole. The files are transformers' and load there.
         """
-        unknown = set(kwargs) - {"save_function", "push_to_hub", "token", "save_peft_format"}
-        if unknown:
-            raise TypeError(f"save_pretrained: unknown argument {sorted(unknown)[0]!r}")
-        if kwargs.get("push_to_hub"):
-            raise ValueError("push_to_hub: triclip does not upload: use huggingface_hub.upload_folder on the folder")
+        upload = upload_arguments(kwargs, save_directory, ("save_function", "push_to_hub", "save_peft_format"))
         if not is_main_process:
             return
         from . import checkpoint
@@ -137,6 +164,8 @@ class Pretrained:
             shard_size=max_shard_size,
             variant=variant,
         )
+        if kwargs.get("push_to_hub"):
+            push_to_hub(folder, **{"commit_message": upload_message(self), **upload})
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
@@ -150,6 +179,11 @@ class Pretrained:
         raise NotImplementedError  # a backend's duty
 
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        raise NotImplementedError  # a backend's duty
+
+    @classmethod
+    def _lazy(cls, name: str, value: Any) -> Any:
+        """A backend's array, or a NumPy one, of `state_dict=` as a lazy tensor in the published layout."""
         raise NotImplementedError  # a backend's duty
 
 
@@ -170,42 +204,127 @@ def _collector_paused() -> Iterator[None]:
 
 def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any]) -> Loaded:
     """Find, read and check a checkpoint for a model class. `kwargs` as given to from_pretrained, less the build's."""
-    from . import checkpoint
-
+    if kwargs.get("load_in_8bit") or kwargs.get("load_in_4bit") or kwargs.get("quantization_config") is not None:
+        raise ValueError("load_in_8bit: weights are not quantised while they are loaded: quantise the loaded model")
     prefer = None if kwargs.get("from_pt") else cls._native_file
-    kwargs = {key: value for key, value in kwargs.items() if key not in ACCEPTED_ARGUMENTS}
+    kwargs = {key: value for key, value in kwargs.items() if key not in (*ACCEPTED_ARGUMENTS, *_UNQUANTISED)}
     where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
     variant, component = kwargs.pop("variant", None), kwargs.pop("component", None)
-    given_config = kwargs.pop("config", None)
+    given_config, state_dict = kwargs.pop("config", None), kwargs.pop("state_dict", None)
     torch_dtype = kwargs.pop("torch_dtype", None)
     dtype = kwargs.pop("dtype", torch_dtype)
     strict = kwargs.pop("strict", True)
     ignore_sizes = kwargs.pop("ignore_mismatched_sizes", False)
 
-    path = resolve_folder(name_or_path, weights=True, variant=variant, **where)
-    if given_config is not None and not isinstance(given_config, str | os.PathLike):
-        given_config = cls.config_class.of(given_config)  # also transformers' own, by its fields
-    given = _as_dict(given_config, where)
-    read = checkpoint.load(
-        path, variant=variant, component=component, scope=cls.weight_scope, config=given, prefer=prefer
-    )
+    if given_config is not None:
+        given_config = own_config(cls.config_class, given_config)
+    if state_dict is not None:
+        source, read = _read_given(cls, state_dict, name_or_path, given_config, where)
+    else:
+        source, read = _read_files(cls, name_or_path, given_config, where, variant, component, prefer)
     for note in read.notes:  # what had to be assumed, e.g. an activation that no file states
-        logging.getLogger("triclip").warning("%s: %s", path, note)
-    config = _resolve_config(cls, given_config, read, kwargs, str(path))
+        logging.getLogger("triclip").warning("%s: %s", source, note)
+    config = _resolve_config(cls, given_config, read, kwargs, source)
     if name_or_path is not None:
         config.name_or_path = str(name_or_path)
 
-    tensors = {name: tensor for name, tensor in read.tensors.items() if in_scope(name, cls.weight_scope)}
-    # Entries of the other tower are knowingly ignored; names of no CLIP part at all are unexpected.
-    foreign = {n: t for n, t in read.tensors.items() if not in_scope(n, cls.weight_scope) and not in_scope(n, "full")}
-    foreign = {n: t for n, t in foreign.items() if not n.startswith("classifier.")}  # CLIPForImageClassification
-    if not any(key in kwargs for key in ("projection_dim",)) and given_config is None:
-        _take_projection_from_shapes(config, tensors, cls.weight_scope)
-    table = weight_table(config, cls.weight_scope)
-    difference = compare({**tensors, **foreign}, table)
-    fresh = _settle(cls, difference, str(path), strict, ignore_sizes)
+    scope = cls.weight_scope
+    own = OwnParts(cls, source, *_beside_the_table(read, scope), strict=strict, ignore_sizes=ignore_sizes)
+    if scope is None:
+        return Loaded(config, {}, [], Difference([], [], []), _wanted_dtype(dtype, config, read.entries), own)
+    # Entries of the other tower are knowingly ignored; names of no CLIP part at all are for `own`.
+    tensors = {name: tensor for name, tensor in read.tensors.items() if in_scope(name, scope)}
+    if given_config is None and "projection_dim" not in kwargs:
+        _take_projection_from_shapes(config, tensors, scope)
+    if given_config is not None or "num_hidden_layers" in kwargs or set(kwargs) & set(config._sub_configs):
+        tensors = _within_depth(config, tensors, source)
+    table = weight_table(config, scope)
+    difference = compare(tensors, table)
+    fresh = _settle(cls, difference, source, strict, ignore_sizes)
     wanted = {name: tensors[name] for name in table if name in tensors and name not in fresh}
-    return Loaded(config, wanted, fresh, difference, _wanted_dtype(dtype, config, wanted))
+    return Loaded(config, wanted, fresh, difference, _wanted_dtype(dtype, config, wanted), own)
+
+
+def _read_files(
+    cls: type[Pretrained], name_or_path: Any, config: Any, where: dict, variant: Any, component: Any, prefer: Any
+) -> tuple[str, Any]:
+    """(the path, the opened checkpoint) of a folder, file or name."""
+    from . import checkpoint
+    from .checkpoint.stated import CLIP_TYPES, check_kind
+
+    path = resolve_folder(name_or_path, weights=True, variant=variant, **where)
+    given = _as_dict(config, where)
+    if cls.config_class.model_type in CLIP_TYPES:
+        check_kind(given or {}, f"config={config!r}" if isinstance(config, str) else "config")
+    elif given is None:
+        given = _as_dict(path, {})  # a config class of somebody's own, whose model_type the checkpoint doesn't know
+    scope, own = cls.weight_scope, cls.weight_scope is None
+    read = checkpoint.load(
+        path, variant=variant, component=component, scope=scope, config=given, prefer=prefer, own=own
+    )
+    return str(path), read
+
+
+def _read_given(
+    cls: type[Pretrained], state_dict: Mapping[str, Any], name_or_path: Any, config: Any, where: dict
+) -> tuple[str, Any]:
+    """As `_read_files`, of weights that the caller has: `state_dict=`, with the config of `config=` or of the name."""
+    from .checkpoint import of_tensors
+
+    if config is None and name_or_path is None:
+        raise TypeError(f"{cls.__name__}.from_pretrained: state_dict: without a name or path it needs config=")
+    values = _as_dict(name_or_path if config is None else config, where)
+    tensors = {name: cls._lazy(name, value) for name, value in state_dict.items()}
+    return "state_dict", of_tensors(tensors, values, scope=cls.weight_scope, own=cls.weight_scope is None)
+
+
+def _beside_the_table(read: Any, scope: str | None) -> tuple[dict[str, Any], str]:
+    """(the entries that a class may have beside its table, what stands before the names of the file's CLIP)."""
+    plain = read.dialect == "hf"  # there the file's own names are those of a model; elsewhere they are translated
+    entries, prefix = (read.entries, read.prefix) if plain else (read.tensors, "")
+    if scope is None:
+        return dict(entries), prefix
+    taken = {name for name in entries if in_scope(name.removeprefix(prefix), "full") and name.startswith(prefix)}
+    return {name: tensor for name, tensor in entries.items() if name not in taken}, prefix
+
+
+def _within_depth(config: Any, tensors: dict[str, Any], source: str) -> dict[str, Any]:
+    """Without the layers above the number that the caller asked for: "clip skip" by config."""
+    depth = {tower: getattr(config, f"{tower}_config", config).num_hidden_layers for tower in ("text", "vision")}
+    above = {name for name in tensors if (match := _LAYER.match(name)) is not None and int(match[2]) >= depth[match[1]]}
+    if above:
+        logging.getLogger("triclip").info("%s: layers above num_hidden_layers are left out", source)
+    return {name: tensor for name, tensor in tensors.items() if name not in above}
+
+
+def own_config(wanted: type[PretrainedConfig], config: Any) -> Any:
+    """A config object as this package's class: another library's is taken by its fields; others are given back.
+
+    Raises TypeError for the config of another part, naming what to pass instead.
+    """
+    if isinstance(config, PretrainedConfig | str | os.PathLike | Mapping) or not hasattr(config, "to_dict"):
+        return config
+    values = config.to_dict()
+    kind, own = values.get("model_type", ""), wanted.model_type
+    if kind and own and kind != own:
+        raise TypeError(f"config: wanted a {wanted.__name__} ({own}), found a {type(config).__name__} ({kind})")
+    # What a dict leaves out: it is chosen when a model is built.
+    attention = getattr(config, "_attn_implementation", None)
+    return wanted.from_dict(values, **({"attn_implementation": attention} if attention in ("eager", "sdpa") else {}))
+
+
+def checked_config(cls: Any, config: Any) -> Any:
+    """The config that a model class's constructor was given, as this package's. Raises TypeError saying what to do."""
+    config = own_config(cls.config_class, config)
+    fits = isinstance(config, cls.config_class if cls.weight_scope else PretrainedConfig)
+    if fits:
+        return config
+    wanted, found = cls.config_class.__name__, type(config).__name__
+    part = next((n for n in getattr(config, "_sub_configs", ()) if type(getattr(config, n)) is cls.config_class), None)
+    hint = f": pass its {part}" if part else ""
+    if isinstance(config, str | os.PathLike):
+        hint = f": {cls.__name__}.from_pretrained(...) takes names and paths"
+    raise TypeError(f"{cls.__name__}: config: wanted a {wanted}, found {found}{hint}")
 
 
 def _as_dict(config: Any, where: dict[str, Any]) -> dict[str, Any] | None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import hub
+from .absent import absent_attribute
 from .batch import BatchEncoding
 from .errors import InputError
-from .image_processor import CLIPImageProcessor
+from .files import write_text
+from .image.processor import CLIPImageProcessor
+from .text.files import check_regular, read_json_object
+from .text.tokenizer import CLIPTokenizer, CLIPTokenizerFast
+
+PROCESSOR_CONFIG_NAME = "processor_config.json"
 
 # Keywords of one call that concern pictures alone; a tokenizer would refuse them.
 IMAGE_ARGUMENTS = {"apply_exif_orientation", *inspect.signature(CLIPImageProcessor.preprocess).parameters} - {
@@ -22,7 +31,7 @@ IMAGE_ARGUMENTS = {"apply_exif_orientation", *inspect.signature(CLIPImageProcess
 }
 
 
-class CLIPProcessor:
+class CLIPProcessor(hub.PushToHub):
     """Text to `input_ids` and `attention_mask`, pictures to `pixel_values`.
 
     Args:
@@ -104,42 +113,111 @@ class CLIPProcessor:
         return self.image_processor_class
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        cache_dir: str | os.PathLike | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Both parts from a folder or a hub name.
 
         Args:
             pretrained_model_name_or_path: the folder or name.
             use_fast: CLIPTokenizerFast (default) or, when false, CLIPTokenizer.
-            subfolder, revision, cache_dir, local_files_only, token: where to look.
+            subfolder, revision, cache_dir, local_files_only, token: where to look; `force_download` changes nothing.
+            return_unused_kwargs: also return the keywords that no part knows.
             **kwargs: to both parts' `from_pretrained`.
         Raises FileNotFoundError when a part has no files there.
         """
-        from .tokenizer import CLIPTokenizer, CLIPTokenizerFast
-
-        tokenizer_class = CLIPTokenizerFast if kwargs.pop("use_fast", True) else CLIPTokenizer
+        given = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token, "revision": revision}
+        kwargs |= {name: value for name, value in given.items() if value}
         return_unused = kwargs.pop("return_unused_kwargs", False)
+        tokenizer_class = CLIPTokenizerFast if kwargs.pop("use_fast", True) else CLIPTokenizer
         image_processor, unused = CLIPImageProcessor.from_pretrained(
             pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
         )
-        processor = cls(image_processor, tokenizer_class.from_pretrained(pretrained_model_name_or_path, **kwargs))
+        tokenizer = tokenizer_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor_dict, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        processor = cls.from_args_and_dict([image_processor, tokenizer], processor_dict)
         return (processor, unused) if return_unused else processor
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> list[str]:
-        """Write both parts' files, which transformers 4 and 5 read; returns their paths."""
+    @classmethod
+    def get_processor_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What processor_config.json says, {} without one; and the keywords that don't say where it is."""
+        where = {name: kwargs.pop(name) for name in hub.HUB_ARGUMENTS if name in kwargs}
+        kwargs = {name: value for name, value in kwargs.items() if name not in hub.ACCEPTED_ARGUMENTS}
+        folder = hub.resolve_folder(
+            pretrained_model_name_or_path, **{**where, "subfolder": where.get("subfolder") or None}
+        )
+        path = folder if folder.is_file() else folder / PROCESSOR_CONFIG_NAME
+        return (read_json_object(path) if check_regular(path) else {}), kwargs
+
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """A processor from its parts and what processor_config.json says beside them.
+
+        Args:
+            args: the parts, in the order of `attributes`.
+            processor_dict: the constructor's further arguments; names that it doesn't take are left out.
+            return_unused_kwargs: also return the keywords that are left.
+            **kwargs: attributes to set on the processor.
+        """
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        processor = cls(*args, **{k: v for k, v in processor_dict.items() if k in cls._own_arguments()})
+        for name in [name for name in kwargs if hasattr(processor, name)]:
+            setattr(processor, name, kwargs.pop(name))
+        return (processor, kwargs) if return_unused else processor
+
+    @classmethod
+    def _own_arguments(cls) -> list[str]:
+        """What a subclass's constructor takes beside the parts."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return [name for name in named if name not in ("self", *cls.attributes)]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Write both parts' files, which transformers 4 and 5 read; returns their paths.
+
+        Args:
+            push_to_hub: upload these files afterwards, through huggingface_hub.
+            **kwargs: `repo_id` (default: the folder's name), `commit_message`, `private`, `token`, …: see
+                `clip_core.hub.push_to_hub`.
+        """
+        upload = hub.upload_arguments(kwargs, save_directory)
         for part in (self.image_processor, self.tokenizer):
             if hasattr(part, "_set_processor_class"):
                 part._set_processor_class(type(self).__name__)
-        written = [*self.image_processor.save_pretrained(save_directory)]
-        written += self.tokenizer.save_pretrained(save_directory) or ()
-        return [str(Path(path)) for path in written]
+        written = [str(path) for path in self.image_processor.save_pretrained(save_directory)]
+        written += [str(path) for path in self.tokenizer.save_pretrained(save_directory) or ()]
+        if set(self.to_dict()) != {"processor_class"}:
+            written.append(str(Path(save_directory) / PROCESSOR_CONFIG_NAME))
+            self.to_json_file(written[-1])
+        if push_to_hub:
+            upload = {"commit_message": hub.upload_message(self), **upload}
+            hub.push_to_hub(save_directory, files=[Path(path).name for path in written], **upload)
+        return written
 
     def to_dict(self) -> dict[str, Any]:
-        """What a `processor_config.json` would hold besides the two parts."""
-        return {"processor_class": type(self).__name__}
+        """What a `processor_config.json` holds besides the two parts: a subclass's further arguments."""
+        own = {name: getattr(self, name) for name in self._own_arguments() if hasattr(self, name)}
+        return {**copy.deepcopy(own), "processor_class": type(self).__name__}
 
     def to_json_string(self) -> str:
         """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Write `to_dict` as JSON."""
+        write_text(json_file_path, self.to_json_string())
+
+    def __getattr__(self, name: str) -> Any:
+        raise absent_attribute(self, name, "processor")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}:\n- image_processor: {self.image_processor!r}\n- tokenizer: {self.tokenizer!r}\n"

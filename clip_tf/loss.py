@@ -1,4 +1,4 @@
-"""The contrastive losses over all replicas. `clip_core.train.losses_reference` is the definition of the mathematics.
+"""The contrastive losses over all replicas. `conformance.losses_reference` is the definition of the mathematics.
 
 n rows of this replica, N of all, m of a block of texts, P projection, s = exp(logit_scale), L = s image text^T + bias.
 

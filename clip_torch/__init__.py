@@ -19,8 +19,6 @@ from .modeling import (
 if TYPE_CHECKING:
     from clip_core import *  # noqa: F403
 
-    from .encoders import load_encoders
-
 __all__ = [
     *clip_core.__all__,
     "CLIPModel",
@@ -32,16 +30,11 @@ __all__ = [
     "CLIPVisionModelWithProjection",
     "CLIPVisionTransformer",
     "as_transformers",
-    "load_encoders",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load_encoders":  # needs the tokenizer and the image processor
-        from .encoders import load_encoders
-
-        return load_encoders
-    # Re-exported on first use: importing a backend must not cost the tokenizer's and the pipeline's imports.
+    # Re-exported on first use: importing a backend must not cost the tokenizer's imports.
     if name in clip_core.__all__:
         return getattr(clip_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

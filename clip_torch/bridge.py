@@ -1,8 +1,9 @@
-"""What ties the modules to the core: weights in and out, initialisation, and the methods of v4.37's base class."""
+"""What ties the modules to the core: weights in and out, and initialisation."""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,17 +15,22 @@ from torch.overrides import TorchFunctionMode
 
 from clip_core import outputs
 from clip_core.checkpoint.tensor import Tensor as LazyTensor
-from clip_core.init import initial_values
-from clip_core.pretrained import Loaded, Pretrained
+from clip_core.checkpoint.tensor import dtype_name
+from clip_core.errors import CheckpointError
+from clip_core.pretrained import Loaded, Pretrained, checked_config
+from clip_core.weights import weight_table
 
-ATTENTIONS = ("sdpa", "eager")
+from .methods import ATTENTIONS, Methods
+from .peft_adapters import Adapters
 
-for _cls in outputs.OUTPUT_CLASSES:
+
+@outputs.for_each_class
+def _register(cls: Any) -> None:
     pytree.register_pytree_node(
-        _cls,
+        cls,
         outputs.flatten,
-        lambda values, names, cls=_cls: outputs.unflatten(cls, names, values),
-        serialized_type_name=f"clip_core.outputs.{_cls.__name__}",
+        lambda values, names: outputs.unflatten(cls, names, values),
+        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
         to_dumpable_context=list,
         from_dumpable_context=tuple,
     )
@@ -70,19 +76,24 @@ def from_torch(tensor: torch.Tensor) -> LazyTensor:
     return LazyTensor.from_numpy(tensor.numpy())
 
 
-class PreTrainedModel(Pretrained, nn.Module):
+class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
     """An nn.Module that loads, saves and initialises itself by the core's rules."""
 
     # Pretrained comes first: in a class of two packages (adapter.py) its methods go before the other's.
 
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = False
+    weight_scope = None  # the public classes state theirs
+    # What subclasses state, as in v4.37: patterns of names not to warn of, and names not to save.
+    _keys_to_ignore_on_load_missing: list[str] | None = None
+    _keys_to_ignore_on_load_unexpected: list[str] | None = None
+    _keys_to_ignore_on_save: list[str] | None = None
+    _tied_weights_keys: list[str] | None = None
+    _keep_in_fp32_modules: list[str] | None = None
+    _supports_sdpa = True
+    _supports_flash_attn_2 = False
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         super().__init__()
-        if not isinstance(config, self.config_class):
-            wanted, found = self.config_class.__name__, type(config).__name__
-            raise TypeError(f"{type(self).__name__}: config: wanted a {wanted}, found {found}")
+        config = checked_config(type(self), config)
         config.validate()
         self.config = config
         for sub in (config, *(getattr(config, name) for name in config._sub_configs)):
@@ -93,20 +104,31 @@ class PreTrainedModel(Pretrained, nn.Module):
                 raise ValueError(f"attn_implementation: wanted one of {', '.join(ATTENTIONS)}, found {found!r}")
 
     def post_init(self) -> None:
-        """Called last by every public class: draws the weights."""
+        """Called last by every public class, and by subclasses that add parts: draws the weights."""
         self.init_weights()
+        if getattr(self.config, "gradient_checkpointing", False):  # a config's old way to ask for it, which isn't kept
+            self.gradient_checkpointing_enable()
+            del self.config.gradient_checkpointing
 
     @torch.no_grad()
-    def init_weights(self, names: Iterable[str] | None = None) -> None:
-        """Draw all weights, or those named, by v4.37's rule (`clip_core.init`), from torch's global generator."""
-        parameters = dict(self.named_parameters())
-        values = initial_values(self.config, self.weight_scope)
-        for name in parameters if names is None else names:
-            kind, value = values[name]
-            if kind == "constant":
-                parameters[name].fill_(value)
-            else:
-                parameters[name].normal_(mean=0.0, std=value)
+    def init_weights(self) -> None:
+        """`_init_weights` for every module, children first, from torch's global generator; then ties."""
+        self.apply(self._init_weights)
+        self.tie_weights()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw a module's own weights. Subclasses extend it for parts of their own."""
+
+    def _initialize_weights(self, module: nn.Module) -> None:
+        self._init_weights(module)
+
+    def _draw(self, names: Iterable[str]) -> None:
+        """`_init_weights` for the modules that these weights are in, as v4.37 does it before it loads the others."""
+        inside = {name[:end] for name in names for end, sign in enumerate(name) if sign == "."} | {""}
+        with torch.no_grad():
+            for path, module in reversed(list(self.named_modules())):
+                if path in inside:
+                    self._init_weights(module)
 
     # -- the core's hooks ---------------------------------------------------------------------------------------------
 
@@ -119,186 +141,115 @@ class PreTrainedModel(Pretrained, nn.Module):
         if attention := kwargs.get("attn_implementation"):
             for config in (loaded.config, *(getattr(loaded.config, n) for n in loaded.config._sub_configs)):
                 config._attn_implementation = attention
-        with torch.device("meta"), _Undrawn():  # nothing is allocated before the file's weights take their places
-            model = cls(loaded.config, *model_args)
-        dtype = getattr(torch, loaded.dtype)
-        for name, parameter in model.named_parameters():
-            if name in loaded.tensors:
-                value = to_torch(loaded.tensors[name], dtype, mapped=kwargs.get("mmap", False))
-            else:
-                value = torch.empty(parameter.shape, dtype=dtype)
-            _replace(model, name, nn.Parameter(value, requires_grad=parameter.requires_grad))
-        for name, buffer in model.named_buffers():  # position_ids are the only buffers
-            _replace(model, name, torch.arange(buffer.shape[-1])[None])
-        model.init_weights(loaded.fresh)
+        made = _hollow if _is_ours(cls.__init__) else _whole
+        model = made(cls, loaded, model_args, kwargs.get("mmap", False))
         device = _single_device(kwargs.get("device_map"))
         return (model if device is None else model.to(device)).eval()
 
+    @classmethod
+    def _from_config(
+        cls, config: Any, torch_dtype: Any = None, attn_implementation: str | None = None, **kwargs: Any
+    ) -> Any:
+        """A model with fresh weights; the config is copied.
+
+        torch_dtype: of the weights, a name or a dtype. attn_implementation: "sdpa" or "eager".
+        """
+        config = copy.deepcopy(config)
+        if attn_implementation is not None:
+            for part in (config, *(getattr(config, name) for name in config._sub_configs)):
+                part._attn_implementation = attn_implementation
+        kwargs.pop("use_flash_attention_2", None)
+        model = cls(config, **kwargs)
+        return model if torch_dtype is None else model.to(getattr(torch, dtype_name(torch_dtype)))
+
+    @functools.wraps(Pretrained.save_pretrained)
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
+        if not (self._hf_peft_config_loaded and kwargs.get("save_peft_format", True)):
+            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        elif is_main_process:
+            self._save_adapter(save_directory)
+
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, LazyTensor]:
         weights = weights or self.state_dict()
-        for name, value in weights.items():
-            if not isinstance(value, torch.Tensor) or value.is_quantized:
-                raise ValueError(
-                    f"{name}: wanted a floating-point weight, found {type(value).__name__}: a quantized model has no "
-                    "layout that other programs read; save it before it is quantized, or its state_dict by torch.save"
-                )
-        return {name: from_torch(value) for name, value in weights.items()}
+        ignored = self._keys_to_ignore_on_save or ()
+        return {name: self._lazy(name, value) for name, value in weights.items() if name not in ignored}
 
-    # -- v4.37's base class -------------------------------------------------------------------------------------------
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the floating-point parameters."""
-        return next(p.dtype for p in self.parameters() if p.is_floating_point())
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def base_model(self) -> nn.Module:
-        return getattr(self, self.base_model_prefix, self)
-
-    @property
-    def name_or_path(self) -> str:
-        return self.config.name_or_path
-
-    @property
-    def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        """Token ids for tracing tools."""
-        return {"input_ids": torch.tensor([[7, 6, 0, 0, 1], [1, 2, 3, 0, 0], [0, 0, 0, 4, 5]])}
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the model holds; optionally only trained ones, or without nn.Embedding tables."""
-        tables = {f"{name}.weight" for name, module in self.named_modules() if isinstance(module, nn.Embedding)}
-        return sum(
-            parameter.numel()
-            for name, parameter in self.named_parameters()
-            if (parameter.requires_grad or not only_trainable) and not (exclude_embeddings and name in tables)
-        )
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute each layer in the backward pass; keywords go to torch.utils.checkpoint (use_reentrant=False)."""
-        self._set_gradient_checkpointing(True, gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        self._set_gradient_checkpointing(False, None)
-
-    def _set_gradient_checkpointing(self, enabled: bool, kwargs: dict[str, Any] | None) -> None:
-        for module in self.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = enabled
-                module.checkpoint_kwargs = {"use_reentrant": False, **(kwargs or {})}
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
-
-    def set_attn_implementation(self, name: str) -> None:
-        """ "sdpa" or "eager", from the next call on."""
-        if name not in ATTENTIONS:
-            raise ValueError(f"attn_implementation: wanted one of {', '.join(ATTENTIONS)}, found {name!r}")
-        for config in (self.config, *(getattr(self.config, sub) for sub in self.config._sub_configs)):
-            config._attn_implementation = name
-
-    def enable_input_require_grads(self) -> None:
-        """Make the embeddings' output require gradients (adapters on frozen models need it)."""
-        embeddings = self.get_input_embeddings()
-        self._require_grads_hook = embeddings.register_forward_hook(lambda m, args, out: out.requires_grad_(True))
-
-    def disable_input_require_grads(self) -> None:
-        self._require_grads_hook.remove()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embedding; for a vision model the patch embedding, as in v4.37."""
-        if hasattr(self, "text_model"):
-            return self.text_model.embeddings.token_embedding
-        return self.vision_model.embeddings.patch_embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding."""
-        self._text_tower("set_input_embeddings").embeddings.token_embedding = value
-
-    def get_output_embeddings(self) -> None:
-        """None: CLIP has no output embeddings."""
-
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
-    ) -> nn.Embedding:
-        """Grow or shrink the vocabulary; kept rows stay, new ones are drawn by the initialisation rule.
-
-        Args:
-            new_num_tokens: rows wanted; None keeps the number (or only rounds it).
-            pad_to_multiple_of: rounds the number up.
-        """
-        tower = self._text_tower("resize_token_embeddings")
-        old = tower.embeddings.token_embedding
-        rows = old.num_embeddings if new_num_tokens is None else int(new_num_tokens)
-        if pad_to_multiple_of is not None:
-            rows = -(-rows // pad_to_multiple_of) * pad_to_multiple_of
-        if rows < 1:
-            raise ValueError(f"new_num_tokens: wanted at least 1, found {rows}")
-        if rows == old.num_embeddings:
-            return old
-        new = nn.Embedding(rows, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
-        with torch.no_grad():
-            new.weight.normal_(mean=0.0, std=0.02 * self.config.initializer_factor)
-            kept = min(rows, old.num_embeddings)
-            new.weight[:kept] = old.weight[:kept]
-        new.weight.requires_grad_(old.weight.requires_grad)
-        tower.embeddings.token_embedding = new
-        tower.config.vocab_size = rows
-        return new
-
-    def _text_tower(self, what: str) -> nn.Module:
-        if not hasattr(self, "text_model"):
-            raise ValueError(f"{type(self).__name__}.{what}: this model has no token embedding")
-        return self.text_model
-
-    @torch.no_grad()
-    def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]], tower: str | None = None) -> None:
-        """Remove attention heads: {layer: [heads]}. A full model also needs `tower` = "text" or "vision".
-
-        The config remembers them (`pruned_heads`), so a saved model loads with its shorter projections.
-        """
-        name = f"{tower}_model" if tower else next(iter(self._towers())) if len(self._towers()) == 1 else None
-        if name not in self._towers():
-            raise ValueError(f"tower: wanted one of {', '.join(self._towers())}, without '_model', found {tower!r}")
-        transformer = getattr(self, name)
-        pruned = copy.deepcopy(transformer.config.pruned_heads)
-        for layer, heads in heads_to_prune.items():
-            attention = transformer.encoder.layers[layer].self_attn
-            _prune(attention, set(heads), set(pruned.get(layer, ())), transformer.config)
-            pruned[layer] = sorted(set(pruned.get(layer, ())) | set(heads))
-        transformer.config.pruned_heads = pruned
-
-    def _towers(self) -> list[str]:
-        return [name for name in ("text_model", "vision_model") if hasattr(self, name)]
+    @classmethod
+    def _lazy(cls, name: str, value: Any) -> LazyTensor:
+        if isinstance(value, np.ndarray):
+            return LazyTensor.from_numpy(value)
+        if not isinstance(value, torch.Tensor) or value.is_quantized:
+            raise ValueError(
+                f"{name}: wanted a floating-point weight, found {type(value).__name__}: a quantized model has no "
+                "layout that other programs read; save it before it is quantized, or its state_dict by torch.save"
+            )
+        return from_torch(value)
 
 
-def _prune(attention: nn.Module, heads: set[int], already: set[int], config: Any) -> None:
-    total, width = config.num_attention_heads, attention.head_dim
-    if not heads <= set(range(total)):
-        raise ValueError(f"heads_to_prune: wanted heads from 0 to {total - 1}, found {sorted(heads)}")
-    if len(heads | already) == total:
-        raise ValueError("heads_to_prune: at least one head of a layer must stay")
-    present = [head for head in range(total) if head not in already]
-    index = torch.cat([torch.arange(i * width, (i + 1) * width) for i, h in enumerate(present) if h not in heads])
-    for name in ("q_proj", "k_proj", "v_proj"):
-        _keep(getattr(attention, name), index, 0)
-    _keep(attention.out_proj, index, 1)
-    attention.num_heads = len(index) // width
+def _is_ours(thing: Any) -> bool:
+    return thing.__module__.startswith(f"{__package__}.")
 
 
-def _keep(linear: nn.Linear, index: torch.Tensor, axis: int) -> None:
-    """Keep some of a linear layer's outputs (axis 0) or inputs (axis 1)."""
-    index = index.to(linear.weight.device)
-    linear.weight = nn.Parameter(linear.weight.index_select(axis, index), linear.weight.requires_grad)
-    if axis == 0:
-        linear.bias = nn.Parameter(linear.bias[index], linear.bias.requires_grad)
-        linear.out_features = len(index)
-    else:
-        linear.in_features = len(index)
+def _hollow(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
+    """A class of this package: nothing is allocated before the file's weights take their places."""
+    with torch.device("meta"), _Undrawn():
+        model = cls(loaded.config, *model_args)
+    dtype = getattr(torch, loaded.dtype)
+    parameters = dict(model.named_parameters())
+    for name in loaded.fresh:
+        value = torch.empty(parameters[name].shape, dtype=dtype)
+        _replace(model, name, nn.Parameter(value, requires_grad=parameters[name].requires_grad))
+    if loaded.fresh:
+        model._draw(loaded.fresh)
+    for name, tensor in loaded.tensors.items():
+        value = to_torch(tensor, dtype, mapped)
+        _replace(model, name, nn.Parameter(value, requires_grad=parameters[name].requires_grad))
+    for name, buffer in model.named_buffers():  # position_ids are the only buffers
+        _replace(model, name, torch.arange(buffer.shape[-1])[None])
+    return model
+
+
+@torch.no_grad()
+def _whole(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
+    """A subclass with a constructor of its own, which may make anything: what it has made stays where no file says
+    otherwise."""
+    # A class that says itself how its parts are drawn draws what v4.37 does: there, constructors draw nothing.
+    draws = any("_init_weights" in vars(base) for base in cls.__mro__ if not _is_ours(base))
+    with torch.random.fork_rng(devices=[], enabled=draws):
+        model = cls(loaded.config, *model_args)
+    dtype = getattr(torch, loaded.dtype)
+    state = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
+    names = _once(state, {*loaded.tensors, *(loaded.own.entries if loaded.own else ())})
+    table = weight_table(model.config, cls.weight_scope) if cls.weight_scope else {}
+    found, fresh = loaded.take_own({name: tuple(state[name].shape) for name in names if name not in table})
+    if fresh or loaded.fresh:
+        model._draw([*fresh, *loaded.fresh])
+    for name, tensor in {**loaded.tensors, **found}.items():
+        if name not in state:  # a part of CLIP that the subclass gave up
+            continue
+        if tuple(state[name].shape) != tuple(tensor.shape):
+            got, want = tuple(tensor.shape), tuple(state[name].shape)
+            raise CheckpointError(
+                f"{cls.__name__}: its constructor changes what the config says: {name}: got {got}, want {want}"
+            )
+        kept, wide = state[name].dtype, set(name.split(".")) & set(cls._keep_in_fp32_modules or ())
+        value = to_torch(tensor, torch.float32 if wide else dtype if kept.is_floating_point else kept, mapped)
+        state[name].data = value if kept.is_floating_point else value.to(kept)
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if set(name.split(".")) & set(cls._keep_in_fp32_modules or ()):
+            continue
+        if value.is_floating_point() and value.dtype != dtype and value.dtype == torch.get_default_dtype():
+            value.data = value.to(dtype)
+    model.tie_weights()
+    return model
+
+
+def _once(state: Mapping[str, torch.Tensor], stored: set[str]) -> list[str]:
+    """The names without those that are tied to another one: of each tensor the stored ones, or else the first."""
+    names: dict[int, list[str]] = {}
+    for name, value in state.items():
+        names.setdefault(id(value), []).append(name)
+    return [name for same in names.values() for name in ([n for n in same if n in stored] or same[:1])]
 
 
 def _replace(model: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -315,16 +266,3 @@ def _single_device(device_map: Any) -> Any:
     if device_map in ("auto", "balanced", "sequential"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device_map
-
-
-def is_customised(tower: nn.Module, norm: str) -> bool:
-    """Whether someone wants a tower called as a whole: it is another one or compiled, or what the short way to its
-    pooled state leaves out (the encoder, its last layer, the norm behind it) has hooks or a forward of its own."""
-    if not hasattr(type(tower), "pooled"):
-        return True
-    last = [part for layer in list(tower.encoder.layers)[-1:] for part in layer.modules()]
-    return any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-        or part._compiled_call_impl is not None or "forward" in part.__dict__
-        for part in (tower, tower.encoder, getattr(tower, norm), *last)
-    )  # fmt: skip

@@ -1,13 +1,16 @@
-"""What the towers settle before they compute: the core's checks, on tensors."""
+"""What the towers settle before they compute: the core's checks, on tensors and on what the modules have.
+
+Sizes are those of the tables that are there, which may have been exchanged for others; somebody's own module in a
+table's place takes what it takes.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clip_core.config import CLIPTextConfig
 from clip_core.inputs import (
     check_id_range,
     check_ids,
@@ -15,33 +18,72 @@ from clip_core.inputs import (
     check_mask,
     check_patch_range,
     check_patches,
+    check_pixels,
     check_position_range,
     check_positions,
 )
 
+from .shortcuts import may_skip
 
-def check_text(
-    config: CLIPTextConfig, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None
-) -> None:
-    """Shapes always; values only where looking costs no device synchronisation and breaks no graph."""
+
+class Room(NamedTuple):
+    """What a text embedding has place for, under the names that configs have for it."""
+
+    vocab_size: int
+    max_position_embeddings: int
+
+
+def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None) -> None:
+    """Kinds and dtypes: what holds whatever the embedding is."""
     check_tensors(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
-    check_ids(config, None if input_ids is None else input_ids.shape)
-    check_integers("input_ids", str(input_ids.dtype).removeprefix("torch."))
-    rows = input_ids.reshape(-1, input_ids.shape[-1]).shape
-    if attention_mask is not None:
-        check_mask(attention_mask.shape, rows)
-    if can_look(input_ids) and input_ids.numel():
-        check_id_range(config, *(int(v) for v in input_ids.aminmax()))
+    if isinstance(input_ids, torch.fx.Proxy):  # stands for any input
+        return
+    if input_ids is None:
+        check_ids(None, None)
+    check_integers("input_ids", _name(input_ids))
     if position_ids is not None:
-        check_integers("position_ids", str(position_ids.dtype).removeprefix("torch."))
-        check_positions(position_ids.shape, rows)
-        if can_look(position_ids) and position_ids.numel():
-            check_position_range(config, *(int(v) for v in position_ids.aminmax()))
+        check_integers("position_ids", _name(position_ids))
+
+
+def check_tokens(embeddings: Any, input_ids: Tensor | None, position_ids: Tensor | None, shape: torch.Size) -> None:
+    """Shapes always; values only where looking costs no device synchronisation and breaks no graph.
+
+    shape: [B, S] of the tokens.
+    """
+    if isinstance(shape, torch.fx.Proxy):
+        return
+    tokens, table = embeddings.token_embedding, embeddings.position_embedding
+    places = embeddings.position_ids.shape[-1]
+    if position_ids is None:
+        check_ids(Room(0, places), shape)
+    else:
+        check_positions(position_ids.shape, shape)
+        if can_look(position_ids) and position_ids.numel() and may_skip(table):
+            check_position_range(Room(0, table.num_embeddings), *(int(v) for v in position_ids.aminmax()))
+    if input_ids is not None and can_look(input_ids) and input_ids.numel() and may_skip(tokens):
+        check_id_range(Room(tokens.num_embeddings, places), *(int(v) for v in input_ids.aminmax()))
+
+
+def check_visible(attention_mask: Tensor | None, x: Tensor) -> None:
+    """`attention_mask` [B, S] against the tokens x [B, S, D]."""
+    if attention_mask is not None and isinstance(attention_mask, Tensor):
+        check_mask(attention_mask.shape, x.shape[:2])
+
+
+def check_image(embeddings: Any, pixel_values: Tensor | None, interpolate: bool) -> None:
+    """Pixels of the config's size, or of as many patches as there are positions where these were exchanged."""
+    check_tensors(pixel_values=pixel_values)
+    if isinstance(pixel_values, torch.fx.Proxy):
+        return
+    places = embeddings.position_ids.shape[-1]
+    own = embeddings.num_positions == places
+    if own or interpolate or pixel_values is None or pixel_values.dim() != 4:
+        check_pixels(embeddings.config, None if pixel_values is None else pixel_values.shape, interpolate)
 
 
 def check_chosen(patches: Tensor, batch: int, count: int) -> None:
-    """As `check_text`, of the patches that are looked at."""
-    check_integers("patches", str(patches.dtype).removeprefix("torch."))
+    """As `check_tokens`, of the patches that are looked at."""
+    check_integers("patches", _name(patches))
     check_patches(patches.shape, batch)
     if can_look(patches) and patches.numel():
         check_patch_range(count, *(int(v) for v in patches.aminmax()))
@@ -49,11 +91,17 @@ def check_chosen(patches: Tensor, batch: int, count: int) -> None:
 
 def check_tensors(**inputs: Any) -> None:
     for name, value in inputs.items():
-        if value is not None and not isinstance(value, Tensor):
+        if value is not None and not isinstance(value, Tensor | torch.fx.Proxy):
             raise TypeError(f"{name}: wanted a torch.Tensor, found {type(value).__name__}")
 
 
-def can_look(x: Tensor) -> bool:
+def can_look(x: Any) -> bool:
     """Whether values can be read without a device synchronisation, a broken graph or a failing transform."""
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
-    return x.device.type == "cpu" and not tracing and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    if type(x) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    hidden = torch._C._functorch.is_functorch_wrapped_tensor(x) or torch._C._len_torch_dispatch_stack() > 0
+    return x.device.type == "cpu" and not hidden
+
+
+def _name(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")

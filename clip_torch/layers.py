@@ -1,24 +1,28 @@
-"""Linear layers on x86 CPUs, through oneDNN.
+"""Linear layers and attention on CPUs: the same numbers by another way, where the machine gains by it.
 
 `F.linear` takes float32 products to MKL, which leaves half of an AVX-512 machine's speed unused where it does not know
 the processor (AMD's), and some of it elsewhere. oneDNN, a part of the same PyTorch, knows them all, and computes an
-activation while it writes the product. Everything that is no plain layer on plain tensors keeps PyTorch's own way:
-other devices and dtypes, hooks, adapters, quantised or sharded weights, autocast, tracing, functional transforms.
+activation while it writes the product; with AVX2 alone it is the slower one. A processor that has no arithmetic for
+bfloat16 or float16 emulates it at a tenth of the speed: there a layer's weights are widened when it is their turn.
+Everything that is no plain layer on plain tensors keeps PyTorch's own way: see `shortcuts`.
 """
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip_core import machine
+
+from .shortcuts import may_skip
+
 X86 = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
-DTYPES = {torch.float32}
-if X86 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-    DTYPES.add(torch.bfloat16)
 
 # name in configs -> oneDNN's (name, algorithm), and a factor c: f(x) = g(c * x) / c for oneDNN's g
 FUSED = {
@@ -30,11 +34,68 @@ FUSED = {
 }
 
 
+# -- what the machine has ---------------------------------------------------------------------------------------------
+
+
+def avx512() -> bool:
+    """Whether oneDNN computes with AVX-512. A fact, because a measurement might differ between two runs, whose results
+    would then differ in their last bits."""
+    return X86 and "AVX512" in torch.backends.cpu.get_cpu_capability() and not _limited()
+
+
+def computes(dtype: torch.dtype) -> bool:
+    """Whether the processor has arithmetic for a dtype."""
+    if dtype not in (torch.bfloat16, torch.float16) or not torch.backends.mkldnn.is_available():
+        return True
+    supported = torch.ops.mkldnn
+    there = supported._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else supported._is_mkldnn_fp16_supported
+    return there() and not (X86 and _limited())
+
+
+def _limited() -> bool:
+    """Whether oneDNN is told to leave AVX-512 alone."""
+    told = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
+    return told.upper() in ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
+
+
+def way(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> str:
+    """How a layer's product is computed: "call": as PyTorch does it, "onednn", or "float32": widened before."""
+    if type(x) is not Tensor or type(layer) is not kind or x.device.type != "cpu" or x.dtype == torch.float64:
+        return "call"
+    if not may_skip(layer, x=x):
+        return "call"
+    weight = layer.weight
+    plain = type(weight) in (nn.Parameter, Tensor) and weight.dtype == x.dtype and weight.device == x.device
+    if not plain or x.dim() < 2 or x.numel() == 0 or not torch.backends.mkldnn.enabled:
+        return "call"
+    if torch.is_autocast_enabled("cpu") or torch._C._functorch.is_functorch_wrapped_tensor(weight):
+        return "call"
+    if not computes(x.dtype):
+        return "float32"
+    return "onednn" if X86 and x.dtype in (torch.float32, torch.bfloat16) and _chosen() else "call"
+
+
+def _chosen() -> bool:
+    return machine.choice("linear", avx512)
+
+
+def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Tensors in float32 where the processor can't compute with what they are."""
+    first = tensors[0]
+    if type(first) is not Tensor or first.device.type != "cpu" or torch.compiler.is_compiling():
+        return tensors
+    if computes(first.dtype):
+        return tensors
+    return tuple(None if tensor is None else tensor.float() for tensor in tensors)
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------
+
+
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """What `layer(x)` gives: [..., in] -> [..., out]."""
-    if not is_plain(layer, x):
-        return layer(x)
-    return _Linear.apply(x, layer.weight, layer.bias)
+    how = way(layer, x)
+    return layer(x) if how == "call" else _product(how, x, layer.weight, layer.bias)
 
 
 def patch_tokens(layer: nn.Module, pixels: Tensor) -> Tensor:
@@ -42,56 +103,50 @@ def patch_tokens(layer: nn.Module, pixels: Tensor) -> Tensor:
 
     As one product: a convolution's own way costs up to twice the time.
     """
-    if not is_plain(layer, pixels, nn.Conv2d) or layer.kernel_size != layer.stride or layer.bias is not None:
+    how = way(layer, pixels, nn.Conv2d)
+    if how == "call" or layer.kernel_size != layer.stride or layer.bias is not None:
         return layer(pixels).permute(0, 2, 3, 1)
     height, width = (size // patch for size, patch in zip(pixels.shape[2:], layer.stride, strict=True))
     pixels = pixels[:, :, : height * layer.stride[0], : width * layer.stride[1]]  # what is left over is cut off
     squares = pixels.unflatten(3, (width, -1)).unflatten(2, (height, -1))  # [B, C, h, p, w, p]
     squares = squares.permute(0, 2, 4, 1, 3, 5).flatten(3)  # [B, h, w, C * p * p]
-    return _Linear.apply(squares, layer.weight.flatten(1), None)
+    return _product(how, squares, layer.weight.flatten(1), None)
 
 
-def mlp(fc1: nn.Module, act: str | None, fc2: nn.Module, x: Tensor, training: bool = False) -> Tensor | None:
-    """fc2(act(fc1(x))) with the activation inside the first product; None where that can't be had.
+def mlp(fc1: nn.Module, act: Callable, name: str | None, fc2: nn.Module, x: Tensor, training: bool = False) -> Tensor:
+    """fc2(act(fc1(x))), with the activation inside the first product where that can be had.
 
-    `act` is a name of `FUSED`. Gradients need what the activation is given, so there, and in all of training, it stands
-    by itself: in one pass each way for quick_gelu in float32; the others can't be had.
+    `name` is the activation's in `FUSED`, or None. Gradients need what the activation is given, so there, and in all of
+    training, it stands by itself: in one pass each way for quick_gelu in float32.
     """
-    if act not in FUSED or not (is_plain(fc1, x) and is_plain(fc2, x)):
-        return None
-    name, algorithm, c = FUSED[act]
-    if training or torch.is_grad_enabled():
-        if name != "swish" or x.dtype != torch.float32:
-            return None
-        return _SwishMLP.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, c)
-    if c == 1.0:
-        return product(product(x, fc1.weight, fc1.bias, name, algorithm), fc2.weight, fc2.bias)
-    # The factor goes where the arrays are narrow.
-    h = product(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c, name, algorithm)
-    out = product(h, fc2.weight, None).div_(c)
-    return out if fc2.bias is None else out.add_(fc2.bias)
+    how = {way(fc1, x), way(fc2, x)}
+    if how == {"float32"}:  # the hidden layer needs no rounding either
+        hidden = act(F.linear(x.float(), fc1.weight.float(), _wide(fc1.bias)))
+        return F.linear(hidden, fc2.weight.float(), _wide(fc2.bias)).to(x.dtype)
+    gradients = training or torch.is_grad_enabled()
+    if how == {"onednn"} and name in FUSED and not (gradients and (name != "quick_gelu" or x.dtype != torch.float32)):
+        fused, algorithm, c = FUSED[name]
+        if gradients:
+            return _SwishMLP.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, c)
+        if c == 1.0:
+            return product(product(x, fc1.weight, fc1.bias, fused, algorithm), fc2.weight, fc2.bias)
+        # The factor goes where the arrays are narrow.
+        h = product(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c, fused, algorithm)
+        out = product(h, fc2.weight, None).div_(c)
+        return out if fc2.bias is None else out.add_(fc2.bias)
+    return linear(fc2, act(linear(fc1, x)))
 
 
-def is_plain(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> bool:
-    """Whether nothing but the numbers in `layer.weight` and `x` decides what the layer gives."""
-    return (
-        type(layer) is kind
-        and type(layer.weight) in (nn.Parameter, Tensor)
-        and type(x) is Tensor
-        and X86
-        and x.device.type == "cpu"
-        and layer.weight.device.type == "cpu"
-        and x.dtype in DTYPES
-        and layer.weight.dtype == x.dtype
-        and x.dim() > 1
-        and x.numel() > 0
-        and torch.backends.mkldnn.enabled
-        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
-        and not (layer._backward_pre_hooks or layer._compiled_call_impl or "forward" in layer.__dict__)
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"))
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(layer.weight)
-    )
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float) -> Tensor:
+    """F.scaled_dot_product_attention, of which second derivatives can be had too: [B, H, S, d] each."""
+    needed = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    fused = needed and dropout == 0.0 and q.device.type == "cpu" and may_skip(x=q)
+    if fused and torch.backends.cuda.flash_sdp_enabled():  # the CPU's switch too
+        return _Attention.apply(q, k, v, bias, scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+
+
+# -- how they are computed --------------------------------------------------------------------------------------------
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none", algorithm: str = "") -> Tensor:
@@ -99,20 +154,41 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "n
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
 
 
+def _product(how: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if how == "onednn":
+        return _Linear.apply(x, weight, bias)
+    return F.linear(x.float(), weight.float(), _wide(bias)).to(x.dtype)
+
+
+def _wide(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float()
+
+
+def _again(
+    plain: Callable, given: tuple[Tensor | None, ...], gradient: Tensor, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of plain(*given), which can be differentiated again: for whom asks for second derivatives."""
+    chosen = [tensor for tensor, wanted in zip(given, needed, strict=True) if wanted]
+    found = iter(torch.autograd.grad(plain(*given), chosen, gradient, create_graph=True))
+    return tuple(next(found) if wanted else None for wanted in needed)
+
+
 class _Linear(torch.autograd.Function):
     """`product` with gradients, which are such products too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.set_materialize_grads(False)  # what wasn't used has no gradient, rather than zeros
         return product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # second derivatives
-            rows, given = gradient.flatten(0, -2), x.flatten(0, -2)
-            return gradient @ weight, rows.T @ given, rows.sum(0) if ctx.needs_input_grad[2] else None
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return None, None, None
+        if torch.is_grad_enabled():
+            return _again(F.linear, ctx.saved_tensors, gradient, ctx.needs_input_grad)
+        x, weight, _ = ctx.saved_tensors
         of_x = of_weight = of_bias = None
         rows = gradient.flatten(0, -2)  # [M, out]
         if ctx.needs_input_grad[0]:
@@ -144,17 +220,21 @@ class _SwishMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, c: float) -> Tensor:
         hidden = product(x * c, w1, None if b1 is None else b1 * c)
-        ctx.save_for_backward(x, w1, b1, w2, hidden)
+        ctx.save_for_backward(x, w1, b1, w2, b2, hidden)
+        ctx.set_materialize_grads(False)
         ctx.c = c
         out = product(F.silu(hidden), w2, None).div_(c)
         return out if b2 is None else out.add_(b2)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, w1, b1, w2, hidden = ctx.saved_tensors
-        c, needed = ctx.c, ctx.needs_input_grad
-        if torch.is_grad_enabled():  # second derivatives
-            return _swish_mlp_gradients(x, w1, b1, w2, c, gradient, needed)
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * 6
+        *given, hidden = ctx.saved_tensors
+        x, w1, b1, w2, b2 = given
+        c, needed = ctx.c, ctx.needs_input_grad[:5]
+        if torch.is_grad_enabled():
+            return *_again(_swish_mlp(c), (x, w1, b1, w2, b2), gradient, needed), None
         of_b2 = gradient.flatten(0, -2).sum(0) if needed[4] else None
         gradient = gradient / c
         of_w2 = _weights_gradient(gradient.flatten(0, -2), F.silu(hidden).flatten(0, -2)) if needed[3] else None
@@ -169,19 +249,38 @@ class _SwishMLP(torch.autograd.Function):
         return of_x, of_w1, of_b1, of_w2, of_b2, None
 
 
-def _swish_mlp_gradients(
-    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, c: float, gradient: Tensor, needed: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    """The gradients of `_SwishMLP`, which can be differentiated again."""
-    hidden = F.linear(x, w1, b1) * c
-    share = torch.sigmoid(hidden)
-    of_linear = gradient @ w2 * (share * (1 + hidden * (1 - share)))  # the c of the chain and the / c cancel
-    rows = of_linear.flatten(0, -2)
-    return (
-        of_linear @ w1,
-        rows.T @ x.flatten(0, -2),
-        rows.sum(0) if needed[2] else None,
-        gradient.flatten(0, -2).T @ (hidden * share / c).flatten(0, -2),
-        gradient.flatten(0, -2).sum(0) if needed[4] else None,
-        None,
-    )
+def _swish_mlp(c: float) -> Callable:
+    return lambda x, w1, b1, w2, b2: F.linear(F.silu(c * F.linear(x, w1, b1)) / c, w2, b2)
+
+
+class _Attention(torch.autograd.Function):
+    """PyTorch's fused attention on CPUs. Its derivatives have none themselves, so those are the plain formula's."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, logsumexp = fused(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
+        ctx.save_for_backward(q, k, v, bias, out, logsumexp)
+        ctx.set_materialize_grads(False)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * 5
+        q, k, v, bias, out, logsumexp = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            plain = _attention(bias, ctx.scale)
+            return *_again(plain, (q, k, v), gradient, ctx.needs_input_grad[:3]), None, None
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        found = fused(gradient, q, k, v, out, logsumexp, 0.0, False, attn_mask=bias, scale=ctx.scale)
+        return *found, None, None
+
+
+def _attention(bias: Tensor | None, scale: float) -> Callable:
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = (q * scale) @ k.transpose(-1, -2)
+        return torch.softmax(scores if bias is None else scores + bias, dim=-1) @ v
+
+    return plain

@@ -1,4 +1,4 @@
-"""Who sees whom, as attention takes it."""
+"""Who sees whom, as attention takes it: additive masks, as v4.37's encoder and layers take and pass them on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .inputs import can_look
+from .shortcuts import watched
 
 
 def one_token(x: Tensor, rows: Tensor) -> Tensor:
@@ -13,44 +14,58 @@ def one_token(x: Tensor, rows: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device), rows][:, None]
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+def causal_mask(x: Tensor) -> Tensor:
+    """The future is the dtype's lowest value: x [B, S, D] -> [1, 1, S, S]."""
+    positions = torch.arange(x.shape[1], device=x.device)  # the size of x, never a len(), which an export would fix
+    future = positions[None] > positions[:, None]
+    bias = torch.zeros(1, 1, x.shape[1], x.shape[1], dtype=x.dtype, device=x.device)
+    return bias.masked_fill(future[None, None], torch.finfo(x.dtype).min)
 
 
-def beyond_sdpa(x: Tensor, attention_mask: Tensor | None) -> bool:
-    """Whether a mask asks more of attention than the fused kernels give."""
+def padding_mask(attention_mask: Tensor, x: Tensor) -> Tensor:
+    """What is not 1 is the dtype's lowest value: [B, S] -> [B, 1, S, S]."""
+    hidden = (attention_mask != 1)[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+    bias = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device)
+    return bias.masked_fill(hidden, torch.finfo(x.dtype).min)
+
+
+def both(attention_mask: Tensor | None, causal_attention_mask: Tensor | None) -> Tensor | None:
+    """One bias. What both hide is -inf, v4.37's sum of two lowest values, to the bit: a query that may see nothing
+    attends uniformly to what is only one of the two, where -inf alone would give NaN."""
+    if attention_mask is None or causal_attention_mask is None:
+        return causal_attention_mask if attention_mask is None else attention_mask
+    return attention_mask + causal_attention_mask
+
+
+def of_rows(bias: Tensor | None, rows: Tensor) -> Tensor | None:
+    """What the tokens `rows` [B] see: [B or 1, 1, S, S] -> [B, 1, 1, S]."""
+    if bias is None:
+        return None
+    return one_token(bias[:, 0].expand(rows.shape[0], -1, -1), rows)[:, None]
+
+
+def in_dtype(bias: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """The bias for scores of another dtype; None: float32 at least. The lowest value stays the lowest, so that it
+    drowns every score."""
+    if bias is None or isinstance(bias, torch.fx.Proxy) or not bias.is_floating_point():
+        return bias
+    dtype = torch.promote_types(bias.dtype, torch.float32) if dtype is None else dtype
+    if bias.dtype == dtype:
+        return bias
+    lowest = bias == torch.finfo(bias.dtype).min
+    return bias.to(dtype).masked_fill(lowest, torch.finfo(dtype).min)
+
+
+def beyond_sdpa(q: Tensor, attention_mask: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether more is asked of attention than the fused kernels give."""
+    if watched(q) and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return True  # derivatives forward and of functional transforms, and FLOPs, of which they know nothing
     if attention_mask is None:
         return False
-    if compute_dtype(x) == torch.float16:  # has no value low enough to drown every score
+    # float16 has no value low enough to drown every score; a trace is for any mask, and for gradients or none.
+    if q.dtype == torch.float16 or torch.jit.is_tracing():
         return True
-    if not (torch.is_grad_enabled() and x.requires_grad):
+    if not (torch.is_grad_enabled() and q.requires_grad):
         return False
-    # Their backward passes need log(sum(exp(scores))), which rounding ruins for a query that may see nothing. There is
-    # none when every first token is visible.
-    return not (can_look(attention_mask) and bool((attention_mask[:, 0] == 1).all()))
-
-
-def attention_bias(
-    x: Tensor, attention_mask: Tensor | None, causal: bool, eager: bool, rows: Tensor | None = None
-) -> Tensor:
-    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]); what the tokens `rows` see: [B, 1, 1, S].
-
-    A hidden token and the future are the dtype's lowest finite value, what is both is -inf: v4.37's sum of two such
-    biases, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two, where -inf
-    alone would give NaN. Eager attention adds in float32 at least, so that the lowest value drowns every score.
-    Without a mask every token sees itself, and the future is -inf, as the fused kernels have it.
-    """
-    dtype = torch.promote_types(x.dtype, torch.float32) if eager else compute_dtype(x)
-    lowest = torch.finfo(dtype).min
-    positions = torch.arange(x.shape[1], device=x.device)
-    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
-    # Sizes are those of `x`, never a len(): that would fix them in an exported program.
-    bias = torch.zeros(1, 1, asking.shape[1], x.shape[1], dtype=dtype, device=x.device)
-    if causal:
-        future = positions > asking[:, None, :, None]  # [1, 1, S, S] or [B, 1, 1, S]
-        bias = bias.masked_fill(future, float("-inf") if attention_mask is None else lowest)
-    if attention_mask is not None:
-        hidden = (attention_mask != 1)[:, None, None, :]  # [B, 1, 1, S]
-        bias = torch.where(hidden, torch.where(bias < 0, float("-inf"), bias.new_tensor(lowest)), bias)
-    return bias
+    # Their backward passes need log(sum(exp(scores))), which rounding ruins for a query that may see nothing.
+    return not can_look(bias) or bool((bias.amax(-1) <= torch.finfo(bias.dtype).min).any())

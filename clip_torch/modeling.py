@@ -1,11 +1,13 @@
 """CLIP in PyTorch: layers, towers, public classes, in that order.
 
 B batch, S sequence, D hidden size, H heads, P projection, C channels, N patches + 1. Module attributes carry the
-canonical names of `clip_core.weights`, so `state_dict()` is the published layout of transformers v4.37.
+canonical names of `clip_core.weights`, so `state_dict()` is the published layout of transformers v4.37; layers are
+called as there, with additive masks [B, 1, S, S], because programs put their own in the places of ours.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import check_pairs, check_pixels, resolve_flags
+from clip_core.init import deviation
+from clip_core.inputs import check_pairs, resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -23,55 +26,38 @@ from clip_core.outputs import (
     CLIPVisionModelOutput,
 )
 
-from .bridge import PreTrainedModel, is_customised
-from .inputs import check_chosen, check_tensors, check_text
-from .layers import linear, mlp, patch_tokens
-from .masks import attention_bias, beyond_sdpa, one_token
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI's sigmoid approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh approximation of GELU, `gelu_new` in configs."""
-    return F.gelu(x, approximate="tanh")
-
-
-ACTIVATIONS = {
-    "quick_gelu": quick_gelu,
-    "gelu": F.gelu,
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "relu": F.relu,
-    "selu": F.selu,
-}
-NAMES = {function: name for name, function in ACTIVATIONS.items()}
-
+from .activations import activation, name_of
+from .bridge import PreTrainedModel
+from .inputs import check_chosen, check_image, check_text, check_tokens, check_visible
+from .layers import attend, computable, linear, mlp, patch_tokens
+from .masks import beyond_sdpa, both, causal_mask, in_dtype, of_rows, one_token, padding_mask
+from .positions import WithPositions
+from .shortcuts import below, known, may_skip
 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
 
-class CLIPVisionEmbeddings(nn.Module):
+@known
+class CLIPVisionEmbeddings(WithPositions):
     """Pixels -> patch tokens behind a class token, with positions."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.config = config
-        grid = config.image_size // config.patch_size
-        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
+        self.embed_dim, self.image_size, self.patch_size = config.hidden_size, config.image_size, config.patch_size
+        self.num_patches = (self.image_size // self.patch_size) ** 2
+        self.num_positions = self.num_patches + 1
+        self.class_embedding = nn.Parameter(torch.empty(self.embed_dim))
         self.patch_embedding = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
+            config.num_channels, self.embed_dim, self.patch_size, stride=self.patch_size, bias=False
         )
-        self.position_embedding = nn.Embedding(grid**2 + 1, config.hidden_size)
-        self.register_buffer("position_ids", torch.arange(grid**2 + 1)[None], persistent=False)
+        self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
+        self.register_positions(self.num_positions)
 
     def forward(
         self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, patches: Tensor | None = None
     ) -> Tensor:
-        check_tensors(pixel_values=pixel_values, patches=patches)
-        check_pixels(self.config, None if pixel_values is None else pixel_values.shape, interpolate_pos_encoding)
+        check_image(self, pixel_values, interpolate_pos_encoding)
         x = patch_tokens(self.patch_embedding, pixel_values.to(self.patch_embedding.weight.dtype))  # [B, h, w, D]
         positions = self.positions(*x.shape[1:3]) if interpolate_pos_encoding else self.grid_positions()
         x = x.flatten(1, 2)  # [B, N - 1, D]
@@ -90,7 +76,7 @@ class CLIPVisionEmbeddings(nn.Module):
     def positions(self, height: int, width: int) -> Tensor:
         """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
         weight = self.grid_positions()
-        grid = self.config.image_size // self.config.patch_size
+        grid = math.isqrt(weight.shape[0] - 1)
         if (height, width) == (grid, grid):
             return weight
         square = weight[1:].T.reshape(1, -1, grid, grid)  # [1, D, g, g]
@@ -98,7 +84,8 @@ class CLIPVisionEmbeddings(nn.Module):
         return torch.cat([weight[:1], square.flatten(2)[0].T])
 
 
-class CLIPTextEmbeddings(nn.Module):
+@known
+class CLIPTextEmbeddings(WithPositions):
     """Token ids -> token vectors, with positions."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
@@ -106,12 +93,13 @@ class CLIPTextEmbeddings(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        positions = torch.arange(config.max_position_embeddings)[None]
-        self.register_buffer("position_ids", positions, persistent=False)
+        self.register_positions(config.max_position_embeddings)
 
     def forward(
         self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None
     ) -> Tensor:
+        shape = input_ids.shape if inputs_embeds is None else inputs_embeds.shape[:2]
+        check_tokens(self, input_ids if inputs_embeds is None else None, position_ids, shape)
         if inputs_embeds is None:
             inputs_embeds = self.token_embedding(input_ids)  # [B, S, D]
         if position_ids is None:
@@ -119,77 +107,110 @@ class CLIPTextEmbeddings(nn.Module):
         return inputs_embeds + self.position_embedding(position_ids)
 
 
+@known
 class CLIPAttention(nn.Module):
     """Multi-head self-attention with four plain projections."""
 
-    def __init__(self, config: Any, layer: int) -> None:
+    def __init__(self, config: Any, layer: int = 0) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.head_dim = width // config.num_attention_heads
+        self.config = config
+        self.embed_dim = config.hidden_size
+        self.head_dim = self.embed_dim // config.num_attention_heads
         self.num_heads = config.num_attention_heads - len(set(config.pruned_heads.get(layer, ())))
+        self.scale = self.head_dim**-0.5
         self.dropout = config.attention_dropout
         inner = self.num_heads * self.head_dim
-        self.k_proj = nn.Linear(width, inner)
-        self.v_proj = nn.Linear(width, inner)
-        self.q_proj = nn.Linear(width, inner)
-        self.out_proj = nn.Linear(inner, width)
+        self.k_proj = nn.Linear(self.embed_dim, inner)
+        self.v_proj = nn.Linear(self.embed_dim, inner)
+        self.q_proj = nn.Linear(self.embed_dim, inner)
+        self.out_proj = nn.Linear(inner, self.embed_dim)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, causal: bool, eager: bool, rows: Tensor | None = None
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        causal_attention_mask: Tensor | None = None,
+        output_attentions: bool | None = False,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """x [B, S, D]; bias [B, 1, S, S] or None, in which case `causal` says who sees whom.
+        """hidden_states [B, S, D]; masks [B, 1, S, S] are added to the scores.
 
-        rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by a bias [B, 1, 1, S] or None (all seen).
+        rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by masks [B, 1, 1, S].
         """
-        q = self.heads(linear(self.q_proj, x if rows is None else one_token(x, rows)))  # [B, H, S, d]
-        k, v = self.heads(linear(self.k_proj, x)), self.heads(linear(self.v_proj, x))
-        dropout = self.dropout if self.training else 0.0
-        if eager:
-            scores = (q * self.head_dim**-0.5) @ k.transpose(-1, -2)  # [B, H, S, S]
+        asking = hidden_states if rows is None else one_token(hidden_states, rows)
+        q = self.heads(linear(self.q_proj, asking))  # [B, H, S, d]
+        k, v = self.heads(linear(self.k_proj, hidden_states)), self.heads(linear(self.v_proj, hidden_states))
+        q, k, v = computable(q, k, v)
+        bias, dropout = both(attention_mask, causal_attention_mask), self.dropout if self.training else 0.0
+        # SDPA gives no attention weights.
+        if output_attentions or self.config._attn_implementation == "eager" or beyond_sdpa(q, attention_mask, bias):
+            scores = (q * self.scale) @ k.transpose(-1, -2)  # [B, H, S, S]
+            bias = in_dtype(bias, None)
             weights = torch.softmax(scores if bias is None else scores + bias, dim=-1).to(v.dtype)
             context = F.dropout(weights, p=dropout) @ v
         else:
-            weights = None
-            context = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal and rows is None and bias is None
-            )
-        return linear(self.out_proj, context.transpose(1, 2).flatten(2)), weights
+            weights, context = None, attend(q, k, v, in_dtype(bias, q.dtype), dropout, self.scale)
+        context = context.transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        return linear(self.out_proj, context), weights if output_attentions else None
 
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
+    def _shape(self, tensor: Tensor, seq_len: int, bsz: int) -> Tensor:
+        """`heads` under the name by which patched forwards of others call it."""
+        return tensor.view(bsz, seq_len, self.num_heads, self.head_dim).transpose(1, 2).contiguous()
 
+
+@known
 class CLIPMLP(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
-        act = config.hidden_act
-        self.activation_fn = act if callable(act) else ACTIVATIONS[act]
+        self.config = config
+        self.activation_fn = activation(config.hidden_act)
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        fused = mlp(self.fc1, NAMES.get(self.activation_fn), self.fc2, x, self.training)
-        return linear(self.fc2, self.activation_fn(linear(self.fc1, x))) if fused is None else fused
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        act = self.activation_fn
+        return mlp(self.fc1, act, name_of(act), self.fc2, hidden_states, self.training)
 
 
+@known
 class CLIPEncoderLayer(nn.Module):
-    def __init__(self, config: Any, layer: int) -> None:
+    def __init__(self, config: Any, layer: int = 0) -> None:
         super().__init__()
+        self.embed_dim = config.hidden_size
         self.self_attn = CLIPAttention(config, layer)
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm1 = nn.LayerNorm(self.embed_dim, eps=config.layer_norm_eps)
         self.mlp = CLIPMLP(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm2 = nn.LayerNorm(self.embed_dim, eps=config.layer_norm_eps)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, causal: bool, eager: bool, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """x [B, S, D]. rows [B]: only this token of each sequence is computed, from all of them: [B, 1, D]."""
-        attended, weights = self.self_attn(self.layer_norm1(x), bias, causal, eager, rows)
-        x = (x if rows is None else one_token(x, rows)) + attended
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        causal_attention_mask: Tensor | None = None,
+        output_attentions: bool | None = False,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """(states [B, S, D], and attention weights if asked for) of states [B, S, D] and masks [B, 1, S, S].
+
+        rows [B]: only this token of each sequence is computed, from all of them: [B, 1, D], by masks [B, 1, 1, S].
+        """
+        chosen = {} if rows is None else {"rows": rows}
+        attended, weights = self.self_attn(
+            hidden_states=self.layer_norm1(hidden_states),
+            attention_mask=attention_mask,
+            causal_attention_mask=causal_attention_mask,
+            output_attentions=output_attentions,
+            **chosen,
+        )
+        x = (hidden_states if rows is None else one_token(hidden_states, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
-        return x, weights
+        return (x, weights) if output_attentions else (x,)
 
 
+@known
 class CLIPEncoder(nn.Module):
     """The layers of a tower, and what is collected on the way."""
 
@@ -202,42 +223,45 @@ class CLIPEncoder(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        inputs_embeds: Tensor,
         attention_mask: Tensor | None = None,
-        causal: bool = False,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        causal_attention_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         rows: Tensor | None = None,
-    ) -> BaseModelOutput:
-        """x [B, S, D]. rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D]."""
-        masked = attention_mask is not None
-        # SDPA gives no attention weights.
-        eager = output_attentions or self.config._attn_implementation == "eager" or beyond_sdpa(x, attention_mask)
-        bias = attention_bias(x, attention_mask, causal, eager) if masked or eager and causal else None
-        plans: list[tuple] = [(bias, causal, eager)] * len(self.layers)
-        if rows is not None and plans:
-            last = attention_bias(x, attention_mask, causal, eager, rows) if masked or causal else None
-            plans[-1] = last, causal, eager, rows
-        elif rows is not None:
-            x = one_token(x, rows)
+    ) -> Any:
+        """inputs_embeds [B, S, D]; masks [B, 1, S, S] are added to the scores.
+
+        rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D].
+        """
+        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
+        masks, last = (attention_mask, causal_attention_mask), len(self.layers) - 1
+        x = inputs_embeds if rows is None or last >= 0 else one_token(inputs_embeds, rows)
         hidden_states, attentions = [x], []
-        for layer, plan in zip(self.layers, plans, strict=True):
+        for number, layer in enumerate(self.layers):
+            given = (x, *masks, flags.attentions)
+            if rows is not None and number == last:
+                given = (x, *(of_rows(mask, rows) for mask in masks), flags.attentions, rows)
             if self.gradient_checkpointing and self.training:
-                x, weights = checkpoint(layer, x, *plan, **self.checkpoint_kwargs)
+                out = checkpoint(layer, *given, **self.checkpoint_kwargs)
             else:
-                x, weights = layer(x, *plan)
+                out = layer(*given)
+            x = out[0]
             hidden_states.append(x)
-            attentions.append(weights)
-        return BaseModelOutput(
+            attentions.append(out[1] if flags.attentions else None)
+        out = BaseModelOutput(
             last_hidden_state=x,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            hidden_states=tuple(hidden_states) if flags.hidden_states else None,
+            attentions=tuple(attentions) if flags.attentions else None,
         )
+        return out if flags.return_dict else out.to_tuple()
 
 
 # -- towers -----------------------------------------------------------------------------------------------------------
 
 
+@known
 class CLIPTextTransformer(nn.Module):
     """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
     the end token."""
@@ -248,6 +272,7 @@ class CLIPTextTransformer(nn.Module):
         self.embeddings = CLIPTextEmbeddings(config)
         self.encoder = CLIPEncoder(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.eos_token_id = config.eos_token_id
 
     def forward(
         self,
@@ -259,35 +284,46 @@ class CLIPTextTransformer(nn.Module):
         return_dict: bool | None = None,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        check_text(self.config, input_ids, attention_mask, position_ids)
-        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
-        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        encoded = self.encoder(x, attention_mask, True, flags.attentions, flags.hidden_states)
-        last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
-        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
+        input_ids, x, masks = self.embed(input_ids, attention_mask, position_ids)
+        encoded = self.encoder(
+            inputs_embeds=x, **masks,
+            output_attentions=flags.attentions, output_hidden_states=flags.hidden_states, return_dict=True,
+        )  # fmt: skip
+        last_hidden_state = self.final_layer_norm(encoded[0])
+        pooled = one_token(last_hidden_state, self.end_of_text(input_ids))[:, 0]
+        return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
     def pooled(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
     ) -> Tensor:
         """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
-        check_text(self.config, input_ids, attention_mask, position_ids)
-        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
-        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        encoded = self.encoder(x, attention_mask, True, rows=self.end_of_text(input_ids))
-        return self.final_layer_norm(encoded.last_hidden_state[:, 0])
+        input_ids, x, masks = self.embed(input_ids, attention_mask, position_ids)
+        rows = self.end_of_text(input_ids)
+        encoded = self.encoder(
+            x, **masks, output_attentions=False, output_hidden_states=False, return_dict=True, rows=rows
+        )
+        return self.final_layer_norm(encoded[0][:, 0])
 
-    def pool(self, x: Tensor, input_ids: Tensor) -> Tensor:
-        """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
-        return one_token(x, self.end_of_text(input_ids))[:, 0]
+    def embed(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+        """(ids [B, S], tokens [B, S, D], the encoder's masks)."""
+        check_text(input_ids, attention_mask, position_ids)
+        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
+        x = self.embeddings(input_ids=input_ids, position_ids=position_ids)
+        check_visible(attention_mask, x)
+        seen = None if attention_mask is None else padding_mask(attention_mask, x)
+        return input_ids, x, {"attention_mask": seen, "causal_attention_mask": causal_mask(x)}
 
     def end_of_text(self, input_ids: Tensor) -> Tensor:
         """Where the end-of-text token stands: [B, S] -> [B]."""
-        if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
+        if self.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
             return input_ids.to(torch.int).argmax(dim=-1)
         # The first one, because padding may be the same token; position 0 when there is none.
-        return (input_ids == self.config.eos_token_id).to(torch.int).argmax(dim=-1)
+        return (input_ids == self.eos_token_id).to(torch.int).argmax(dim=-1)
 
 
+@known
 class CLIPVisionTransformer(nn.Module):
     """The vision tower: pixels [B, C, h, w] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
     after a norm of its own."""
@@ -309,9 +345,12 @@ class CLIPVisionTransformer(nn.Module):
         interpolate_pos_encoding: bool = False,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))  # [B, N, D]
-        encoded = self.encoder(x, None, False, flags.attentions, flags.hidden_states)
-        last_hidden_state = encoded.last_hidden_state
+        x = self.pre_layrnorm(self.embed(pixel_values, interpolate_pos_encoding))  # [B, N, D]
+        encoded = self.encoder(
+            inputs_embeds=x,
+            output_attentions=flags.attentions, output_hidden_states=flags.hidden_states, return_dict=True,
+        )  # fmt: skip
+        last_hidden_state = encoded[0]
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
@@ -322,14 +361,33 @@ class CLIPVisionTransformer(nn.Module):
 
         patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
         """
-        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, patches))  # [B, N, D]
-        first = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
-        return self.post_layernorm(self.encoder(x, rows=first).last_hidden_state[:, 0])
+        x = self.pre_layrnorm(self.embed(pixel_values, interpolate_pos_encoding, patches=patches))  # [B, N, D]
+        rows = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        encoded = self.encoder(x, output_attentions=False, output_hidden_states=False, return_dict=True, rows=rows)
+        return self.post_layernorm(encoded[0][:, 0])
+
+    def embed(self, pixel_values: Tensor | None, interpolate: bool, **given: Any) -> Tensor:
+        """Tokens [B, N, D]. Somebody's own embeddings take pixels, and more only where more is asked for."""
+        asked = {name: value for name, value in given.items() if value is not None}
+        if interpolate:
+            asked["interpolate_pos_encoding"] = True
+        return self.embeddings(pixel_values, **asked)
 
 
-def tower_output(encoded: BaseModelOutput, last_hidden_state: Tensor, pooled: Tensor, return_dict: bool) -> Any:
+def tower_output(encoded: Any, last_hidden_state: Tensor, pooled: Tensor, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
     return out if return_dict else out.to_tuple()
+
+
+def may_pool(tower: nn.Module) -> bool:
+    """Whether `pooled` may take the place of calling a tower: what it leaves out (the tower's own call, its encoder's,
+    the last layer, the norm behind it) is as this package made it."""
+    if not may_skip(tower):
+        return False
+    encoder, norm = tower.encoder, getattr(tower, "final_layer_norm", None) or tower.post_layernorm
+    if not may_skip(encoder, encoder.layers, norm):
+        return False
+    return may_skip(*(part for layer in encoder.layers[-1:] for part in below(layer)))
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
@@ -342,6 +400,27 @@ class CLIPPreTrainedModel(PreTrainedModel):
     base_model_prefix = "clip"
     supports_gradient_checkpointing = True
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw a module's own weights by v4.37's rule (`clip_core.init`); called for every module, children first.
+        Subclasses extend it for parts of their own, whose linear biases and norms it sets as CLIP's."""
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.data.zero_()
+        elif isinstance(module, CLIPTextEmbeddings | CLIPVisionEmbeddings | CLIPAttention | CLIPMLP):
+            tower = "vision" if isinstance(module, CLIPVisionEmbeddings) else "text"
+            for name, weight in module.named_parameters():
+                if not name.endswith("bias"):
+                    weight.data.normal_(
+                        std=self.config.initializer_factor * deviation(f".{name}", tower, module.config)
+                    )
+        elif isinstance(module, CLIPModel | CLIPTextModelWithProjection | CLIPVisionModelWithProjection):
+            for name in ("text_projection", "visual_projection"):
+                if isinstance(layer := getattr(module, name, None), nn.Linear):
+                    layer.weight.data.normal_(std=self.config.initializer_factor * layer.in_features**-0.5)
+            if isinstance(module, CLIPModel):
+                module.logit_scale.data.fill_(module.config.logit_scale_init_value)
 
 
 class CLIPTextModel(CLIPPreTrainedModel):
@@ -434,10 +513,10 @@ class CLIPModel(CLIPPreTrainedModel):
         return_dict: bool | None = None,
     ) -> Tensor:
         """Text embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        if is_customised(self.text_model, "final_layer_norm"):
-            text = self.text_model(input_ids, attention_mask, position_ids, False, False, True)
-            return self.text_projection(text.pooler_output)
-        return self.text_projection(self.text_model.pooled(input_ids, attention_mask, position_ids))
+        if may_pool(self.text_model):
+            return self.text_projection(self.text_model.pooled(input_ids, attention_mask, position_ids))
+        text = self.text_model(input_ids, attention_mask, position_ids, False, False, True)
+        return self.text_projection(text[1])
 
     def get_image_features(
         self,
@@ -448,10 +527,10 @@ class CLIPModel(CLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> Tensor:
         """Image embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        if is_customised(self.vision_model, "post_layernorm"):
-            image = self.vision_model(pixel_values, False, False, True, interpolate_pos_encoding)
-            return self.visual_projection(image.pooler_output)
-        return self.visual_projection(self.vision_model.pooled(pixel_values, interpolate_pos_encoding))
+        if may_pool(self.vision_model):
+            return self.visual_projection(self.vision_model.pooled(pixel_values, interpolate_pos_encoding))
+        image = self.vision_model(pixel_values, False, False, True, interpolate_pos_encoding)
+        return self.visual_projection(image[1])
 
     def forward(
         self,
@@ -550,7 +629,11 @@ def normalize(x: Tensor) -> Tensor:
     return x / x.norm(p=2, dim=-1, keepdim=True)
 
 
-def clip_loss(logits_per_text: Tensor) -> Tensor:
+def contrastive_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy of the pairs on the diagonal: [B, B] -> scalar."""
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def clip_loss(similarity: Tensor) -> Tensor:
     """The symmetric contrastive loss of the paper: pair i is the only match of text i and of image i."""
-    target = torch.arange(logits_per_text.shape[0], device=logits_per_text.device)
-    return (F.cross_entropy(logits_per_text, target) + F.cross_entropy(logits_per_text.T, target)) / 2
+    return (contrastive_loss(similarity) + contrastive_loss(similarity.T)) / 2

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import clip_core.conform as engine
+import triclip.conform as engine
 from clip_core import CLIPConfig, CLIPImageProcessor, InputError, MissingDependencyError
 from clip_core import checkpoint as checkpoints
-from clip_core.conform import conform, inputs, save_reference, trace
 from clip_core.weights import weight_table
+from triclip.conform import conform, inputs, save_reference, trace
 
 from . import cases as data
 from .adaptors import installed

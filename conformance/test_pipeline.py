@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_core import Clip
-from clip_core.pipeline import pad_columns, pad_rows
+from triclip import Clip
+from triclip.pipeline import pad_columns, pad_rows
 
 from .adaptors import installed
 

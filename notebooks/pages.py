@@ -82,13 +82,9 @@ def fenced(language: str, text: str) -> str:
 
 def command_line() -> str:
     """All sub-commands with their arguments, from the parser."""
-    from clip_core.cli import build_parser
+    from triclip.command import build_parser
 
-    asked, sys.argv = sys.argv, ["triclip", "conform"]  # its arguments are declared only when it is asked for
-    try:
-        parser = build_parser()
-    finally:
-        sys.argv = asked
+    parser = build_parser()
     commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     helps = {action.dest: action.help for action in commands._choices_actions}
     parts = ["# Command line", parser.description or "", "`triclip --version` prints the version."]

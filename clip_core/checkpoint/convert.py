@@ -16,6 +16,7 @@ from . import scope as scopes
 from .loading import Checkpoint, load
 from .locate import ENDINGS, locate
 from .saving import Saved, prepare, save
+from .stated import check_kind
 
 SINGLE_FILE = ("sd1", "sdxl")
 Progress = Callable[[int, int], None]
@@ -53,6 +54,8 @@ def convert(
     Raises: CheckpointError, FileNotFoundError, MissingDependencyError; ValueError for an unknown `to` or `dtype`.
     """
     given = read_json_object(Path(config)) if isinstance(config, str | os.PathLike) else config
+    if given is not None:
+        check_kind(given, f"config: {config}" if isinstance(config, str | os.PathLike) else "config")
     if to in SINGLE_FILE:
         return _into_single_file(src, Path(dst), to, component, given, subfolder, variant)
     read = load(src, subfolder=subfolder, variant=variant, component=component, config=given)

@@ -16,7 +16,7 @@ from ..config import CLIPTextConfig, CLIPVisionConfig
 from ..errors import CheckpointError
 from .locate import WEIGHTS
 from .opened import Checkpoint
-from .stated import beside, check_kind, stated
+from .stated import beside, stated
 from .tensor import Tensor
 
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), the paper's initial value
@@ -61,7 +61,6 @@ def config_of(read: Checkpoint, given: Mapping[str, Any] | None, activation: str
         FileNotFoundError for a folder of weights without a config.
     """
     if given is not None:
-        check_kind(given, "config=")
         return replace(read, config=dict(given))
     shapes = _shapes(read.tensors)
     notes = list(read.notes)

@@ -32,6 +32,7 @@ def load(
     scope: str | None = None,
     config: Mapping[str, Any] | None = None,
     prefer: str | None = None,
+    own: bool = False,
 ) -> Checkpoint:
     """Open a checkpoint, a folder or a single file, of any layout that this package reads.
 
@@ -46,13 +47,14 @@ def load(
             "vision_projection"; None keeps all.
         config: a config.json's content, used in place of the file's.
         prefer: the weight file to take where a folder has several, e.g. "flax_model.msgpack" or its shards.
+        own: it is the file of somebody's own class: there may be other parts than CLIP's in it, or no CLIP at all.
 
     Raises:
         FileNotFoundError: naming what was looked for.
         CheckpointError: damaged, hostile, ambiguous, or not a CLIP.
         MissingDependencyError: the format needs a package that isn't there.
     """
-    result, known = opened(path, subfolder, variant, component, scope, prefer)
+    result, known = opened(path, subfolder, variant, component, scope, prefer, own)
     return infer.config_of(result, config, known)
 
 
@@ -63,6 +65,7 @@ def opened(
     component: str | None = None,
     scope: str | None = None,
     prefer: str | None = None,
+    own: bool = False,
 ) -> tuple[Checkpoint, str | None]:
     """(a checkpoint without its config, the activation that its prefix tells); arguments and errors as for `load`."""
     where = Path(path)
@@ -71,11 +74,30 @@ def opened(
     found = locate(path, subfolder, variant, component, prefer)
     content = _read(found)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
-    chosen, notes = _choose(content, wanted or _tower_of(scope), found)
-    tensors, ignored, heads = _translate(content, chosen, found, notes)
+    chosen_by = wanted or _tower_of(scope)
+    return _translated(content, found, chosen_by, component, scope, own)
+
+
+def of_tensors(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, scope: str | None = None, own: bool = False
+) -> Checkpoint:
+    """A checkpoint of tensors that are in memory, under the names of any layout; otherwise as `load`."""
+    found = Found(None, [Path("state_dict")], None, {}, Path)
+    content = Content("memory", tensors, {})
+    result, known = _translated(content, found, _tower_of(scope), None, scope, own)
+    return infer.config_of(result, config, known)
+
+
+def _translated(
+    content: Content, found: Found, wanted: str | None, component: str | None, scope: str | None, own: bool
+) -> tuple[Checkpoint, str | None]:
+    """`opened`, once the entries are there; `wanted` chooses among several CLIPs."""
+    chosen, notes = _choose(content, wanted, found, own)
+    tensors, ignored, heads = _translate(content, chosen, found, notes, own)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)
-    _check_dtypes(tensors, str(found.manifest or found.weights[0]))
+    if not own:
+        _check_dtypes(tensors, str(found.manifest or found.weights[0]))
     known = KNOWN.get(chosen.prefix)
     result = Checkpoint(
         tensors=tensors,
@@ -90,6 +112,7 @@ def opened(
         folder=found.folder,
         found=found,
         heads=heads,
+        entries=content.tensors,
     )
     return result, known[2] if known else None
 
@@ -108,9 +131,11 @@ def _tower_of(scope: str | None) -> str | None:
     return scope.split("_")[0] if scope and scope != "full" else None
 
 
-def _choose(content: Content, component: str | None, found: Found) -> tuple[Scope, list[str]]:
+def _choose(content: Content, component: str | None, found: Found, own: bool = False) -> tuple[Scope, list[str]]:
     where = str(found.manifest or found.weights[0])
     candidates = scopes.find(content.tensors)
+    if own:  # each CLIP in it is asked for by its name
+        return (candidates[0] if candidates else Scope("", dialects.HF, ())), []
     if not candidates:
         raise CheckpointError(f"{where}: no CLIP text or vision tower in it: {families.describe(content.tensors)}")
     chosen = scopes.choose(candidates, component, where)
@@ -134,7 +159,7 @@ def _choose(content: Content, component: str | None, found: Found) -> tuple[Scop
 
 
 def _translate(
-    content: Content, chosen: Scope, found: Found, notes: list[str]
+    content: Content, chosen: Scope, found: Found, notes: list[str], own: bool = False
 ) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
     """(canonical tensors, ignored names, heads of each tower) of the entries under the chosen prefix."""
     where = str(found.manifest or found.weights[0])
@@ -156,12 +181,10 @@ def _translate(
         if rule.op == "heads_bias":
             heads[rule.canonical[0].partition("_")[0]] = tensor.shape[0]
     ignored, foreign = _sort_out(inside, chosen)
-    if foreign and chosen.dialect.name not in ("hf", "hf-flat"):
+    if foreign and not own and chosen.dialect.name not in ("hf", "hf-flat"):
         family = families.name_of(foreign)
         what = f"it is {family}" if family else "nothing here has a place for these"
         raise CheckpointError(f"{where}: not a plain CLIP: {what}:\n" + "\n".join(f"+ {n}" for n in foreign))
-    if foreign and (family := families.name_of(foreign)) and "classifier" not in foreign[0]:
-        notes.append(f"its other tensors are those of {family}")
     tensors.update({name: inside[name] for name in foreign})
     return tensors, ignored, heads
 

@@ -28,6 +28,7 @@ class Checkpoint:
         folder: where the processor files are; None for a single file.
         found: the files, for the processor's sake.
         heads: tower -> number of heads, where the layout states it.
+        entries: every entry of the file, under the file's own names.
         config_path: the file that the config is from; None: it was given, or made.
     """
 
@@ -43,4 +44,5 @@ class Checkpoint:
     folder: Path | None = None
     found: Found | None = None
     heads: Mapping[str, int] = field(default_factory=dict)
+    entries: Mapping[str, Tensor] = field(default_factory=dict)
     config_path: Path | None = None

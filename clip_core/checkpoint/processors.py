@@ -78,7 +78,7 @@ def _bundled_tokenizer(config: Mapping[str, Any], prefix: str, notes: list[str])
     if config.get("vocab_size") != _STANDARD_VOCABULARY:
         notes.append(f"no tokenizer files: OpenAI's vocabulary doesn't fit vocab_size {config.get('vocab_size')}")
         return {}
-    from ..tokenizer import CLIPTokenizerFast
+    from ..text.tokenizer import CLIPTokenizerFast
 
     pad = {"pad_token": "!"} if prefix in _ZERO_PADDED else {}
     notes.append("the source has no tokenizer files: OpenAI's vocabulary was written")
@@ -86,7 +86,7 @@ def _bundled_tokenizer(config: Mapping[str, Any], prefix: str, notes: list[str])
 
 
 def _image_processor(read: Checkpoint, config: Mapping[str, Any], notes: list[str]) -> dict[str, bytes]:
-    from ..image_processor import CLIPImageProcessor
+    from ..image.processor import CLIPImageProcessor
 
     side = int(config["image_size"])
     options: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}

@@ -73,7 +73,8 @@ def find(names: Iterable[str]) -> list[Scope]:
         index = max(found, key=lambda i: (len(found[i]), -i))
         scopes.append(Scope(prefix, dialects.ALL[index], tuple(t for t in TOWERS if t in found[index])))
     order = list(KNOWN)
-    return sorted(scopes, key=lambda s: order.index(s.prefix) if s.prefix in order else -1)
+    # A CLIP without a prefix is the file's own; others beside it are parts that somebody added, a teacher say.
+    return sorted(scopes, key=lambda s: (order.index(s.prefix) if s.prefix in order else -1, s.prefix != ""))
 
 
 def choose(scopes: list[Scope], component: str | None, where: str) -> Scope:

@@ -1,1 +1,1 @@
-"""The parts that the tokenizers in `clip_core.tokenizer` are made of. Nothing here imports a framework."""
+"""The parts that the tokenizers in `clip_core.text.tokenizer` are made of. Nothing here imports a framework."""

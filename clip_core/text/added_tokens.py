@@ -55,6 +55,10 @@ class AddedToken:
         """A copy with that flag; `normalized` follows where it was not given."""
         return AddedToken(self.content, self.single_word, self.lstrip, self.rstrip, special, self._normalized)
 
+    def renamed(self, content: str) -> AddedToken:
+        """A copy with another text."""
+        return AddedToken(content, self.single_word, self.lstrip, self.rstrip, self.special, self._normalized)
+
     def to_dict(self) -> dict[str, Any]:
         """Content and flags, by name."""
         return {"content": self.content, **{flag: getattr(self, flag) for flag in _FLAGS}}

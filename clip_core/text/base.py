@@ -1,116 +1,44 @@
-"""What the slow and the fast tokenizer have in common: arguments, batches, decoding, attributes."""
+"""What the slow and the fast tokenizer offer alike: v4.37's calls, padding, loading and saving."""
 
 from __future__ import annotations
 
-import copy
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+import contextlib
+import os
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
+from clip_core.absent import absent_attribute
+from clip_core.batch import BatchEncoding
 from clip_core.errors import InputError
-from clip_core.text.added_tokens import AddedTokens
-from clip_core.text.batch import TextBatch
-from clip_core.text.bpe import BytePairEncoder
-from clip_core.text.files import TokenizerData
-from clip_core.text.options import (
-    InputTypeError,
-    Options,
-    checked_limit,
-    checked_names,
-    checked_side,
-    checked_text,
-    logger,
-    resolve,
-)
-from clip_core.text.padding import as_lists, collate, pad_batch, to_list
-from clip_core.text.persist import Persistent
-from clip_core.text.quick import EncodesTexts
-from clip_core.text.rows import PreparesRows
-from clip_core.text.special_tokens import SpecialTokens
+from clip_core.hub import PushToHub, upload_message
+from clip_core.text import persist
+from clip_core.text.added_tokens import AddedToken, as_added_token
+from clip_core.text.encoder import TextEncoder
+from clip_core.text.rows import InputTypeError, Options, as_lists, collate, logger, resolve
+
+HUB_NAME = "openai/clip-vit-base-patch32"  # the one checkpoint that v4.37's class attributes list
 
 
-class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
-    """See `clip_core.tokenizer.CLIPTokenizer` and `CLIPTokenizerFast`."""
+class TokenizerBase(TextEncoder, PushToHub):
+    """See `clip_core.text.tokenizer.CLIPTokenizer` and `CLIPTokenizerFast`."""
 
-    is_fast = False
-    added: AddedTokens
+    slow_tokenizer_class: ClassVar[type | None] = None
+    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": persist.VOCAB, "merges_file": persist.MERGES}
+    pretrained_vocab_files_map: ClassVar[dict[str, dict[str, str]]] = {}
+    pretrained_init_configuration: ClassVar[dict[str, dict[str, Any]]] = {}
+    max_model_input_sizes: ClassVar[dict[str, int]] = {HUB_NAME: 77}
 
-    def __init__(self, data: TokenizerData, special_tokens: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        options = dict(options)
-        self.init_kwargs = {**special_tokens, **options}
-        self.data = data
-        self.name_or_path = str(options.pop("name_or_path", ""))
-        limit = options.pop("model_max_length", options.pop("max_len", None))
-        self.model_max_length = checked_limit("model_max_length", limit)
-        self.padding_side = checked_side("padding_side", options.pop("padding_side", "right"))
-        self.truncation_side = checked_side("truncation_side", options.pop("truncation_side", "right"))
-        names = options.pop("model_input_names", ("input_ids", "attention_mask"))
-        self.model_input_names = checked_names("model_input_names", names)
-        self.clean_up_tokenization_spaces = options.pop("clean_up_tokenization_spaces", True)
-        self.split_special_tokens = options.pop("split_special_tokens", False)
-        self.errors = checked_text("errors", options.pop("errors", "replace"))
-        self._init_special_tokens({**options, **special_tokens})
-        self.engine = BytePairEncoder(
-            data.vocab, data.merges, data.end_of_word, data.unk_token, data.fuse_unk, data.whole_words
-        )
-        self._warned: set[str] = set()
-        self._forget()
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.pretrained_vocab_files_map = {
+            argument: {HUB_NAME: f"https://huggingface.co/{HUB_NAME}/resolve/main/{file}"}
+            for argument, file in cls.vocab_files_names.items()
+        }
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        del state["_chunks"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
-
-    def __repr__(self) -> str:
-        added = "\n\t".join(f"{i}: {token!r}," for i, token in self.added_tokens_decoder.items())
-        return (
-            f"{type(self).__name__}(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size}, "
-            f"model_max_length={self.model_max_length}, is_fast={self.is_fast}, padding_side={self.padding_side!r}, "
-            f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map}, "
-            f"clean_up_tokenization_spaces={self.clean_up_tokenization_spaces}), "
-            f"added_tokens_decoder={{\n\t{added}\n}}"
-        )
-
-    def _warn_once(self, verbose: bool, message: str, key: str | None = None) -> None:
-        if verbose and (key or message) not in self._warned:
-            self._warned.add(key or message)
-            logger.warning(message)
-
-    # ---- what the two kinds do differently ----
-
-    @abstractmethod
-    def _text_ids(self, text: str) -> list[int]:
-        """The ids of one text, added tokens cut out, no special tokens around."""
-
-    @abstractmethod
-    def _chunk_ids(self, chunk: str) -> list[int]:
-        """The ids of text without white space or added tokens."""
-
-    @abstractmethod
-    def _is_simple(self, text: str) -> bool:
-        """Whether the text's ids are those of its chunks between spaces."""
-
-    @abstractmethod
-    def _surely_kept(self, options: Options) -> int | None:
-        """How many tokens of a single text truncation leaves; None: all."""
-
-    @abstractmethod
-    def _encode_one(self, text: Any, pair: Any, options: Options) -> TextBatch:
-        """One text, pair, or list of words."""
-
-    @abstractmethod
-    def _encode_many(self, items: Sequence[Any], options: Options) -> TextBatch:
-        """A batch of texts, pairs, or lists of words."""
-
-    @abstractmethod
-    def _add_tokens(self, new_tokens: Sequence[Any], special_tokens: bool = False) -> int: ...
-
-    @abstractmethod
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str: ...
+    def __getattr__(self, name: str) -> Any:
+        raise absent_attribute(self, name, "tokenizer")
 
     # ---- calling ----
 
@@ -136,7 +64,7 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
         return_length: bool = False,
         verbose: bool = True,
         **kwargs: Any,
-    ) -> TextBatch:
+    ) -> BatchEncoding:
         """Texts to `input_ids` and `attention_mask`.
 
         Args:
@@ -158,7 +86,9 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
                 the attention mask is there by default.
             return_offsets_mapping: (start, end) in characters per token (fast only).
             verbose: log warnings.
-            **kwargs: `padding_side` for this call; others are ignored.
+            **kwargs: `padding_side` for this call, `split_special_tokens` (slow only: added tokens are cut like any
+                text), and v4.37's deprecated `pad_to_max_length` and `truncation_strategy`. Others: a warning in the
+                log from the slow kind, a TypeError from the fast one, as there.
 
         Returns:
             A mapping: `input_ids` [rows, length] (or [length] for one text without `return_tensors`), …
@@ -170,12 +100,12 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
             self,
             padding,
             truncation,
+            kwargs,
+            add_special_tokens=add_special_tokens,
             max_length=max_length,
             stride=stride,
-            pad_to_multiple_of=pad_to_multiple_of,
-            padding_side=kwargs.get("padding_side"),
-            add_special_tokens=add_special_tokens,
             is_split_into_words=is_split_into_words,
+            pad_to_multiple_of=pad_to_multiple_of,
             return_tensors=return_tensors,
             return_token_type_ids=return_token_type_ids,
             return_attention_mask=return_attention_mask,
@@ -194,7 +124,7 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
             batch["labels"] = self._call("text_target", text_target, text_pair_target, options)["input_ids"]
         return batch
 
-    def _call(self, name: str, text: Any, pair: Any, options: Options) -> TextBatch:
+    def _call(self, name: str, text: Any, pair: Any, options: Options) -> BatchEncoding:
         _check_text(name, text)
         if pair is not None:
             _check_text(f"{name}_pair", pair)
@@ -211,75 +141,159 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
             raise InputError(f"{name}_pair: wanted as many as {name} ({len(text)}), found {len(pair)}")
         return self._batch(list(zip(text, pair, strict=True)), options)
 
-    def encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> TextBatch:
+    def encode_plus(
+        self,
+        text: Any,
+        text_pair: Any = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: Any = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        **kwargs: Any,
+    ) -> BatchEncoding:
         """One text or pair; arguments as in `__call__`."""
-        return self._single(text, text_pair, resolve(self, **_known(kwargs)))
+        options = resolve(
+            self,
+            padding,
+            truncation,
+            kwargs,
+            add_special_tokens=add_special_tokens,
+            max_length=max_length,
+            stride=stride,
+            is_split_into_words=is_split_into_words,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_tensors=return_tensors,
+            return_token_type_ids=return_token_type_ids,
+            return_attention_mask=return_attention_mask,
+            return_overflowing_tokens=return_overflowing_tokens,
+            return_special_tokens_mask=return_special_tokens_mask,
+            return_offsets_mapping=return_offsets_mapping,
+            return_length=return_length,
+            verbose=verbose,
+        )
+        return self._single(text, text_pair, options)
 
-    def batch_encode_plus(self, batch_text_or_text_pairs: Any, **kwargs: Any) -> TextBatch:
+    def batch_encode_plus(
+        self,
+        batch_text_or_text_pairs: Any,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: Any = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        **kwargs: Any,
+    ) -> BatchEncoding:
         """A list of texts or pairs; arguments as in `__call__`."""
         if not isinstance(batch_text_or_text_pairs, (list, tuple)):
             found = type(batch_text_or_text_pairs).__name__
             raise InputTypeError(f"batch_text_or_text_pairs: wanted a list or a tuple, found {found}")
-        return self._batch(batch_text_or_text_pairs, resolve(self, **_known(kwargs)))
-
-    def encode(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
-        """The ids of one text or pair; arguments as in `__call__`."""
-        return self.encode_plus(text, text_pair, **kwargs)["input_ids"]
-
-    def _batch(self, items: Sequence[Any], options: Options) -> TextBatch:
-        if not items:
-            raise InputError("text: wanted at least one text, found an empty list")
-        if self._asks_for_more(options) or not all(map(str.__instancecheck__, items)):
-            return self._encode_many(items, options)
-        return self._encode_texts(items, options)
-
-    def _single(self, text: Any, pair: Any, options: Options) -> TextBatch:
-        if pair is not None or not isinstance(text, str) or self._asks_for_more(options):
-            return self._encode_one(text, pair, options)
-        if not options.add_special_tokens:
-            return self._encode_one(text, pair, options)  # may be empty, which the slow kind doesn't pad
-        batch = self._encode_texts([text], options)
-        return batch if options.return_tensors is not None else batch.first_row()
-
-    def _asks_for_more(self, options: Options) -> bool:
-        """Whether a call needs more than `_encode_texts` gives."""
-        return (
-            options.return_overflowing_tokens
-            or options.return_special_tokens_mask
-            or options.return_length
-            or options.return_offsets_mapping
-            or options.is_split_into_words
-            or self.split_special_tokens
-            or (options.truncates and (options.stride > 0 or options.truncation == "only_second"))
-            or self._wants(options, "token_type_ids")
+        options = resolve(
+            self,
+            padding,
+            truncation,
+            kwargs,
+            add_special_tokens=add_special_tokens,
+            max_length=max_length,
+            stride=stride,
+            is_split_into_words=is_split_into_words,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_tensors=return_tensors,
+            return_token_type_ids=return_token_type_ids,
+            return_attention_mask=return_attention_mask,
+            return_overflowing_tokens=return_overflowing_tokens,
+            return_special_tokens_mask=return_special_tokens_mask,
+            return_offsets_mapping=return_offsets_mapping,
+            return_length=return_length,
+            verbose=verbose,
         )
+        return self._batch(batch_text_or_text_pairs, options)
 
-    def _wants(self, options: Options, name: str) -> bool:
-        wanted = getattr(options, f"return_{name}")
-        return name in self.model_input_names if wanted is None else bool(wanted)
+    def encode(
+        self,
+        text: Any,
+        text_pair: Any = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The `input_ids` alone; arguments as in `__call__`."""
+        arguments = (add_special_tokens, padding, truncation, max_length, stride)
+        return self.encode_plus(text, text_pair, *arguments, return_tensors=return_tensors, **kwargs)["input_ids"]
 
-    # ---- what batches are made with ----
+    def prepare_for_model(
+        self,
+        ids: list[int],
+        pair_ids: list[int] | None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: Any = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        prepend_batch_axis: bool = False,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        """Ids of one text or pair, without special tokens, to what a model takes; arguments as in `__call__`.
 
-    @abstractmethod
-    def _around(self) -> tuple[list[int], list[int]]:
-        """The special tokens before and after a single text."""
-
-    def _fillings(self) -> dict[str, int]:
-        return {
-            "input_ids": self.pad_token_id,
-            "attention_mask": 0,
-            "token_type_ids": self.pad_token_type_id,
-            "special_tokens_mask": 1,
-        }
-
-    def _warn_if_long(self, length: int, options: Options) -> None:
-        if options.max_length is None and length > self.model_max_length:
-            self._warn_once(
-                options.verbose,
-                f"Token indices sequence length is longer than the specified maximum sequence length for this model "
-                f"({length} > {self.model_max_length}): the model will reject it; truncate with truncation=True.",
-                key="too long",
-            )
+        Args:
+            prepend_batch_axis: give every tensor a leading axis of 1.
+        """
+        known = ("padding_side", "pad_to_max_length", "truncation_strategy")
+        further = {name: kwargs.pop(name) for name in known if name in kwargs}
+        if kwargs:
+            logger.warning(f"Keyword arguments {kwargs} not recognized.")
+        options = resolve(
+            self,
+            padding,
+            truncation,
+            further,
+            add_special_tokens=add_special_tokens,
+            max_length=max_length,
+            stride=stride,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_tensors=return_tensors,
+            return_token_type_ids=return_token_type_ids,
+            return_attention_mask=return_attention_mask,
+            return_overflowing_tokens=return_overflowing_tokens,
+            return_special_tokens_mask=return_special_tokens_mask,
+            return_offsets_mapping=return_offsets_mapping,
+            return_length=return_length,
+            verbose=verbose,
+        )
+        return self._prepared(list(ids), None if pair_ids is None else list(pair_ids), options, prepend_batch_axis)
 
     # ---- padding what was encoded before ----
 
@@ -293,7 +307,7 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
         return_tensors: Any = None,
         verbose: bool = True,
         padding_side: str | None = None,
-    ) -> TextBatch:
+    ) -> BatchEncoding:
         """Fill encodings up to one length.
 
         Args:
@@ -304,174 +318,202 @@ class TokenizerBase(EncodesTexts, PreparesRows, SpecialTokens, Persistent, ABC):
         Returns:
             A new mapping; the argument stays as it was.
         """
-        encoded, kind = as_lists(collate(encoded_inputs))
+        main = self.model_input_names[0]
+        encoded, kind = as_lists(collate(encoded_inputs, main), main)
+        if self.is_fast:
+            self._warn_once(
+                verbose,
+                "Asking-to-pad-a-fast-tokenizer",
+                f"You're using a {type(self).__name__} tokenizer. Please note that with a fast tokenizer, using the "
+                "`__call__` method is faster than using a method to encode the text followed by a call to the `pad` "
+                "method to get a padded encoding.",
+            )
+        further = {"padding_side": padding_side}
         options = resolve(
             self,
             padding,
             False,
+            further,
             max_length=max_length,
-            padding_side=padding_side,
             return_attention_mask=return_attention_mask,
             verbose=verbose,
         )
-        if not encoded["input_ids"]:
-            return TextBatch({**encoded, "attention_mask": []} if return_attention_mask else encoded)  # nothing to pad
-        padded = pad_batch(
-            encoded,
-            options.padding,
-            options.max_length,
-            pad_to_multiple_of,
-            options.padding_side,
-            self._fillings(),
-            self._wants(options, "attention_mask"),
-        )
-        return TextBatch(padded, tensor_type=kind if return_tensors is None else return_tensors)
+        if not encoded[main]:
+            return BatchEncoding({**encoded, "attention_mask": []} if return_attention_mask else encoded)
+        padded = self._padder(options).batch(encoded, options.padding, options.max_length, pad_to_multiple_of)
+        return BatchEncoding(padded, None, kind if return_tensors is None else return_tensors)
 
-    # ---- ids and tokens ----
+    # ---- ids to text ----
 
-    @property
-    def vocab_size(self) -> int:
-        """Size of the learned vocabulary, added tokens not counted."""
-        return len(self.data.vocab)
+    @abstractmethod
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
+        """Ids to text."""
 
-    def __len__(self) -> int:
-        return len(self.data.vocab) + sum(content not in self.data.vocab for content in self.added.ids)
-
-    def get_vocab(self) -> dict[str, int]:
-        """token -> id, added tokens included."""
-        return {**self.data.vocab, **self.added.ids}
-
-    @property
-    def vocab(self) -> dict[str, int]:
-        """The same."""
-        return self.get_vocab()
-
-    @property
-    def added_tokens_decoder(self) -> dict[int, Any]:
-        """id -> AddedToken, in the order of the ids."""
-        return dict(sorted(self.added.by_id.items()))
-
-    @property
-    def added_tokens_encoder(self) -> dict[str, int]:
-        """content -> id of the added tokens, in the order of the ids."""
-        return self.added.sorted_ids()
-
-    def get_added_vocab(self) -> dict[str, int]:
-        """content -> id of the added tokens."""
-        return self.added.sorted_ids()
-
-    @property
-    def _tokens_by_id(self) -> dict[int, str]:
-        found = self.__dict__.get("_by_id")
-        if found is None:
-            found = self.__dict__["_by_id"] = {i: token for token, i in self.data.vocab.items()}
-        return found
-
-    def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """A token's id, or a list's; the unknown token's id for what is not in the vocabulary; None for None."""
-        if tokens is None:
-            return None
-        if isinstance(tokens, str):
-            found = self.added.ids.get(tokens, self.data.vocab.get(tokens))
-            if found is None and self.unk_token is not None and tokens != self.unk_token:
-                return self.convert_tokens_to_ids(self.unk_token)
-            return found
-        return [self.convert_tokens_to_ids(token) for token in tokens]
-
-    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """An id's token, or a list's; None for an id outside the vocabulary."""
-        ids, _ = to_list(ids)
-        if not isinstance(ids, list):
-            return self._id_to_token(ids)
-        skipped = set(self.all_special_ids) if skip_special_tokens else ()
-        return [self._id_to_token(i) for i in ids if i not in skipped]
-
-    def _id_to_token(self, token_id: Any) -> str | None:
-        try:
-            token_id = token_id.__index__()
-        except AttributeError:
-            raise InputTypeError(f"ids: wanted integers, found {type(token_id).__name__} ({token_id!r})") from None
-        added = self.added.by_id.get(token_id)
-        return added.content if added is not None else self._tokens_by_id.get(token_id)
-
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **kwargs: Any) -> list[str]:
-        """`decode` of every row."""
-        return [self.decode(row, skip_special_tokens=skip_special_tokens, **kwargs) for row in sequences]
-
-    def _cleaned(self, text: str, clean: bool | None) -> str:
-        wanted = self.clean_up_tokenization_spaces if clean is None else clean
-        return self.clean_up_tokenization(text) if wanted else text
-
-    @staticmethod
-    def clean_up_tokenization(out_string: str) -> str:
-        """Undo the spaces that tokenizing put before English punctuation and contractions."""
-        for mark in (".", "?", "!", ","):
-            out_string = out_string.replace(f" {mark}", mark)
-        out_string = out_string.replace(" ' ", "'")
-        for ending in ("n't", "'m", "'s", "'ve", "'re"):
-            out_string = out_string.replace(f" {ending}", ending)
-        return out_string
-
-    # ---- special tokens around texts ----
-
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """bos A eos, or bos A eos eos B eos for a pair."""
-        bos, eos = self._ends()
-        first = [bos, *token_ids_0, eos]
-        return first if token_ids_1 is None else [*first, eos, *token_ids_1, eos]
-
-    def _ends(self) -> tuple[int, int]:
-        """The ids of bos and eos; InputError when there is none."""
-        for name in ("bos_token", "eos_token"):
-            if getattr(self, f"{name}_id") is None:
-                raise InputError(f"{name}: not set, or not in the vocabulary: {getattr(self, name)!r}")
-        return self.bos_token_id, self.eos_token_id
-
-    def create_token_type_ids_from_sequences(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Zeros, as many as `build_inputs_with_special_tokens` gives ids: CLIP has no segments."""
-        return [0] * (len(token_ids_0) + 2 + (0 if token_ids_1 is None else len(token_ids_1) + 2))
-
-    def get_special_tokens_mask(
+    def batch_decode(
         self,
-        token_ids_0: list[int],
-        token_ids_1: list[int] | None = None,
-        already_has_special_tokens: bool = False,
-    ) -> list[int]:
-        """1 where `build_inputs_with_special_tokens` puts a special token, else 0.
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """`decode` of every row."""
+        clean = clean_up_tokenization_spaces
+        return [
+            self.decode(row, skip_special_tokens, clean_up_tokenization_spaces=clean, **kwargs) for row in sequences
+        ]
+
+    # ---- files ----
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *init_inputs: Any,
+        cache_dir: str | os.PathLike | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A tokenizer from a local folder or a hub name.
 
         Args:
-            already_has_special_tokens: `token_ids_0` has them already: 1 for every special id in it.
+            pretrained_model_name_or_path: a folder with vocab.json and merges.txt, or with tokenizer.json; or a name
+                that `clip_core.hub` resolves.
+            cache_dir, local_files_only, token, revision: for names; `force_download` changes nothing.
+            subfolder: the folder within it (diffusers: "tokenizer", "tokenizer_2").
+            **kwargs: `vocab_file`, `merges_file`, `tokenizer_file` name other files than the folder's; the rest
+                override what the files say (`pad_token`, `model_max_length`, `padding_side`, …), and `use_fast` and
+                the like are accepted and change nothing.
+
+        Raises:
+            FileNotFoundError: no such folder, or no tokenizer in it.
+            CheckpointError: a damaged file, or a tokenizer that is not CLIP's.
         """
-        if already_has_special_tokens:
-            if token_ids_1 is not None:
-                raise InputError("token_ids_1: ids that already have special tokens come in token_ids_0 alone")
-            special = set(self.all_special_ids)
-            return [int(i in special) for i in token_ids_0]
-        first = [1, *[0] * len(token_ids_0), 1]
-        return first if token_ids_1 is None else [*first, 1, *[0] * len(token_ids_1), 1]
+        where = {
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "token": token,
+            "revision": revision,
+            "subfolder": subfolder,
+        }
+        arguments = persist.constructor_arguments(pretrained_model_name_or_path, cls.is_fast, where, kwargs)
+        with persist.named_errors(pretrained_model_name_or_path):
+            made = cls(*init_inputs, **arguments)
+        made.init_inputs = init_inputs
+        return made
 
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens come with a text, or with a pair."""
-        return len(self.build_inputs_with_special_tokens([], [] if pair else None))
+    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write vocab.json and merges.txt into an existing folder; returns their paths.
 
-    @property
-    def max_len_single_sentence(self) -> int:
-        """Tokens that fit in a single text beside the special ones."""
-        return self.model_max_length - self.num_special_tokens_to_add(pair=False)
+        Raises FileNotFoundError or NotADirectoryError when there is no such folder.
+        """
+        return persist.save_vocabulary(self.data, save_directory, filename_prefix)
 
-    @property
-    def max_len_sentences_pair(self) -> int:
-        """Tokens that fit in a pair beside the special ones."""
-        return self.model_max_length - self.num_special_tokens_to_add(pair=True)
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        legacy_format: bool | None = None,
+        filename_prefix: str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> tuple[str, ...]:
+        """Write every file that transformers (4.37 to 5) and this package read, all at once; returns their paths.
 
-    def __deepcopy__(self, memo: dict) -> TokenizerBase:
-        twin = self.__class__.__new__(self.__class__)
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return twin
+        Args:
+            save_directory: made when missing.
+            legacy_format: fast only: False writes tokenizer.json without vocab.json and merges.txt, True those without
+                tokenizer.json, None both.
+            filename_prefix: goes before every name, with a hyphen.
+            push_to_hub: upload these files afterwards, through huggingface_hub.
+            **kwargs: `repo_id` (default: the folder's name), `commit_message`, `private`, `token`, …: see
+                `clip_core.hub.push_to_hub`.
+
+        Raises:
+            NotADirectoryError: `save_directory` is a file. InputError: `legacy_format`. TypeError: another keyword.
+        """
+        if legacy_format is False and not self.is_fast:
+            raise InputError("legacy_format: False needs a fast tokenizer (CLIPTokenizerFast)")
+        legacy, single = legacy_format is not False, self.is_fast and legacy_format is not True
+        vocabulary = persist.vocabulary_content(self.data, self.added_tokens_decoder, legacy, single)
+        upload = {"commit_message": upload_message(self), **kwargs} if push_to_hub else kwargs
+        return persist.save(
+            {**self._settings_files(), **vocabulary}, save_directory, filename_prefix, push_to_hub, upload
+        )
+
+    def _settings_files(self) -> dict[str, str]:
+        """tokenizer_config.json and special_tokens_map.json, as text."""
+        names = ("model_max_length", "clean_up_tokenization_spaces", "errors", "padding_side", "truncation_side")
+        config = {
+            **persist.kept_options(self.init_kwargs),
+            **{name: getattr(self, name) for name in names},
+            **self.special_tokens_map,
+            "added_tokens_decoder": {str(i): t.to_dict() for i, t in self.added_tokens_decoder.items()},
+            "tokenizer_class": "CLIPTokenizer",
+        }
+        if getattr(self, "_processor_class", None) is not None:
+            config["processor_class"] = self._processor_class
+        special = self.convert_added_tokens(self.special_tokens_map_extended, save=True, add_type_field=False)
+        return {persist.CONFIG: persist.as_json(config), persist.SPECIAL_MAP: persist.as_json(special)}
+
+    _processor_class: str | None = None
+
+    def _set_processor_class(self, processor_class: str) -> None:
+        # Saved as "processor_class", by which transformers' AutoProcessor finds the class.
+        self._processor_class = processor_class
+
+    @classmethod
+    def convert_added_tokens(cls, obj: Any, save: bool = False, add_type_field: bool = True) -> Any:
+        """AddedTokens inside of dicts and lists to plain dicts (`save`), or such dicts back to AddedTokens.
+
+        Args:
+            save: the direction.
+            add_type_field: with `"__type": "AddedToken"`, from which the way back knows them; else without `special`.
+        """
+        if isinstance(obj, dict) and obj.get("__type") == "AddedToken":
+            return as_added_token(obj)
+        if isinstance(obj, AddedToken) and save:
+            fields = obj.to_dict()
+            if add_type_field:
+                return {**fields, "__type": "AddedToken"}
+            return {name: value for name, value in fields.items() if name != "special"}
+        if isinstance(obj, (list, tuple)):
+            return [cls.convert_added_tokens(item, save, add_type_field) for item in obj]
+        if isinstance(obj, dict):
+            return {name: cls.convert_added_tokens(item, save, add_type_field) for name, item in obj.items()}
+        return obj
+
+    # ---- deprecated in v4.37 ----
+
+    @contextlib.contextmanager
+    def as_target_tokenizer(self) -> Iterator[None]:
+        """Nothing: CLIP tokenizes targets like texts. Warns, as in v4.37; use `text_target=`."""
+        warnings.warn("as_target_tokenizer is deprecated: use text_target=", stacklevel=3)
+        yield
+
+    def prepare_seq2seq_batch(
+        self,
+        src_texts: list[str],
+        tgt_texts: list[str] | None = None,
+        max_length: int | None = None,
+        max_target_length: int | None = None,
+        padding: str = "longest",
+        return_tensors: Any = None,
+        truncation: bool = True,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        """Texts, and targets as `labels`. Warns (FutureWarning), as in v4.37; use a call with `text_target=`."""
+        warnings.warn("prepare_seq2seq_batch is deprecated: use text_target=", FutureWarning, stacklevel=2)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("src_lang", "tgt_lang")}
+        shared = {"padding": padding, "truncation": truncation, "return_tensors": return_tensors, **kwargs}
+        length = self.model_max_length if max_length is None else max_length
+        batch = self(src_texts, max_length=length, **shared)
+        if tgt_texts is not None:
+            length = length if max_target_length is None else max_target_length
+            batch["labels"] = self(text_target=tgt_texts, max_length=length, **shared)["input_ids"]
+        return batch
 
 
 def _check_text(name: str, value: Any) -> None:
@@ -485,9 +527,3 @@ def _check_text(name: str, value: Any) -> None:
         raise InputTypeError(f"{name}: wanted a string or a list of strings, found a list with None in it")
     if not isinstance(inner, str):
         raise InputTypeError(f"{name}: wanted lists of strings, found a list of {type(inner).__name__}")
-
-
-def _known(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Of keyword arguments, those that `resolve` knows."""
-    names = {*Options.__dataclass_fields__}
-    return {name: value for name, value in kwargs.items() if name in names}

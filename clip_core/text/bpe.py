@@ -7,7 +7,11 @@ the byte alphabet, the last one carries the end-of-word mark, and neighbours are
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from clip_core.errors import InputError
 
@@ -67,7 +71,7 @@ class BytePairEncoder:
         self.unk_token = unk_token
         self.fuse_unk = fuse_unk
         self.whole_words = whole_words
-        self._whole: dict[str, int] = {}
+        self.whole: dict[str, int] = {}
         self._cache: dict[str, tuple[int, ...]] = {}
 
     def __getstate__(self) -> dict:
@@ -79,7 +83,7 @@ class BytePairEncoder:
 
     def keep_whole(self, pieces: Mapping[str, int]) -> None:
         """Pieces that are tokens as they are, with their ids: special tokens that the pattern cuts out whole."""
-        self._whole = dict(pieces)
+        self.whole = dict(pieces)
         self._cache = {}
 
     def encode(self, piece: str) -> tuple[int, ...]:
@@ -92,7 +96,7 @@ class BytePairEncoder:
         return ids
 
     def _encode(self, piece: str) -> tuple[int, ...]:
-        if self.whole_words and piece not in self._whole:
+        if self.whole_words and piece not in self.whole:
             word = to_alphabet(piece)
             known = self.vocab.get(word + self.end_of_word)
             return (known,) if known is not None else tuple(map(self.vocab.__getitem__, self.symbols(word)))
@@ -104,8 +108,8 @@ class BytePairEncoder:
 
     def tokens(self, piece: str) -> list[tuple[str, int, int]]:
         """The tokens of one piece as (token, id, number of bytes it covers)."""
-        if piece in self._whole:
-            return [(piece, self._whole[piece], len(piece))]
+        if piece in self.whole:
+            return [(piece, self.whole[piece], len(piece))]
         found: list[tuple[str, int, int]] = []
         unk_id = self.vocab.get(self.unk_token) if self.unk_token is not None else None
         symbols = self.symbols(to_alphabet(piece))
@@ -124,7 +128,7 @@ class BytePairEncoder:
 
     def token_texts(self, piece: str) -> list[str]:
         """The tokens of one piece, those included that the vocabulary lacks."""
-        return [piece] if piece in self._whole else self.symbols(to_alphabet(piece))
+        return [piece] if piece in self.whole else self.symbols(to_alphabet(piece))
 
     def symbols(self, word: str) -> list[str]:
         """A word of the byte alphabet, merged as far as the ranks go."""
@@ -182,3 +186,104 @@ class BytePairEncoder:
             push(preceding[i])
             push(i)
         return [symbol for symbol in symbols if symbol]
+
+
+# ---- many texts -----------------------------------------------------------------------------------------------------
+#
+# The short way from a list of strings to ids, which is what nearly every call asks for. Pieces never cross white
+# space, so the ids of a simple text are those of the chunks between its spaces, and a chunk that was seen before costs
+# one look-up. Rows stay packed (int64 in bytes) until they are copied into the batch's array. A test holds its results
+# equal to the long way's.
+
+_CHUNK_LIMIT = 500_000  # chunks kept; beyond it new ones are computed each time, so memory stays bounded
+_CHUNK_LENGTH = 64  # longer chunks are rarely seen twice
+_BLOCK = 64  # texts tested for simplicity at once
+ID_SIZE = 8  # bytes of a packed id
+
+# OpenAI's pattern for text that is ASCII, in lower case and without white space; `re` is faster at it than `regex`.
+_ASCII_PIECES = re.compile("'(?:s|t|re|ve|m|ll|d)|[a-z]+|[0-9]|[^a-z0-9]+")
+
+
+def ascii_pieces(chunk: str) -> list[str]:
+    """The pieces of an ASCII chunk in lower case."""
+    return [chunk] if chunk.isalpha() else _ASCII_PIECES.findall(chunk)
+
+
+def pack(ids: Iterable[int]) -> bytes:
+    """Ids as bytes."""
+    return array("q", ids).tobytes()
+
+
+class _Chunks(dict):
+    """Text between spaces -> its ids, packed; computed when first seen."""
+
+    def __init__(self, encode: Callable[[str], Iterable[int]]) -> None:
+        super().__init__()
+        self.encode = encode
+
+    def __missing__(self, chunk: str) -> bytes:
+        ids = pack(self.encode(chunk))
+        if len(chunk) <= _CHUNK_LENGTH and len(self) < _CHUNK_LIMIT:
+            self[chunk] = ids
+        return ids
+
+
+class QuickEncoder:
+    """Packed ids of many texts.
+
+    Args:
+        chunk_ids: the ids of text without white space or added tokens.
+        text_ids: the ids of any text.
+        is_simple: whether a text's ids are those of its chunks between spaces.
+    """
+
+    def __init__(
+        self,
+        chunk_ids: Callable[[str], Iterable[int]],
+        text_ids: Callable[[str], Iterable[int]],
+        is_simple: Callable[[str], bool],
+    ) -> None:
+        self.chunks = _Chunks(chunk_ids)
+        self.text_ids = text_ids
+        self.is_simple = is_simple
+
+    def rows(self, texts: Sequence[str]) -> list[bytes]:
+        """Packed ids, no special tokens around them."""
+        lookup, is_simple, ids_of = self.chunks.__getitem__, self.is_simple, self.text_ids
+        rows: list[bytes] = []
+        for i in range(0, len(texts), _BLOCK):
+            block = texts[i : i + _BLOCK]
+            if is_simple(" ".join(block)):
+                rows += [b"".join(map(lookup, text.split())) for text in block]
+            else:
+                rows += [
+                    b"".join(map(lookup, text.split())) if is_simple(text) else pack(ids_of(text)) for text in block
+                ]
+        return rows
+
+
+def cut(row: bytes, length: int, side: str) -> bytes:
+    """At most `length` ids of a packed row, cut off on that side."""
+    size = length * ID_SIZE
+    if len(row) <= size:
+        return row
+    return row[:size] if side == "right" else row[len(row) - size :]
+
+
+def unpack(rows: Sequence[bytes]) -> list[list[int]]:
+    ids = np.frombuffer(b"".join(rows), np.int64).tolist()
+    ends = np.cumsum([len(row) // ID_SIZE for row in rows]).tolist()
+    return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def pad_packed(rows: Sequence[bytes], length: int, pad_id: int, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Packed rows, none longer than `length`, as (ids, attention mask), both int64 [rows, length]."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows)) // ID_SIZE
+    positions = np.arange(length)
+    if side == "right":
+        inside = positions < lengths[:, None]
+    else:
+        inside = positions >= (length - lengths)[:, None]
+    ids = np.full((len(rows), length), pad_id, np.int64)
+    ids[inside] = np.frombuffer(b"".join(rows), np.int64)
+    return ids, inside.astype(np.int64)

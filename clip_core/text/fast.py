@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from clip_core.batch import BatchEncoding
 from clip_core.errors import InputError
+from clip_core.text import backend
 from clip_core.text.added_tokens import AddedToken, FastAddedTokens, as_added_token
-from clip_core.text.alignment import aligned_normalize, span
 from clip_core.text.base import TokenizerBase
-from clip_core.text.batch import TextBatch
-from clip_core.text.bpe import CHAR_TO_BYTE
-from clip_core.text.encoding import Encoding, padding_length, truncate_pair
-from clip_core.text.files import BOS, EOS, check_merges, roberta_processing, templates
+from clip_core.text.bpe import CHAR_TO_BYTE, ascii_pieces
+from clip_core.text.encoding import Encoding, aligned_normalize, padding_length, span, truncate_pair
+from clip_core.text.files import (
+    BOS,
+    EOS,
+    check_merges,
+    read_tokenizer_object,
+    roberta_processing,
+    templates,
+    tokenizer_json,
+)
 from clip_core.text.normalize import (
     GPT2_PIECES,
     INFORMATION_SEPARATORS,
@@ -23,11 +32,9 @@ from clip_core.text.normalize import (
     fast_pattern,
     replace_surrogates,
 )
-from clip_core.text.options import InputTypeError, Options
-from clip_core.text.padding import to_list
-from clip_core.text.persist import load_data
-from clip_core.text.quick import ascii_pieces
-from clip_core.text.slow import BUNDLED_LENGTH
+from clip_core.text.persist import MERGES, TOKENIZER, VOCAB, load_data
+from clip_core.text.rows import InputTypeError, Options, to_list
+from clip_core.text.slow import BUNDLED_LENGTH, CLIPTokenizer
 
 
 class CLIPTokenizerFast(TokenizerBase):
@@ -37,13 +44,16 @@ class CLIPTokenizerFast(TokenizerBase):
         vocab_file, merges_file: vocab.json and merges.txt. Without any file: OpenAI's vocabulary, bundled.
         tokenizer_file: tokenizer.json instead; merges as strings or pairs.
         unk_token, bos_token, eos_token, pad_token: special tokens.
-        **kwargs: as for `CLIPTokenizer`.
+        **kwargs: as for `CLIPTokenizer`; `tokenizer_object`, a Tokenizer of the `tokenizers` library, instead of files.
 
     Raises:
         CheckpointError: a damaged file, or one of another kind of tokenizer.
     """
 
     is_fast = True
+    slow_tokenizer_class = CLIPTokenizer
+    vocab_files_names = {"vocab_file": VOCAB, "merges_file": MERGES, "tokenizer_file": TOKENIZER}
+    can_save_slow_tokenizer = True
     added: FastAddedTokens
 
     def __init__(
@@ -58,7 +68,11 @@ class CLIPTokenizerFast(TokenizerBase):
         **kwargs: Any,
     ) -> None:
         self.added = FastAddedTokens()
-        data = load_data(vocab_file, merges_file, tokenizer_file)
+        given_object = kwargs.pop("tokenizer_object", None)
+        if given_object is not None:
+            data = read_tokenizer_object(given_object)
+        else:
+            data = load_data(vocab_file, merges_file, tokenizer_file)
         special = {"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
         if data.whole_words:
             kwargs.setdefault("model_max_length", BUNDLED_LENGTH)
@@ -88,11 +102,107 @@ class CLIPTokenizerFast(TokenizerBase):
         special = set(self.all_special_tokens)
         for token in tokens:
             self._add_tokens([token], str(token) in special or getattr(token, "special", False))
+        for name, token in self.special_tokens_map_extended.items():
+            if isinstance(token, AddedToken):  # adding it has made it special
+                setattr(self, name, AddedToken(**{**token.to_dict(), "special": True}))
 
     def _add_tokens(self, new_tokens: Sequence[Any], special_tokens: bool = False) -> int:
         count = self.added.add([as_added_token(token, special=special_tokens) for token in new_tokens], self.data.vocab)
         self._forget()
         return count
+
+    # ---- the `tokenizers` library ----
+
+    @property
+    def backend_tokenizer(self) -> Any:
+        """This tokenizer as the `tokenizers` library's Tokenizer (extra `tokenizers`).
+
+        It is made anew when tokens are added; what is changed on it doesn't change this tokenizer.
+        """
+        if self._backend is None:
+            self._backend = backend.library().Tokenizer.from_str(json.dumps(self._definition()))
+        return self._backend
+
+    _backend: Any = None
+
+    @property
+    def decoder(self) -> Any:
+        """The backend's decoder."""
+        return self.backend_tokenizer.decoder
+
+    def _definition(self) -> dict[str, Any]:
+        return tokenizer_json(self.data, self.added_tokens_decoder)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._backend = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_backend": None}
+
+    def set_truncation_and_padding(
+        self,
+        padding_strategy: Any,
+        truncation_strategy: Any,
+        max_length: int,
+        stride: int,
+        pad_to_multiple_of: int | None,
+    ) -> None:
+        """Set the backend's own truncation and padding; calls of this tokenizer take their own arguments."""
+        tokenizer = self.backend_tokenizer
+        cuts, pads = (getattr(value, "value", value) for value in (truncation_strategy, padding_strategy))
+        if cuts == "do_not_truncate":
+            tokenizer.no_truncation()
+        else:
+            tokenizer.enable_truncation(max_length, stride=stride, strategy=cuts, direction=self.truncation_side)
+        if pads == "do_not_pad":
+            tokenizer.no_padding()
+            return
+        tokenizer.enable_padding(
+            length=max_length if pads == "max_length" else None,
+            direction=self.padding_side,
+            pad_id=self.pad_token_id,
+            pad_token=self.pad_token,
+            pad_type_id=self.pad_token_type_id,
+            pad_to_multiple_of=pad_to_multiple_of,
+        )
+
+    def train_new_from_iterator(
+        self,
+        text_iterator: Iterable[Any],
+        vocab_size: int,
+        length: int | None = None,
+        new_special_tokens: list[Any] | None = None,
+        special_tokens_map: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> CLIPTokenizerFast:
+        """A tokenizer of the same steps, with a vocabulary trained on other texts (extra `tokenizers`).
+
+        Args:
+            text_iterator: strings, or lists of them.
+            vocab_size: of the new vocabulary, special tokens included.
+            length: how many texts there are, for the progress bar.
+            new_special_tokens: further ones.
+            special_tokens_map: old special token -> new one.
+            **kwargs: to the library's BpeTrainer (`min_frequency`, `show_progress`, …).
+        """
+        renamed = dict(special_tokens_map or {})
+        old = [token for token in self.added_tokens_decoder.values() if token.special]
+        tokens = [t.renamed(renamed.get(t.content, t.content)) for t in old]
+        tokens += [as_added_token(token) for token in new_special_tokens or ()]
+        trained = backend.train(self._definition(), text_iterator, vocab_size, length, tokens, renamed, kwargs)
+        options = dict(self.init_kwargs)
+        for name, token in self.special_tokens_map_extended.items():
+            if name != "additional_special_tokens":
+                new = renamed.get(str(token), str(token))
+                options[name] = token.renamed(new).with_special(True) if isinstance(token, AddedToken) else new
+        additional = [*(self.additional_special_tokens or ()), *(new_special_tokens or ())]
+        if additional:
+            options["additional_special_tokens"] = additional
+        return type(self)(tokenizer_object=trained, **options)
+
+    def _unknown_keywords(self, names: Mapping[str, Any]) -> None:
+        raise TypeError(f"{type(self).__name__}: a call got an unexpected keyword argument {next(iter(names))!r}")
 
     # ---- text to ids ----
 
@@ -211,16 +321,16 @@ class CLIPTokenizerFast(TokenizerBase):
 
     # ---- batches ----
 
-    def _encode_one(self, text: Any, pair: Any, options: Options) -> TextBatch:
+    def _encode_one(self, text: Any, pair: Any, options: Options) -> BatchEncoding:
         if isinstance(text, (list, tuple)) and not options.is_split_into_words and pair is None and len(text) == 2:
             text, pair = text
         batch = self._encode_items([(text, pair or None)], options)
         if options.return_tensors is None and not options.return_overflowing_tokens:
             rows = {n: v[0] if v and isinstance(v[0], list) else v for n, v in batch.items()}
-            return TextBatch(rows, batch._make_encodings)
+            return BatchEncoding(rows, batch._make_encodings)
         return batch
 
-    def _encode_many(self, items: Sequence[Any], options: Options) -> TextBatch:
+    def _encode_many(self, items: Sequence[Any], options: Options) -> BatchEncoding:
         return self._encode_items([self._split(item, options.is_split_into_words) for item in items], options)
 
     def _split(self, item: Any, words: bool) -> tuple[Any, Any]:
@@ -232,7 +342,7 @@ class CLIPTokenizerFast(TokenizerBase):
             raise InputTypeError(f"text: wanted a text or a pair of texts, found {len(item)} items: {item!r:.80}")
         return (item[0], item[1]) if is_list else (item, None)
 
-    def _encode_items(self, items: Sequence[tuple[Any, Any]], options: Options) -> TextBatch:
+    def _encode_items(self, items: Sequence[tuple[Any, Any]], options: Options) -> BatchEncoding:
         encodings, samples = self._encodings_of(items, options)
         data: dict[str, list] = {"input_ids": [e.ids for e in encodings]}
         if self._wants(options, "token_type_ids"):
@@ -248,7 +358,7 @@ class CLIPTokenizerFast(TokenizerBase):
         if options.return_overflowing_tokens:
             data["overflow_to_sample_mapping"] = samples
         self._warn_if_long(max(map(len, encodings)), options)
-        return TextBatch(data, lambda: encodings, options.return_tensors)
+        return BatchEncoding(data, lambda: encodings, options.return_tensors)
 
     def _encodings_of(self, items: Sequence[tuple[Any, Any]], options: Options) -> tuple[list[Encoding], list[int]]:
         """Padded Encodings, windows included where asked for, and which item each is from."""

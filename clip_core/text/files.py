@@ -1,4 +1,4 @@
-"""Reading and writing a tokenizer's files: vocab.json + merges.txt, tokenizer.json, and the bundled vocabulary.
+"""What a tokenizer's vocabulary files hold: vocab.json + merges.txt, tokenizer.json, and the bundled vocabulary.
 
 Every damage is a CheckpointError that names the file; nothing in a file is ever executed.
 """
@@ -21,10 +21,14 @@ from clip_core.text.bpe import BYTE_TO_CHAR, END_OF_WORD
 from clip_core.text.normalize import PIECES
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-BUNDLED = Path(__file__).parent.parent / "data" / "bpe_simple_vocab_16e6.txt.gz"
+BUNDLED = Path(__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
 # OpenAI's tokenizer uses this many of the file's 262,144 merges, and transformers never reads more of a merges.txt.
 OPENAI_MERGES = 49152 - 256 - 2
 _BUNDLED_BYTES = 540_000  # the first 48,895 lines take 524,619 bytes
+
+# Tokens that no merge makes: control tokens, as "<|endoftext|>", "<unk>", "[MASK]".
+_CONTROL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
+_EXCEPTIONS = 100
 
 # What may stand before CLIP's own alternatives in a pattern: texts to find whole (bos and eos in transformers 5).
 _LITERALS = re.compile(r"(?:(?:[^\\.^$*+?{}\[\]|()]|\\[^\w])+\|)*")
@@ -76,8 +80,20 @@ def bundled_data() -> TokenizerData:
     return TokenizerData(dict(vocab), merges, whole_words=True)
 
 
+def check_regular(path: str | os.PathLike) -> bool:
+    """Whether there is a file. Raises CheckpointError for a folder, a pipe or a device of that name."""
+    path = Path(path)
+    if path.is_file():
+        return True
+    if path.exists():
+        found = "a folder" if path.is_dir() else "a pipe" if path.is_fifo() else "a device or socket"
+        raise CheckpointError(f"{path}: wanted a file, found {found}")
+    return False
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """A JSON file. Raises FileNotFoundError, or CheckpointError when it is damaged or nested too deeply."""
+    check_regular(path)
     try:
         return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -97,13 +113,35 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
 def read_vocab_and_merges(vocab_file: str | os.PathLike, merges_file: str | os.PathLike) -> TokenizerData:
     """vocab.json and merges.txt. Of merges.txt the first line (a version) is skipped, and 48,894 lines are read."""
     vocab = _checked_vocab(read_json(vocab_file), str(vocab_file))
+    check_regular(merges_file)
     try:
         text = Path(merges_file).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{merges_file}: not UTF-8 text ({error})") from error
     lines = text.replace("\r\n", "\n").strip().split("\n")[1 : OPENAI_MERGES + 1]
     # The last of equal lines gives the rank, as when a mapping is built from them.
-    return TokenizerData(vocab, [" ".join(line.split()) for line in lines])
+    merges = [" ".join(line.split()) for line in lines]
+    check_belonging(vocab, merges, str(merges_file))
+    return TokenizerData(vocab, merges)
+
+
+def check_belonging(vocab: Mapping[str, int], merges: Sequence[str], where: str) -> None:
+    """Raise CheckpointError when the merges are not those of the vocabulary: cut short, empty, or another one's.
+
+    Every token of several characters is made by a merge, and a merge makes a token. Trained vocabularies keep that to
+    the last one; a few exceptions are let through, since people add tokens by hand.
+    """
+    made = {merge.replace(" ", "") for merge in merges}
+    joined = [token for token in vocab if len(token.removesuffix(END_OF_WORD)) > 1 and not _CONTROL.fullmatch(token)]
+    unmade = sum(token not in made for token in joined)
+    useless = sum(token not in vocab for token in made)
+    few = max(_EXCEPTIONS, len(vocab) // 500)
+    if unmade > few or 2 * unmade > len(joined) > 3 or useless > few or 2 * useless > len(made) > 3:
+        raise CheckpointError(
+            f"{where}: its {len(merges)} merges don't belong to the vocabulary: {unmade} of its {len(joined)} tokens "
+            f"of several characters come from no merge, and {useless} merges make no token of it; the file is cut "
+            f"short or another vocabulary's: fetch or copy it again"
+        )
 
 
 def _checked_vocab(vocab: Any, where: str) -> dict[str, int]:
@@ -117,7 +155,17 @@ def _checked_vocab(vocab: Any, where: str) -> dict[str, int]:
 
 def read_tokenizer_json(path: str | os.PathLike) -> TokenizerData:
     """tokenizer.json with CLIP's byte-level BPE; merges as "a b" strings or as pairs."""
-    found = read_json_object(path)
+    return _tokenizer_data(read_json_object(path), path)
+
+
+def read_tokenizer_object(tokenizer: Any) -> TokenizerData:
+    """The same of a Tokenizer of the `tokenizers` library."""
+    if not callable(getattr(tokenizer, "to_str", None)):
+        raise TypeError(f"tokenizer_object: wanted a tokenizers.Tokenizer, found {type(tokenizer).__name__}")
+    return _tokenizer_data(json.loads(tokenizer.to_str()), "tokenizer_object")
+
+
+def _tokenizer_data(found: dict[str, Any], path: str | os.PathLike) -> TokenizerData:
     model = found.get("model")
     if not isinstance(model, dict):
         raise CheckpointError(f"{path}: model: wanted an object, found {_brief(model)}")
@@ -139,6 +187,7 @@ def read_tokenizer_json(path: str | os.PathLike) -> TokenizerData:
         fuse_unk=bool(model.get("fuse_unk")),
         added_tokens=added,
     )
+    check_belonging({t: i for t, i in vocab.items() if i not in added}, data.merges, f"{path}: model.merges")
     _check_normalizer(found.get("normalizer"), str(path))
     data.pattern = _pattern(found.get("pre_tokenizer"), str(path))
     data.post_processor = found.get("post_processor")
@@ -236,28 +285,6 @@ def _brief(value: Any) -> str:
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old one whole."""
-    import tempfile  # as heavy as the rest of this module
-
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
-    """Write JSON, indented, keys sorted."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 
 def merges_text(merges: Sequence[str]) -> str:

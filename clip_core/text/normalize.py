@@ -3,6 +3,11 @@
 `slow`: ftfy, whitespace, lower case; without ftfy a cleaner that drops controls and sets CJK characters apart.
 `fast`: NFC, whitespace, lower case, character by character.
 `openai`: ftfy, HTML entities twice, whitespace, lower case.
+
+transformers 4.37.2's fast tokenizer splits with Oniguruma (Unicode 14) and composes with a Unicode 9 table, while
+`regex`, `unicodedata` and `str.lower` here are as new as their release. To give its ids on any Python, the tables below
+name what was assigned in between (up to Unicode 18) and would change a result. They were found by running every code
+point through tokenizers 0.15.2.
 """
 
 from __future__ import annotations
@@ -13,7 +18,41 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-from clip_core.text.unicode_gaps import CAPITALS, LETTERS, MARKS, NUMBERS, char_ranges
+# Letters and numbers that are neither for the fast tokenizer: they fall in its "anything else" class.
+LETTERS = """
+558 58B-58C 88F C5C CDC 1C89-1C8A 208F 209D-209F A7CB-A7CF A7D2 A7D4 A7DA-A7DD A7E2 A7F1 AB6C-AB6D 105C0-105F3
+107BB-107BF 10940-10959 10D4A-10D65 10D6F-10D85 10EC2-10EC7 10ED9-10EEE 1123F-11240 11380-11389 1138B 1138E
+11390-113B5 113B7 113D1 113D3 11B0A 11BC0-11BE0 11DB0-11DDB 11DF1 11F02 11F04-11F10 11F12-11F33 1342F 13441-13446
+13460-143FA 16100-1611D 16D40-16D6C 16EA0-16EB8 16EBB-16ED3 16FF2-16FF3 187F8-187FF 18CD6-18CDA 18CFF 18D09-18D20
+18D80-18DF2 18E00-19191 191A0-191D2 1B123-1B128 1B132 1B155 1B168 1D6A6 1DF1F-1DF81 1DF90-1DF96 1DFCD-1DFFF
+1E030-1E06D 1E4D0-1E4EB 1E5D0-1E5ED 1E5F0 1E6C0-1E6DE 1E6E0-1E6E2 1E6E4-1E6E5 1E6E7-1E6ED 1E6F0-1E6F4 1E6FE-1E6FF
+2B739-2B73F 2B81E 2CEA2-2CEAD 2EBF0-2EE5D 31350-33479 3D000-3FC3F
+"""
+NUMBERS = """
+10D40-10D49 116D0-116E3 11BF0-11BF9 11DE0-11DE9 11F50-11F59 1246F 12475-1247F 12550-12686 16130-16139 16D70-16D79
+16FF4-16FF6 1CCF0-1CCF9 1D2C0-1D2D3 1E4F0-1E4F9 1E5F1-1E5FA
+"""
+
+# Combining marks that it takes for starters, and the letters whose composition it doesn't know (the last line).
+MARKS = """
+5C8-5C9 7FD 897-89F 8CA-8D3 9FE C3C D3B-D3C EBA 1715 1ABF-1AF0 1DF6-1DFA A82C 10D24-10D27 10D69-10D6D 10EAB-10EAC
+10ECB-10ECF 10EF0-10EFB 10EFD-10EFF 10F46-10F50 10F82-10F85 11070 1133B 1145E 11839-1183A 1193D-1193E 11943 119E0
+11A34 11A47 11A99 11D42 11D44-11D45 11D97 11F41-11F42 16FF0-16FF1 1D127-1D128 1D250-1D252 1D25B-1D25C 1D25F
+1D280-1D281 1E08F 1E130-1E136 1E2AE 1E2EC-1E2EF 1E4EC-1E4EF 1E5EE-1E5EF 1E6E3 1E6E6 1E6EE-1E6EF 1E6F5
+105C0-105F3 11380-113D3 11930 16100-1613F 16D40-16D7F
+"""
+
+# Capitals whose small letter it doesn't know.
+CAPITALS = """
+1C89 A7CB-A7CC A7CE A7D2 A7D4 A7DA A7DC-A7DD A7E2 AB6C-AB6D 10D50-10D65 16EA0-16EB8 1DF40 1DF48 1DF4A 1DF4D 1DF51
+1DF68 1DF6A 1DF6C 1DF6E 1DF72 1DF74 1DF76 1DF78 1DF7A 1DF7C 1DF7E
+"""
+
+
+def char_ranges(table: str) -> str:
+    """A table above as the inside of a character class, for `re` and `regex` alike."""
+    return "".join("-".join(rf"\U{int(end, 16):08X}" for end in item.split("-")) for item in table.split())
+
 
 # The pieces of OpenAI's pattern. `regex` is imported when first needed: it costs a third of the core's import time.
 SPECIALS = r"<\|startoftext\|>|<\|endoftext\|>|"
@@ -131,12 +170,9 @@ def _is_kept(char: str) -> bool:
 # ---- OpenAI's own ---------------------------------------------------------------------------------------------------
 
 
-def openai_clean(text: str, fix_text: Callable[[str], str] | None) -> str:
+def openai_clean(text: str, fix_text: Callable[[str], str]) -> str:
     """What OpenAI's and open_clip's tokenizers cut into pieces."""
-    if ftfy_keeps(text) or fix_text is None:
-        fixed = text
-    else:
-        fixed = fix_text(text)
+    fixed = text if ftfy_keeps(text) else fix_text(text)
     if "&" in fixed:
         import html
 

@@ -1,137 +1,395 @@
-"""Ids to rows a model takes: truncation, special tokens and padding as transformers does them in Python.
+"""From a call's arguments to rows a model takes: options checked once, truncation, padding.
 
-The slow tokenizer's way, and what `prepare_for_model` and `truncate_sequences` do in both.
+The slow tokenizer's way, as transformers does it in Python, and what both kinds use of it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
 
 from clip_core.errors import InputError
-from clip_core.text.batch import TextBatch
-from clip_core.text.options import Options, logger, resolve
-from clip_core.text.padding import pad_batch
+from clip_core.text.encoding import padding_length
+
+logger = logging.getLogger("clip_core.text.tokenizer")
+
+NO_LIMIT = int(1e30)  # `model_max_length` of a tokenizer that knows no limit
+_LARGE = int(1e20)
+PADDINGS = ("longest", "max_length", "do_not_pad")
+TRUNCATIONS = ("only_first", "only_second", "longest_first", "do_not_truncate")
+SIDES = ("right", "left")
 
 
-class PreparesRows:
-    """Mixin for `TokenizerBase`."""
+class InputTypeError(InputError, TypeError):
+    """An argument of the wrong type. Also a ValueError: that is what transformers raises for texts."""
 
-    truncation_side: str
 
-    def prepare_for_model(self, ids: list[int], pair_ids: list[int] | None = None, **kwargs: Any) -> TextBatch:
-        """Ids of one text or pair, without special tokens, to what a model takes; arguments as in `__call__`."""
-        prepend = kwargs.pop("prepend_batch_axis", False)
-        names = Options.__dataclass_fields__
-        options = resolve(self, **{name: value for name, value in kwargs.items() if name in names})
-        return self._prepared(list(ids), None if pair_ids is None else list(pair_ids), options, prepend)
+@dataclass(frozen=True)
+class Options:
+    """See `TokenizerBase.__call__` for what each means."""
 
-    def _prepared(self: Any, ids: list[int], pair: list[int] | None, options: Options, prepend: bool) -> TextBatch:
-        row = self._row(ids, pair, options)
-        if options.pads or self._wants(options, "attention_mask"):
-            row = self._pad_rows(row, options)
-        if options.return_length:
-            row["length"] = len(row["input_ids"])
-        return TextBatch(row, None, options.return_tensors, prepend_batch_axis=prepend)
+    add_special_tokens: bool = True
+    padding: str = "do_not_pad"
+    truncation: str = "do_not_truncate"
+    max_length: int | None = None
+    stride: int = 0
+    is_split_into_words: bool = False
+    pad_to_multiple_of: int | None = None
+    padding_side: str = "right"
+    return_tensors: Any = None
+    return_token_type_ids: bool | None = None
+    return_attention_mask: bool | None = None
+    return_overflowing_tokens: bool = False
+    return_special_tokens_mask: bool = False
+    return_offsets_mapping: bool = False
+    return_length: bool = False
+    split_special_tokens: bool = False
+    verbose: bool = True
 
-    def _pad_rows(self: Any, encoded: dict[str, Any], options: Options) -> dict[str, Any]:
-        return pad_batch(
-            encoded,
-            options.padding,
-            options.max_length,
-            options.pad_to_multiple_of,
-            options.padding_side,
-            self._fillings(),
-            self._wants(options, "attention_mask"),
+    @property
+    def pads(self) -> bool:
+        """Whether rows get filled up."""
+        return self.padding != "do_not_pad"
+
+    @property
+    def truncates(self) -> bool:
+        """Whether rows get cut."""
+        return self.truncation != "do_not_truncate"
+
+
+def checked_side(name: str, side: Any) -> str:
+    """ "right" or "left", else ValueError."""
+    if side not in SIDES:
+        raise InputError(f"{name}: wanted 'right' or 'left', found {side!r}")
+    return side
+
+
+def checked_limit(name: str, value: Any) -> int:
+    """A `model_max_length` as an integer of 1 or more; None and infinity are "no limit"."""
+    if value is None or value == float("inf"):
+        return NO_LIMIT
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputTypeError(f"{name}: wanted a number, found {type(value).__name__} ({value!r})")
+    if not value >= 1:
+        raise InputError(f"{name}: wanted 1 or more, found {value}")
+    return int(value)
+
+
+def checked_names(name: str, value: Any) -> list[str]:
+    """A list of strings."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise InputTypeError(f"{name}: wanted a list of strings, found {value!r}")
+    return list(value)
+
+
+def checked_text(name: str, value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise InputTypeError(f"{name}: wanted a string, found {type(value).__name__} ({value!r})")
+    return value
+
+
+def _checked_number(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = value.__index__()  # NumPy's integers are as good as Python's
+    except AttributeError:
+        raise InputTypeError(f"{name}: wanted an integer, found {type(value).__name__} ({value!r})") from None
+    if number < 0:
+        raise InputError(f"{name}: wanted 0 or more, found {number}")
+    return number
+
+
+def _choice(name: str, value: Any, true: str, false: str, choices: tuple[str, ...]) -> str:
+    value = getattr(value, "value", value)
+    if value is True:
+        return true
+    if value is False or value is None:
+        return false
+    if value not in choices:
+        raise InputError(f"{name}: wanted True, False or one of {', '.join(map(repr, choices))}, found {value!r}")
+    return value
+
+
+class Defaults(Protocol):
+    """What `resolve` asks a tokenizer for."""
+
+    is_fast: bool
+    padding_side: str
+    model_max_length: int
+    split_special_tokens: bool
+    pad_token: Any
+
+    def _warn_once(self, verbose: bool, key: str, message: str) -> None: ...
+
+    def _unknown_keywords(self, names: Mapping[str, Any]) -> None: ...
+
+
+def resolve(tokenizer: Defaults, padding: Any, truncation: Any, further: Mapping[str, Any], /, **given: Any) -> Options:
+    """Options from a call's arguments, with the tokenizer's defaults and v4.37's warnings filled in.
+
+    Args:
+        further: the call's other keywords: `padding_side`, and `pad_to_max_length`, `truncation_strategy`, which
+            v4.37 deprecates, and, of a slow tokenizer, `split_special_tokens`. For the rest the tokenizer decides
+            (`_unknown_keywords`).
+
+    Raises InputError (a ValueError) for a value that can't be, TypeError for a type that can't be.
+    """
+    further = dict(further)
+    verbose = given.get("verbose", True)
+    max_length = _checked_number("max_length", given.pop("max_length", None))
+    multiple = _checked_number("pad_to_multiple_of", given.pop("pad_to_multiple_of", None)) or None
+    stride = _checked_number("stride", given.pop("stride", 0)) or 0
+    side = checked_side("padding_side", further.pop("padding_side", None) or tokenizer.padding_side)
+    old = (further.pop("pad_to_max_length", False), further.pop("truncation_strategy", "do_not_truncate"))
+    split = tokenizer.split_special_tokens
+    if not tokenizer.is_fast:
+        split = further.pop("split_special_tokens", split)
+    if further:
+        tokenizer._unknown_keywords(further)
+    if max_length is not None and padding is False and truncation is None:
+        tokenizer._warn_once(
+            verbose,
+            "Truncation-not-explicitly-activated",
+            "Truncation was not explicitly activated but `max_length` is provided a specific value: use "
+            "`truncation=True` to truncate to max length explicitly. Defaulting to 'longest_first'.",
         )
-
-    def _row(self: Any, ids: list[int], pair: list[int] | None, options: Options) -> dict[str, Any]:
-        """One text or pair, truncated, with its special tokens, before padding."""
-        _check(pair, options)
-        special = options.add_special_tokens
-        around = self.num_special_tokens_to_add(pair is not None) if special else 0
-        total = len(ids) + len(pair or ()) + around
-        overflow: list[int] = []
-        excess = total - options.max_length if options.truncates and options.max_length else 0
-        if excess > 0:
-            ids, pair, overflow = self.truncate_sequences(ids, pair, excess, options.truncation, options.stride)
-        row: dict[str, Any] = {}
-        if options.return_overflowing_tokens:
-            row["overflowing_tokens"] = overflow
-            row["num_truncated_tokens"] = total - options.max_length  # type: ignore[operator]
-        build = self.build_inputs_with_special_tokens
-        row["input_ids"] = build(ids, pair) if special else [*ids, *(pair or ())]
-        length = len(row["input_ids"])
-        if self._wants(options, "token_type_ids"):
-            row["token_type_ids"] = [0] * length
-        if options.return_special_tokens_mask:
-            row["special_tokens_mask"] = _special_mask(len(ids), pair) if special else [0] * length
-        self._warn_if_long(length, options)
-        return row
-
-    def truncate_sequences(
-        self,
-        ids: list[int],
-        pair_ids: list[int] | None = None,
-        num_tokens_to_remove: int = 0,
-        truncation_strategy: Any = "longest_first",
-        stride: int = 0,
-    ) -> tuple[list[int], list[int] | None, list[int]]:
-        """Cut `num_tokens_to_remove` tokens off one text or a pair.
-
-        Args:
-            truncation_strategy: "longest_first", "only_first", "only_second".
-            stride: how many tokens of what stays go into the overflow too.
-
-        Returns:
-            (ids, pair_ids, overflowing tokens; none for a pair cut by "longest_first"). A text that is too short to
-            give up so much stays whole, and an error is logged.
-        """
-        strategy = getattr(truncation_strategy, "value", truncation_strategy)
-        if num_tokens_to_remove <= 0 or strategy == "do_not_truncate":
-            return ids, pair_ids, []
-        if strategy == "longest_first" and pair_ids is not None:
-            return (*self._cut_longest(ids, pair_ids, num_tokens_to_remove), [])
-        if strategy == "only_second":
-            if pair_ids is None:
-                return ids, None, []
-            kept, overflow = self._cut(pair_ids, num_tokens_to_remove, stride)
-            return ids, kept, overflow
-        kept, overflow = self._cut(ids, num_tokens_to_remove, stride)
-        return kept, pair_ids, overflow
-
-    def _cut(self, ids: list[int], number: int, stride: int) -> tuple[list[int], list[int]]:
-        if len(ids) <= number:
-            logger.error(f"truncation: can't remove {number} tokens from a text of {len(ids)}; it stays as it is")
-            return ids, []
-        window = min(len(ids), stride + number)
-        if self.truncation_side == "left":
-            return ids[number:], ids[:window]
-        return ids[:-number], ids[-window:]
-
-    def _cut_longest(self, ids: list[int], pair: list[int], number: int) -> tuple[list[int], list[int]]:
-        """The longer text gives until both are alike, then both in turn."""
-        from_longer = min(abs(len(pair) - len(ids)), number)
-        half = (number - from_longer) // 2
-        rest = number - from_longer - half
-        from_first, from_pair = (from_longer + half, rest) if len(ids) > len(pair) else (half, from_longer + rest)
-        if self.truncation_side == "left":
-            return ids[from_first:], pair[from_pair:]
-        return ids[: max(0, len(ids) - from_first)], pair[: max(0, len(pair) - from_pair)]
+        truncation = "longest_first"
+    padding, truncation = _with_old_names(padding, truncation, max_length, *old, verbose)
+    pads = _choice("padding", padding, "longest", "do_not_pad", PADDINGS)
+    cuts = _choice("truncation", truncation, "longest_first", "do_not_truncate", TRUNCATIONS)
+    if padding is True and max_length is not None and cuts == "do_not_truncate" and verbose:
+        warnings.warn("`max_length` is ignored when `padding=True` and nothing is truncated: use padding='max_length'")
+    pads, cuts, max_length = _with_model_limit(tokenizer, pads, cuts, max_length, verbose)
+    if pads != "do_not_pad" and tokenizer.pad_token is None:
+        raise InputError("padding: needs a pad_token; set one, e.g. tokenizer.pad_token = tokenizer.eos_token")
+    if pads != "do_not_pad" and cuts != "do_not_truncate" and multiple and max_length and max_length % multiple:
+        raise InputError(f"max_length: wanted a multiple of pad_to_multiple_of ({multiple}), found {max_length}")
+    return Options(
+        padding=pads,
+        truncation=cuts,
+        max_length=max_length,
+        stride=stride,
+        pad_to_multiple_of=multiple,
+        padding_side=side,
+        split_special_tokens=bool(split),
+        **given,
+    )
 
 
-def _special_mask(first: int, pair: list[int] | None) -> list[int]:
-    mask = [1, *[0] * first, 1]
-    return mask if pair is None else [*mask, 1, *[0] * len(pair), 1]
+def _with_old_names(
+    padding: Any, truncation: Any, max_length: int | None, pad_to_max_length: Any, strategy: Any, verbose: bool
+) -> tuple[Any, Any]:
+    """`padding` and `truncation`, from the names that v4.37 deprecates where the new ones aren't given."""
+    if padding is False and pad_to_max_length:
+        if verbose:
+            warnings.warn("pad_to_max_length is deprecated: use padding='max_length'", FutureWarning)
+        padding = "longest" if max_length is None else "max_length"
+    elif padding is True and pad_to_max_length and verbose:
+        warnings.warn("pad_to_max_length=True is ignored because padding=True")
+    if truncation is None and getattr(strategy, "value", strategy) != "do_not_truncate":
+        if verbose:
+            warnings.warn("truncation_strategy is deprecated: use truncation", FutureWarning)
+        truncation = strategy
+    return padding, truncation
 
 
-def _check(pair: Any, options: Options) -> None:
+def _with_model_limit(
+    tokenizer: Defaults, pads: str, cuts: str, max_length: int | None, verbose: bool
+) -> tuple[str, str, int | None]:
+    """`model_max_length` where no `max_length` was given; where there is no limit, no padding or truncation to it."""
+    if max_length is not None:
+        return pads, cuts, max_length
+    unlimited = tokenizer.model_max_length > _LARGE
+    if pads == "max_length":
+        if unlimited:
+            message = "Asking to pad to max_length but there is no maximum length: no padding."
+            tokenizer._warn_once(verbose, "Asking-to-pad-to-max_length", message)
+            pads = "do_not_pad"
+        else:
+            max_length = tokenizer.model_max_length
+    if cuts != "do_not_truncate":
+        if unlimited:
+            message = "Asking to truncate but there is no maximum length: no truncation."
+            tokenizer._warn_once(verbose, "Asking-to-truncate-to-max_length", message)
+            cuts = "do_not_truncate"
+        else:
+            max_length = tokenizer.model_max_length
+    return pads, cuts, max_length
+
+
+# ---- padding --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Padder:
+    """Fills rows up to one length.
+
+    Args:
+        main: the name of the ids, whose length counts (`input_ids`).
+        fillings: name -> what it is filled up with; other names stay as they are.
+        side: "right" or "left".
+        mask: whether `attention_mask` is wanted; it is made where it is missing.
+    """
+
+    main: str
+    fillings: Mapping[str, int]
+    side: str
+    mask: bool
+
+    def row(self, row: Mapping[str, Any], length: int | None) -> dict[str, Any]:
+        """One row's values, filled up to `length` (None: as they are)."""
+        padded = dict(row)
+        size = len(row[self.main])
+        missing = 0 if length is None else max(0, length - size)
+        if self.mask and "attention_mask" not in padded:
+            padded["attention_mask"] = [1] * size
+        for name, filling in self.fillings.items():
+            if name in padded and missing and (self.mask or name != "attention_mask"):
+                column, extra = list(padded[name]), [filling] * missing
+                padded[name] = column + extra if self.side == "right" else extra + column
+        return padded
+
+    def rows(self, encoded: Mapping[str, Any], length: int | None) -> dict[str, Any]:
+        """The same for every row of a batch."""
+        rows = [
+            self.row({name: values[i] for name, values in encoded.items()}, length)
+            for i in range(len(encoded[self.main]))
+        ]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def batch(
+        self, encoded: Mapping[str, Any], strategy: str, max_length: int | None, multiple: int | None
+    ) -> dict[str, Any]:
+        """One encoding (a list of ids) or a batch of them (a list of such lists), filled up by a strategy."""
+        ids = encoded[self.main]
+        if not ids:
+            return {**encoded, "attention_mask": []} if self.mask else dict(encoded)
+        if not isinstance(ids[0], (list, tuple)):
+            return self.row(encoded, padding_length([len(ids)], strategy, max_length, multiple))
+        if any(len(values) != len(ids) for values in encoded.values()):
+            sizes = {name: len(values) for name, values in encoded.items()}
+            raise InputError(f"encoded_inputs: wanted as many values for each name, found {sizes}")
+        return self.rows(encoded, padding_length([len(row) for row in ids], strategy, max_length, multiple))
+
+
+def as_lists(encoded: Mapping[str, Any], main: str) -> tuple[dict[str, Any], Any]:
+    """Values as plain lists, and the `return_tensors` name of the kind that `main` was (None for lists)."""
+    found: dict[str, Any] = {}
+    kind = None
+    for name, value in encoded.items():
+        found[name], this_kind = to_list(value)
+        if name == main:
+            kind = this_kind
+    return found, kind
+
+
+def to_list(value: Any) -> tuple[Any, str | None]:
+    """An array or tensor of any framework, or a list that may hold some, as plain lists; and its kind."""
+    if isinstance(value, np.ndarray):
+        return value.tolist(), "np"
+    if isinstance(value, (list, tuple)):
+        items = [to_list(item) for item in value]
+        return [item for item, _ in items], items[0][1] if items else None
+    if isinstance(value, np.generic):
+        return value.item(), "np"
+    module = type(value).__module__.split(".")[0]
+    if module == "torch":
+        return value.detach().cpu().tolist(), "pt"
+    if module == "tensorflow":
+        return value.numpy().tolist(), "tf"
+    if module.startswith("jax"):
+        return np.asarray(value).tolist(), "jax"
+    return value, None
+
+
+def collate(rows: Any, main: str) -> dict[str, Any]:
+    """A list of encodings as one mapping of lists; a mapping as it is.
+
+    Raises InputError when `main` is missing or rows lack a name that the first has.
+    """
+    if isinstance(rows, (list, tuple)) and rows and isinstance(rows[0], Mapping):
+        try:
+            rows = {name: [row[name] for row in rows] for name in rows[0]}
+        except KeyError as error:
+            raise InputError(f"encoded_inputs: every row needs the same names; one lacks {error}") from error
+    if not isinstance(rows, Mapping) or main not in rows:
+        found = list(rows) if isinstance(rows, Mapping) else type(rows).__name__
+        raise InputError(f"encoded_inputs: wanted encodings with {main!r}, found {found}")
+    return dict(rows)
+
+
+def split_pairs(items: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Items of a batch as (text, pair or None): a list or tuple of two is a pair."""
+    pairs: list[tuple[Any, Any]] = []
+    for item in items:
+        if isinstance(item, (list, tuple)):
+            if len(item) != 2:
+                raise InputError(f"text: wanted a text or a pair of texts, found {len(item)} items: {item!r}")
+            pairs.append((item[0], item[1]))
+        else:
+            pairs.append((item, None))
+    return pairs
+
+
+# ---- truncation -----------------------------------------------------------------------------------------------------
+
+
+def truncate(
+    ids: list[int], pair_ids: list[int] | None, number: int, strategy: Any, stride: int, side: str
+) -> tuple[list[int], list[int] | None, list[int]]:
+    """Cut `number` tokens off one text or a pair; see `TokenizerBase.truncate_sequences`."""
+    strategy = getattr(strategy, "value", strategy)
+    if number <= 0 or strategy == "do_not_truncate":
+        return ids, pair_ids, []
+    if strategy == "longest_first" and pair_ids is not None:
+        return (*_cut_longest(ids, pair_ids, number, side), [])
+    if strategy == "only_second":
+        if pair_ids is None:
+            return ids, None, []
+        kept, overflow = _cut(pair_ids, number, stride, side)
+        return ids, kept, overflow
+    kept, overflow = _cut(ids, number, stride, side)
+    return kept, pair_ids, overflow
+
+
+def _cut(ids: list[int], number: int, stride: int, side: str) -> tuple[list[int], list[int]]:
+    if len(ids) <= number:
+        logger.error(f"truncation: can't remove {number} tokens from a text of {len(ids)}; it stays as it is")
+        return ids, []
+    window = min(len(ids), stride + number)
+    if side == "left":
+        return ids[number:], ids[:window]
+    return ids[:-number], ids[-window:]
+
+
+def _cut_longest(ids: list[int], pair: list[int], number: int, side: str) -> tuple[list[int], list[int]]:
+    """The longer text gives until both are alike, then both in turn."""
+    from_longer = min(abs(len(pair) - len(ids)), number)
+    half = (number - from_longer) // 2
+    rest = number - from_longer - half
+    from_first, from_pair = (from_longer + half, rest) if len(ids) > len(pair) else (half, from_longer + rest)
+    if side == "left":
+        return ids[from_first:], pair[from_pair:]
+    return ids[: max(0, len(ids) - from_first)], pair[: max(0, len(pair) - from_pair)]
+
+
+def check_overflow(pair: Any, options: Options) -> None:
+    """Raise InputError where the slow kind can't return what is asked for."""
     if options.return_token_type_ids and not options.add_special_tokens:
         raise InputError("return_token_type_ids: needs add_special_tokens=True")
     if not options.return_overflowing_tokens:
         return
     if options.truncation == "longest_first" and pair is not None:
-        raise InputError(
-            "return_overflowing_tokens: for a pair not with truncation='longest_first', but 'only_first', 'only_second'"
+        raise InputError(  # v4.37's words: programs look for them
+            "Not possible to return overflowing tokens for pair of sequences with the `longest_first`. Please select "
+            "another truncation strategy than `longest_first`, for instance `only_second` or `only_first`."
         )
     if options.max_length is None:
         raise InputError("return_overflowing_tokens: needs max_length, or truncation with a model_max_length")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clip_core.batch import BatchEncoding
 from clip_core.errors import InputError
 from clip_core.text.added_tokens import AddedToken, SlowAddedTokens, as_added_token
 from clip_core.text.base import TokenizerBase
-from clip_core.text.batch import TextBatch
-from clip_core.text.bpe import BYTE_TO_CHAR, CHAR_TO_BYTE
+from clip_core.text.bpe import BYTE_TO_CHAR, CHAR_TO_BYTE, ascii_pieces
 from clip_core.text.files import BOS, EOS
 from clip_core.text.normalize import find_ftfy, ftfy_keeps, slow_clean, slow_pattern
-from clip_core.text.options import InputTypeError, Options
-from clip_core.text.padding import split_pairs, to_list
 from clip_core.text.persist import load_data
-from clip_core.text.quick import ascii_pieces
+from clip_core.text.rows import InputTypeError, Options, logger, split_pairs, to_list
 
 BUNDLED_LENGTH = 77  # the context length of the models that the bundled vocabulary belongs to
 
@@ -39,6 +37,9 @@ class CLIPTokenizer(TokenizerBase):
 
     added: SlowAddedTokens
 
+    # A subclass that changes one of these steps gets every text through them.
+    _STEPS = ("tokenize", "_tokenize", "bpe", "prepare_for_tokenization", "convert_tokens_to_ids")
+
     def __init__(
         self,
         vocab_file: str | os.PathLike | None = None,
@@ -53,7 +54,11 @@ class CLIPTokenizer(TokenizerBase):
         **kwargs: Any,
     ) -> None:
         self.fix_text = find_ftfy()
+        if self.fix_text is None:
+            _say_without_ftfy()
         self._pattern = None
+        # What `bpe` has merged: a word of the byte alphabet -> its tokens, with spaces between.
+        self.cache: dict[str, str] = {BOS: BOS, EOS: EOS}
         self.added = SlowAddedTokens()
         data = load_data(vocab_file, merges_file, tokenizer_file)
         if data.whole_words:
@@ -64,12 +69,14 @@ class CLIPTokenizer(TokenizerBase):
         data.unk_token = None if unk_token is None else str(unk_token)
         special = {"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
         super().__init__(data, special, {"errors": errors, **kwargs})
+        files = {"vocab_file": vocab_file, "merges_file": merges_file, "tokenizer_file": tokenizer_file}
+        self.init_kwargs |= files
         self._add_tokens(
             [t for t in self.all_special_tokens_extended if isinstance(t, AddedToken) or t not in self.added.ids], True
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_pattern": None, "fix_text": self.fix_text is not None}
+        return {**super().__getstate__(), "_pattern": None, "fix_text": self.fix_text is not None, "cache": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -91,12 +98,18 @@ class CLIPTokenizer(TokenizerBase):
     def _pieces(self, text: str) -> list[str]:
         return self.pat.findall(slow_clean(text, self.fix_text))
 
-    def _parts(self, text: str) -> list[tuple[str, bool]]:
-        return [(text, False)] if self.split_special_tokens else self.added.split(text)
+    def _may_hurry(self) -> bool:
+        own, plain = vars(self), CLIPTokenizer
+        return type(self) is plain or not any(
+            name in own or getattr(type(self), name) is not getattr(plain, name) for name in self._STEPS
+        )
 
-    def _text_ids(self, text: str) -> list[int]:
+    def _text_ids(self, text: str, options: Options | None = None) -> list[int]:
+        split = options is not None and options.split_special_tokens
+        if not self._may_hurry():
+            return self.convert_tokens_to_ids(self.tokenize(text, split_special_tokens=split))
         ids: list[int] = []
-        for part, is_added in self._parts(text):
+        for part, is_added in [(text, False)] if split else self.added.split(text):
             ids += [self.added.ids[part]] if is_added else self.engine.encode_all(self._pieces(part))
         return ids
 
@@ -110,23 +123,47 @@ class CLIPTokenizer(TokenizerBase):
         """The tokens of a text, added tokens whole (`split_special_tokens=True`: cut like any text)."""
         if not isinstance(text, str):
             raise InputTypeError(f"text: wanted a string, found {type(text).__name__}")
-        whole = kwargs.get("split_special_tokens", self.split_special_tokens)
+        split = kwargs.pop("split_special_tokens", self.split_special_tokens)
+        text, kwargs = self.prepare_for_tokenization(text, **kwargs)
+        if kwargs:
+            self._unknown_keywords(kwargs)
         tokens: list[str] = []
-        for part, is_added in [(text, False)] if whole else self.added.split(text):
-            tokens += [part] if is_added else self._piece_tokens(part)
+        for part, is_added in [(text, False)] if split else self.added.split(text):
+            tokens += [part] if is_added else self._tokenize(part)
         return tokens
 
-    def _piece_tokens(self, part: str) -> list[str]:
-        return [token for piece in self._pieces(part) for token in self.engine.token_texts(piece)]
+    def prepare_for_tokenization(
+        self, text: str, is_split_into_words: bool = False, **kwargs: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """(text, keywords that are left): what a subclass may do to a text first; here nothing."""
+        return text, kwargs
 
-    def _ids_of(self, item: Any, words: bool) -> list[int]:
+    def _tokenize(self, text: str) -> list[str]:
+        """The tokens of text that holds no added token."""
+        tokens: list[str] = []
+        for piece in self._pieces(text):
+            word = "".join(BYTE_TO_CHAR[byte] for byte in piece.encode("utf-8"))
+            tokens += self.bpe(piece if piece in self.engine.whole else word).split(" ")
+        return tokens
+
+    def bpe(self, token: str) -> str:
+        """A word of the byte alphabet, merged: its tokens with spaces between."""
+        found = self.cache.get(token)
+        if found is None:
+            found = self.cache[token] = " ".join(self.engine.symbols(token))
+        return found
+
+    def _unknown_keywords(self, names: Mapping[str, Any]) -> None:
+        logger.warning(f"Keyword arguments {dict(names)} not recognized.")
+
+    def _ids_of(self, item: Any, options: Options) -> list[int]:
         """The ids of one text, of a list of words, of a list of tokens, or of a list of ids (as they are)."""
         if isinstance(item, str):
-            return self._text_ids(item)
+            return self._text_ids(item, options)
         kinds = {type(member) for member in item} if isinstance(item, (list, tuple)) else set()
         if kinds and all(issubclass(kind, str) for kind in kinds):
-            if words:
-                return [token_id for word in item for token_id in self._text_ids(word)]
+            if options.is_split_into_words:
+                return [token_id for word in item for token_id in self._text_ids(word, options)]
             return self.convert_tokens_to_ids(list(item))
         if kinds and all(hasattr(kind, "__index__") for kind in kinds):
             return [member.__index__() for member in item]
@@ -134,26 +171,25 @@ class CLIPTokenizer(TokenizerBase):
 
     # ---- batches ----
 
-    def _encode_one(self, text: Any, pair: Any, options: Options) -> TextBatch:
+    def _encode_one(self, text: Any, pair: Any, options: Options) -> BatchEncoding:
         self._refuse_offsets(options)
-        words = options.is_split_into_words
-        second = None if pair is None else self._ids_of(pair, words)
-        return self._prepared(self._ids_of(text, words), second, options, prepend=True)
+        second = None if pair is None else self._ids_of(pair, options)
+        return self._prepared(self._ids_of(text, options), second, options, prepend=True)
 
-    def _encode_many(self, items: Sequence[Any], options: Options) -> TextBatch:
+    def _encode_many(self, items: Sequence[Any], options: Options) -> BatchEncoding:
         self._refuse_offsets(options)
         words = options.is_split_into_words
         rows: list[dict[str, Any]] = []
         for item in items:
             single = words and not (isinstance(item, (list, tuple)) and item and isinstance(item[0], (list, tuple)))
             first, second = (item, None) if single else split_pairs([item])[0]
-            second_ids = None if second is None else self._ids_of(second, words)
-            row = self._row(self._ids_of(first, words), second_ids, options)
+            second_ids = None if second is None else self._ids_of(second, options)
+            row = self._row(self._ids_of(first, options), second_ids, options)
             if options.return_length:
                 row["length"] = len(row["input_ids"])  # before padding, unlike for a single text
             rows.append(row)
         padded = self._pad_rows({name: [row[name] for row in rows] for name in rows[0]}, options)
-        return TextBatch(padded, None, options.return_tensors)
+        return BatchEncoding(padded, None, options.return_tensors)
 
     def _refuse_offsets(self, options: Options) -> None:
         if options.return_offsets_mapping:
@@ -193,7 +229,7 @@ class CLIPTokenizer(TokenizerBase):
                 token_id = start + count
                 count += 1
             if token.special and token.content not in special_names:
-                self._additional_special_tokens.append(token)
+                self._additional_special_tokens = [*(self._additional_special_tokens or ()), token]
                 special_names.add(token.content)
             self.added.put(token, token_id)
         self._forget()
@@ -253,7 +289,7 @@ class CLIPTokenizer(TokenizerBase):
             wrong = next(i for i in ids if self._id_to_token(i) is None)
             raise InputError(f"token_ids: wanted ids of the vocabulary, 0 to {len(self) - 1}, found {wrong}")
         apart = set(self.added.ids) - set(self.all_special_tokens)
-        apart |= {t for t in self.additional_special_tokens if self.convert_tokens_to_ids(t) >= self.vocab_size}
+        apart |= {t for t in self.additional_special_tokens or () if self.convert_tokens_to_ids(t) >= self.vocab_size}
         parts: list[str] = []
         run: list[str] = []
         for token in [*tokens, None]:
@@ -274,6 +310,19 @@ class CLIPTokenizer(TokenizerBase):
             bytes([CHAR_TO_BYTE[char]]) if char in CHAR_TO_BYTE else char.encode("utf-8") for char in "".join(tokens)
         )
         return data.decode("utf-8", errors=self.errors).replace(self.data.end_of_word, " ").strip()
+
+
+_said: set[str] = set()
+
+
+def _say_without_ftfy() -> None:
+    """Once in a process: ids of decorated or broken text differ without ftfy."""
+    if not _said:
+        _said.add("ftfy")
+        logger.warning(
+            "CLIPTokenizer: ftfy is not installed: curly quotes, ligatures, full-width letters and broken text get "
+            "other ids than from OpenAI's tokenizer (as in transformers without ftfy): pip install 'triclip[text]'"
+        )
 
 
 def _plain_token(token: Any) -> Any:

@@ -10,8 +10,7 @@ from clip_benchmark import models as registry
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from torch.utils.data import DataLoader, Dataset
 
-import clip_torch
-from clip_core import Clip
+from triclip import Clip, load_encoders
 
 from .models import pictures
 from .record import Found, at_most, works
@@ -37,7 +36,7 @@ class Pictures(Dataset):
 
 def load() -> Any:
     """By CLIP_benchmark's own door: a model type in its registry."""
-    registry.TYPE2FUNC["triclip"] = lambda model_name, pretrained, cache_dir, device: clip_torch.load_encoders(
+    registry.TYPE2FUNC["triclip"] = lambda model_name, pretrained, cache_dir, device: load_encoders(
         model_name, device_map=device
     )
     registry.MODEL_TYPES.append("triclip")
@@ -49,7 +48,7 @@ def classification() -> Found:
     dataset = Pictures(transform)
     loader = DataLoader(dataset, batch_size=5, num_workers=0)
     arguments = (model, loader, tokenizer, dataset.classes, TEMPLATES, "cpu")
-    note = "`clip_torch.load_encoders` gives model, transform and tokenizer. Against `Clip.classify`."
+    note = "`triclip.load_encoders` gives model, transform and tokenizer. Against `Clip.classify`."
     try:
         found = zeroshot_classification.evaluate(*arguments, amp=False)
     except TypeError as error:  # what `evaluate` does, but for its last conversion

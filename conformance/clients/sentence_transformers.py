@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer, util
 from sentence_transformers.models import CLIPModel
 
 import clip_torch
-from clip_core import Clip
+from triclip import Clip
 
 from .models import emoji, pictures
 from .record import Found, at_most, difference, refused, works

@@ -70,7 +70,7 @@ def make_data(folder: Path, samples: int = 60) -> Path:
 
 
 def train(config: Path, output: Path, *changes: str, devices: int = 1, processes: int = 1) -> list[Any]:
-    arguments = ["-m", "clip_core", "train", "--config", str(config), f"output={output}", *changes]
+    arguments = ["-m", "triclip", "train", "--config", str(config), f"output={output}", *changes]
     return group(arguments, devices, processes, config.parent / "cache")
 
 
@@ -277,7 +277,7 @@ def memory(folder: Path) -> dict[str, Any]:
 
 def accumulation(folder: Path) -> dict[str, Any]:
     """1, 2 and 8 parts: curves of loss and scale over 20 steps, at an eps (1e-3) where Adam doesn't magnify rounding.
-    Gradients themselves are compared in tests/flax/test_train_engine.py."""
+    Gradients themselves are compared in tests/triclip/flax/test_train_engine.py."""
     parts = (1, 2, 8)
     specs = [
         Spec(str(folder / str(k)), str(folder / f"{k}.npz"), 20, changes={"accumulate": k, "optimizer": {"eps": 1e-3}})

@@ -1,4 +1,4 @@
-"""The Flax losses against their definition in float64 (`clip_core.train.losses_reference`), on one and eight devices.
+"""The Flax losses against their definition in float64 (`conformance.losses_reference`), on one and eight devices.
 
     python -m conformance.training.flax_loss
 
@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from clip_core.train import losses_reference as reference
-from clip_core.train.config import MeshSection
 from clip_flax import loss
-from clip_flax.sharding import make_mesh
+from conformance import losses_reference as reference
+from triclip.train.config import MeshSection
+from triclip.train.engines.flax_.sharding import make_mesh
 
 PAIRS, WIDTH, SCALE, BIAS = 48, 7, 2.0, -3.0  # six rows on each of eight devices
 NAMES = ("value", "x", "y", "t", "b")

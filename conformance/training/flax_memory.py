@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from clip_core.train.config import MeshSection
 from clip_flax.loss import contrastive
-from clip_flax.sharding import AXES, make_mesh
+from triclip.train.config import MeshSection
+from triclip.train.engines.flax_.sharding import AXES, make_mesh
 
 WIDTH, DEVICES, CHUNK = 512, 8, 1024
 COUNTS = (32768, 131072, 262144, 1048576)

@@ -23,10 +23,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from clip_core.train import config as schema
-from clip_core.train.engine import Batch, Job, Process
-from clip_core.train.start import prepare
-from clip_flax import training
+from triclip.train import config as schema
+from triclip.train.engine import Batch, Job, Process
+from triclip.train.engines.flax_ import training
+from triclip.train.start import prepare
 
 SAMPLES = 40  # rows of the anchors' table
 END = 63

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.train.schedule import learning_rate
-from clip_core.train.start import prepare
+from triclip.train.schedule import learning_rate
+from triclip.train.start import prepare
 
 from .tf_worker import ROOT, SAMPLES, batch_of, finish, free_ports, tiny_config
 
@@ -94,7 +94,7 @@ def differences(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray
 
 def run(output: Path, name: str, values: dict[str, Any]) -> None:
     config = tiny_config(output / name, **values)
-    backend = import_module(f"clip_{config.backend}.training")
+    backend = import_module(f"triclip.train.engines.{config.backend}_.training")
     process = backend.start(config)
     engine = backend.Engine(prepare(config, SAMPLES if config.loss.anchors else 0))
     figures: dict[str, list[float]] = {"loss": [], "grad_norm": []}

@@ -3,8 +3,8 @@
     python -m conformance.training.tf_checks [NAME ...]
 
 records them in tf_results.json: 1 and 4 topologies and other numbers of devices, 2 kills at random moments, 3 SIGTERM,
-5 and 7 losses, 8 parts. The tests hold the fast part (tests/tf/test_train_*.py, test_loss.py); 9 is there, 11 is
-`same_curve`. Takes several minutes on two cores, most of it TensorFlow's tracing for four devices.
+5 and 7 losses, 8 parts. The tests hold the fast part (tests/triclip/tf/test_train_*.py, tests/tf/test_loss.py); 9 is
+there, 11 is `same_curve`. Takes several minutes on two cores, most of it TensorFlow's tracing for four devices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The TensorFlow losses against their definition in float64 (`clip_core.train.losses_reference`), on one replica and
+"""The TensorFlow losses against their definition in float64 (`conformance.losses_reference`), on one replica and
 on all of a strategy; the same of code that is broken on purpose; and numbers that are hard."""
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from clip_core.train import losses_reference as reference
 from clip_tf import loss
+from conformance import losses_reference as reference
 
 PAIRS, WIDTH, SCALE, BIAS = 24, 7, 2.0, -3.0  # six rows on each of four replicas
 NAMES = ("value", "x", "y", "t", "b")

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_core.train import config as schema
-from clip_core.train.start import prepare
+from triclip.train import config as schema
+from triclip.train.start import prepare
 
 ROOT = Path(__file__).parents[2]
 SAMPLES, BATCH, LENGTH, SIZE, END = 20, 16, 8, 16, 63
@@ -59,7 +59,7 @@ def tiny_config(output: Any, **values: Any) -> schema.TrainConfig:
 
 
 def tiny_engine(output: Any, **values: Any) -> Any:
-    from clip_tf.training import Engine
+    from triclip.train.engines.tf_.training import Engine
 
     config = tiny_config(output, **values)
     return Engine(prepare(config, SAMPLES if config.loss.anchors else 0))
@@ -166,7 +166,7 @@ class Worker:
     """One process of a launch."""
 
     def __init__(self, folder: Path) -> None:
-        from clip_tf.training import start
+        from triclip.train.engines.tf_.training import start
 
         self.folder = folder
         process = start(tiny_config(folder))
@@ -219,7 +219,7 @@ class Worker:
 
     def losses(self, name: str, all_chunks: bool = False) -> None:
         """Errors of the losses on one replica and on all: see `tf_losses`."""
-        from clip_tf.distribution import find_group
+        from triclip.train.engines.tf_.distribution import find_group
 
         from . import tf_losses
 

@@ -4,7 +4,7 @@ torch_results.json beside itself.
     python -m conformance.training.torch_checks [check ...]
 
 1 topology, 2 kill -9, 3 SIGTERM, 4 elastic, 5 losses, 6 memory, 7 numerics, 8 accumulation, 9 the optimiser's contract
-(its figures; tests/torch/test_train_engine.py has the tests). Six to ten minutes on two cores.
+(its figures; tests/triclip/torch/test_train_engine.py has the tests). Six to ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def check_1(folder: Path) -> dict[str, Any]:
     """Ten steps on one process, on four in every arrangement: the worst relative difference of any figure."""
     base = {"ema": 0.99, "loss.anchors": {}, "optimizer.clip_norm": 1.0}
     engine_folder = folder / "one"
-    from clip_torch.training import Engine
+    from triclip.train.engines.torch_.training import Engine
 
     engine = Engine(tiny_job(engine_folder, **base))
     wanted = advance(engine, 10)
@@ -235,7 +235,7 @@ def check_7(folder: Path) -> dict[str, Any]:
 
 def check_8(folder: Path) -> dict[str, Any]:
     """Gradients of a batch in k parts against those of the whole, relative to the largest of each parameter."""
-    from clip_torch.training import Engine
+    from triclip.train.engines.torch_.training import Engine
 
     found: dict[int, dict[str, np.ndarray]] = {}
     for parts in (1, 2, 8):
@@ -253,7 +253,7 @@ def check_8(folder: Path) -> dict[str, Any]:
 
 def check_9(folder: Path) -> dict[str, Any]:
     """A locked tower and the clamp over ten steps."""
-    from clip_torch.training import Engine
+    from triclip.train.engines.torch_.training import Engine
 
     values = {"model.lock": ["vision"], "optimizer.max_logit_scale": 2.66, "ema": 0.9}
     engine = Engine(tiny_job(folder, **values))

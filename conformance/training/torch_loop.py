@@ -1,4 +1,4 @@
-"""One process of a run through `clip_core.train`, that records what each step sees and may die.
+"""One process of a run through `triclip.train`, that records what each step sees and may die.
 
 `torch_loop.py CONFIG [key=value ...]`; the environment says when to die: DIE_AT_STEP, DIE_AT_FLUSH (SIGKILL at that
 fsync, which only checkpoints make: while one is being written or put in place), TERM_AT_STEP (SIGTERM to itself); all
@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from clip_core.train.load import load_config
-from clip_core.train.loop import train
-from clip_torch.training import Engine
+from triclip.train.engines.torch_.training import Engine
+from triclip.train.load import load_config
+from triclip.train.loop import train
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The PyTorch losses against their definition (`clip_core.train.losses_reference`), and known mistakes beside them."""
+"""The PyTorch losses against their definition (`conformance.losses_reference`), and known mistakes beside them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clip_core.train import losses_reference
 from clip_torch.loss import contrastive_loss
+from conformance import losses_reference
 
 BIAS = -3.0
 FORMS = [(kind, mode) for kind in ("softmax", "sigmoid") for mode in ("dense", "chunked", "ring")]

@@ -35,8 +35,8 @@ TINY = {
 
 def tiny_config(output: Any, **values: Any) -> Any:
     """A validated TrainConfig of the tiny model; `values` as {"dotted.key": value} override the defaults here."""
-    from clip_core.train.config import DataSection, LossSection, ModelSection, OptimizerSection, TrainConfig
-    from clip_core.train.config import AnchorSection, MeshSection  # isort: skip
+    from triclip.train.config import DataSection, LossSection, ModelSection, OptimizerSection, TrainConfig
+    from triclip.train.config import AnchorSection, MeshSection  # isort: skip
 
     config = TrainConfig(
         output=str(output), steps=100, backend="torch", model=ModelSection(config=json.loads(json.dumps(TINY))),
@@ -54,7 +54,7 @@ def tiny_config(output: Any, **values: Any) -> Any:
 
 
 def tiny_job(output: Any, **values: Any) -> Any:
-    from clip_core.train.start import prepare
+    from triclip.train.start import prepare
 
     return prepare(tiny_config(output, **values), samples=SAMPLES)
 
@@ -148,7 +148,7 @@ class Rank:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from clip_torch.training import Engine, start
+        from triclip.train.engines.torch_.training import Engine, start
 
         torch.set_num_threads(1)
         self.folder, self.make_engine = folder, Engine

@@ -23,7 +23,7 @@ from dataset import EmojiData, Pictures
 from retrieval import chance, nearest_names, recall
 from vendors import VENDORS
 
-from clip_core.pipeline import Clip
+from triclip.pipeline import Clip
 
 FAMILY = np.array([vendor.family for vendor in VENDORS])
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip_core import Clip, metrics, viz
-from clip_core.conform import conform
-from clip_core.explain import explain
 from clip_core.hub import MODELS
-from clip_core.train.load import load_config
-from clip_core.train.loop import train
+from triclip import Clip, metrics, viz
+from triclip.conform import conform, draw_report
+from triclip.explain import explain
+from triclip.train.load import load_config
+from triclip.train.loop import train
 
 PICTURES = MODELS / "emoji" / "pictures"
 ABOUT = json.loads((PICTURES / "demo.json").read_text(encoding="utf-8"))["pictures"]
@@ -90,7 +90,7 @@ def loss(clip: Clip) -> Any:
 
 
 def conformance(clip: Clip) -> Any:
-    return viz.conform_report(conform("emoji"))
+    return draw_report(conform("emoji"))
 
 
 FIGURES: tuple[Callable[[Clip], Any], ...] = (

@@ -95,7 +95,7 @@ def test_mutated_checkpoint(kind, tmp_path):
 
 
 def test_mutated_tokenizer_json(tmp_path):
-    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.text.tokenizer import CLIPTokenizerFast
 
     letters = [chr(c) for c in range(33, 127)]
     vocab = {t: i for i, t in enumerate([*letters, *(c + "</w>" for c in letters), "ab", "ab</w>"])}

@@ -285,21 +285,9 @@ class Foreign:
 
 def test_configs_of_another_library_are_taken_by_their_fields() -> None:
     text = Foreign(model_type="clip_text_model", hidden_size=64, transformers_version="4.57.6", torch_dtype="float16")
-    assert CLIPTextConfig.of(text).hidden_size == 64
-    full = Foreign(model_type="clip", text_config={"hidden_size": 64}, vision_config={"patch_size": 16})
-    assert CLIPConfig.of(full).vision_config.patch_size == 16
     joined = CLIPConfig.from_text_vision_configs(text, Foreign(model_type="clip_vision_model", patch_size=16))
     assert (joined.text_config.hidden_size, joined.vision_config.patch_size) == (64, 16)
-    config = CLIPTextConfig()
-    assert CLIPTextConfig.of(config) is config
-    for cls, found, message in (
-        (CLIPConfig, Foreign(model_type="bert"), "wanted a CLIPConfig, found one of a model of type 'bert'"),
-        (CLIPTextConfig, full, "found one of a model of type 'clip': give its text_config"),
-        (CLIPVisionConfig, config, "wanted a CLIPVisionConfig, found a CLIPTextConfig"),
-        (CLIPConfig, 3, "wanted a CLIPConfig, found a int"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            cls.of(found)
+    assert CLIPConfig(text_config=text).text_config == joined.text_config
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])

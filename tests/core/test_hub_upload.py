@@ -32,7 +32,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             owner = asked.get("organization") or "someone"
-            Hub.seen.append(("create", f"{owner}/{asked['name']}", asked.get("private"), asked.get("visibility"), token))
+            Hub.seen.append(
+                ("create", f"{owner}/{asked['name']}", asked.get("private"), asked.get("visibility"), token)
+            )
             return self.reply({"url": f"http://{self.headers['Host']}/{owner}/{asked['name']}"})
         if path == "/api/validate-yaml":
             return self.reply({"errors": [], "warnings": []})
@@ -45,8 +47,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return self.reply({})
         lines = [json.loads(line) for line in body.splitlines()]
         header = next(line["value"] for line in lines if line["key"] == "header")
-        files = {l["value"]["path"]: base64.b64decode(l["value"]["content"]) for l in lines if l["key"] == "file"}
-        Hub.seen.append(("commit", f"{owner}/{name}", branch, header["summary"], header["description"], files, self.path))
+        files = {
+            line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"
+        }
+        Hub.seen.append(
+            ("commit", f"{owner}/{name}", branch, header["summary"], header["description"], files, self.path)
+        )
         url = f"http://{self.headers['Host']}/{owner}/{name}/commit/{COMMIT}"
         return self.reply({"commitUrl": url, "commitOid": COMMIT, "pullRequestUrl": f"{url}/discussions/3"})
 
@@ -174,7 +180,10 @@ def test_a_folder_of_the_repository_s_name_is_uploaded_whole(hub, tmp_path):
 
 def test_upload_arguments():
     assert upload_arguments({}, "a/b") == {"repo_id": "b"}
-    assert upload_arguments({"repo_id": "x/y", "token": True, "private": None}, "a") == {"repo_id": "x/y", "token": True}
+    assert upload_arguments({"repo_id": "x/y", "token": True, "private": None}, "a") == {
+        "repo_id": "x/y",
+        "token": True,
+    }
     with pytest.warns(FutureWarning, match="use_auth_token is deprecated: use token"):
         assert upload_arguments({"use_auth_token": "t"}, "a") == {"repo_id": "a", "token": "t"}
     with pytest.warns(FutureWarning, match="organization"):

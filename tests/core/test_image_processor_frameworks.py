@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_core.image_processor import CLIPImageProcessor
+from clip_core.image.processor import CLIPImageProcessor
 
 array = (np.arange(30 * 40 * 3, dtype=np.uint32) * 7 % 256).reshape(30, 40, 3).astype(np.uint8)
 

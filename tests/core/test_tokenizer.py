@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from clip_core.errors import InputError
 from clip_core.text.bpe import BytePairEncoder, to_alphabet
 from clip_core.text.files import bundled_data
-from clip_core.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
+from clip_core.text.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
 
 KINDS = [CLIPTokenizer, CLIPTokenizerFast]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.lists(
@@ -214,7 +214,7 @@ def test_frameworks(tokenizer, name):
 
 def test_no_framework_is_imported():
     code = (
-        "import sys; from clip_core.tokenizer import CLIPTokenizer, CLIPTokenizerFast;"
+        "import sys; from clip_core.text.tokenizer import CLIPTokenizer, CLIPTokenizerFast;"
         "[k()(['a photo', 'x'], padding=True, return_tensors='np') for k in (CLIPTokenizer, CLIPTokenizerFast)];"
         "print([m for m in ('torch', 'tensorflow', 'jax', 'transformers', 'tokenizers') if m in sys.modules])"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_core.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
+from clip_core.text.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ROOT = GOLDEN / "tokenizer"

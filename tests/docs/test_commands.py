@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_core.cli import build_parser
-from clip_core.train import load, load_config
 from tests.docs.test_snippets import PAGES, ROOT, blocks
+from triclip.command import build_parser
+from triclip.train import load, load_config
 
 SHELL = ("bash", "sh", "console")
 NOT_OURS = {"torchrun", "gcloud"}  # what they start is looked at
@@ -33,11 +33,11 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def check(words: list[str]) -> None:
     """Raises AssertionError saying what is wrong with a command."""
     program, rest = words[0], words[1:]
     if program == "triclip":
-        check_triclip(rest, monkeypatch)
+        check_triclip(rest)
     elif program == "make":
         assert {word for word in rest if "=" not in word} <= TARGETS
     elif program == "python":
@@ -50,14 +50,13 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert re.fullmatch(r"http://127\.0\.0\.1:8765/api/search(\?.*)?", rest[-1]), rest[-1]
     elif program in NOT_OURS:
         inner = next((word for word in rest if word.startswith("triclip ")), "")
-        check_triclip(shlex.split(inner)[1:] if inner else rest[rest.index("clip_core") + 1 :], monkeypatch)
+        check_triclip(shlex.split(inner)[1:] if inner else rest[rest.index("triclip") + 1 :])
     else:
         raise AssertionError(f"{program}: no program that this test knows")
 
 
-def check_triclip(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def check_triclip(arguments: list[str]) -> None:
     arguments = arguments[: arguments.index("|")] if "|" in arguments else arguments
-    monkeypatch.setattr("sys.argv", ["triclip", *arguments])  # `conform` declares its arguments when it is asked for
     parser = build_parser()
     try:
         parsed = parser.parse_args(arguments)
@@ -71,11 +70,11 @@ def check_triclip(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_exists(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_exists(page: Path) -> None:
     for language in SHELL:
         for block in blocks(page, language):
             for words in commands(block):
-                check(words, monkeypatch)
+                check(words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -93,15 +92,15 @@ def test_every_configuration_is_valid(page: Path, tmp_path: Path) -> None:
         "triclip conform x --backend torch",
         "triclip train --config run.yaml optimizer.rate=1",
         "TPU_NAME=local triclip trian --config run.yaml",
-        "torchrun --nproc-per-node 8 -m clip_core train --conf",
+        "torchrun --nproc-per-node 8 -m triclip train --conf",
         'gcloud ssh NAME --command "triclip train run.yaml"',
         "make everything",
-        "python -m clip_core.nothing",
+        "python -m triclip.nothing",
         "pip install 'triclip[pytorch]'",
         "rm -rf .",
     ],
 )
-def test_a_wrong_command_is_noticed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_command_is_noticed(line: str) -> None:
     with pytest.raises(AssertionError):
         for words in commands(line):
-            check(words, monkeypatch)
+            check(words)

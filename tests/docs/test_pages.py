@@ -47,7 +47,7 @@ def test_code_with_fences_stays_in_its_own(pages: ModuleType) -> None:
 
 
 def test_the_command_line_is_complete(pages: ModuleType) -> None:
-    from clip_core.cli import build_parser
+    from triclip.command import build_parser
 
     page = pages.command_line()
     for name, command in next(a for a in build_parser()._actions if a.dest == "command").choices.items():

@@ -19,6 +19,7 @@ from PIL import Image
 FOLDER = Path(__file__).parent / "images"
 SEED = 40503
 MODES = ("1", "L", "LA", "P", "P+transparency", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "PA")
+DEEP = ("I;16", "I;16B", "I", "F")
 SIZES = ((60, 41), (40, 50), (97, 24), (13, 17), (1, 1), (1, 30), (90, 2), (2, 64), (3, 3), (24, 24), (320, 7), (50, 3))
 DTYPES = ("uint8", "int32", "int64", "uint16", "bool", "float16", "float32", "float64", "unit16", "unit32", "unit64")
 SMALL = {"size": {"shortest_edge": 24}, "crop_size": {"height": 20, "width": 20}}
@@ -46,6 +47,16 @@ def picture(mode, width, height):
     return Image.frombytes(mode, (width, height), numbers(height, width, bands).tobytes())
 
 
+def deep(mode, width, height):
+    """A picture of more than 8 bits, with values within a byte and beyond; negative ones and fractions where it may."""
+    values = numbers(height, width).astype(np.int64) * (5 if mode.startswith("I;16") else 3) // 2
+    if mode == "I;16B":
+        return Image.frombytes(mode, (width, height), values.astype(">u2").tobytes())
+    if mode == "I;16":
+        return Image.fromarray(values.astype(np.uint16))
+    return Image.fromarray((values - 50).astype(np.int32) if mode == "I" else (values / 2 - 20.25).astype(np.float32))
+
+
 def array(dtype, height, width, channels=3, first=False):
     """An array [H, W, C] or [C, H, W]; "unit32" is float32 in [0, 1]."""
     pixels = numbers(height, width, channels)
@@ -62,6 +73,9 @@ def hf_cases():
     for mode in MODES:
         for width, height in ((60, 41), (40, 50)):
             cases[f"mode {mode} {width}x{height}"] = picture(mode, width, height), SMALL, {}
+    for mode in DEEP:
+        cases[f"deep {mode}"] = deep(mode, 60, 41), SMALL, {}
+        cases[f"deep {mode} as it is"] = deep(mode, 30, 36), SMALL, {"do_resize": False}
     for width, height in SIZES:
         cases[f"size {width}x{height}"] = picture("RGB", width, height), SMALL, {}
         cases[f"size {width}x{height} as it is"] = picture("RGB", width, height), SMALL, {"do_resize": False}

@@ -23,7 +23,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parent / "tokenizer"
-BUNDLED = Path(__file__).parents[2] / "clip_core" / "data" / "bpe_simple_vocab_16e6.txt.gz"
+BUNDLED = Path(__file__).parents[2] / "clip_core" / "text" / "bpe_simple_vocab_16e6.txt.gz"
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 # ---- texts ----------------------------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ def make_open_clip():
 
 def saved_cases():
     """triclip's tokenizers to save, by name, over the small vocabulary."""
-    from clip_core.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast
+    from clip_core.text.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast
 
     files = [str(ROOT / "folders" / "bare" / name) for name in ("vocab.json", "merges.txt")]
     for name, kind in (("slow", CLIPTokenizer), ("fast", CLIPTokenizerFast)):
@@ -469,7 +469,7 @@ def hash_of(folder):
 
 def make_write(target):
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from clip_core.tokenizer import CLIPTokenizerFast
+    from clip_core.text.tokenizer import CLIPTokenizerFast
 
     for name, tokenizer in saved_cases():
         tokenizer.save_pretrained(target / name)

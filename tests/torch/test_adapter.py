@@ -58,7 +58,7 @@ def test_saving_is_ours_and_an_adapter_is_saved_alone(monkeypatch: pytest.Monkey
 def test_importing_the_backend_imports_neither_transformers_nor_peft() -> None:
     program = (
         "import sys; import clip_torch; clip_torch.as_transformers\n"
-        "print(sorted({'transformers', 'peft', 'clip_core.image_processor'} & set(sys.modules)))"
+        "print(sorted({'transformers', 'peft', 'clip_core.image.processor'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

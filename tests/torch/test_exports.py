@@ -19,10 +19,10 @@ from torch.export import Dim
 
 import clip_core
 import clip_torch
-from clip_core import Clip
 from conformance import cases as data
 from conformance.adaptors import Torch
 from conformance.compare import FORWARD, relative_error
+from triclip import Clip
 
 ADAPTOR = Torch()
 CASES = {case.name: case for case in data.cases()}

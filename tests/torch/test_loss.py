@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clip_core.errors import ConfigError
-from clip_core.train import losses_reference
 from clip_torch.loss import anchor_loss, contrastive_loss
+from conformance import losses_reference
 from conformance.training.torch_losses import FORMS, compare_losses, definition, unit_rows, worst
 
 DOUBLE = 1e-12  # float64 through two orders of summation

@@ -1,0 +1,81 @@
+"""An optional bridge to transformers: tokenizers and processors as instances of transformers' classes too.
+
+transformers is imported only when `as_transformers` is called.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from .errors import MissingDependencyError
+from .image.processor import CLIPImageProcessor
+from .processor import CLIPProcessor
+from .text.tokenizer import CLIPTokenizer, CLIPTokenizerFast
+
+# A class of this package -> transformers' classes whose place it can take: the first that the installed version has.
+CLASSES: dict[type, tuple[str, ...]] = {
+    CLIPTokenizerFast: ("CLIPTokenizerFast", "CLIPTokenizer"),
+    CLIPTokenizer: ("CLIPTokenizer",),
+    CLIPImageProcessor: ("CLIPImageProcessor",),
+    CLIPProcessor: ("CLIPProcessor",),
+}
+
+
+def as_transformers(part: Any) -> Any:
+    """The same tokenizer, image processor or processor, for programs that insist on transformers' classes.
+
+    `VisionTextDualEncoderProcessor`, diffusers' type checks and the like take it. The result is an instance of both
+    classes; it shares its state with what was given: a token that is added to one is added to both. What it does,
+    saves and is called is ours; transformers' methods are only reached for names that ours lacks.
+
+    Args:
+        part: a CLIPTokenizer, CLIPTokenizerFast, CLIPImageProcessor or CLIPProcessor of this package, or of a subclass.
+            One that is adapted already is returned.
+
+    Raises MissingDependencyError without transformers, TypeError for anything else.
+    """
+    if isinstance(part, _Adapted):
+        return part
+    if not isinstance(part, tuple(CLASSES)):
+        names = ", ".join(cls.__name__ for cls in CLASSES)
+        found = f"{type(part).__module__}.{type(part).__name__}"
+        raise TypeError(f"as_transformers: wanted one of {names} of clip_core, found {found}")
+    adapted = object.__new__(_adapted_class(type(part)))
+    if isinstance(part, CLIPProcessor):
+        own = {name: as_transformers(getattr(part, name)) for name in part.attributes}
+        adapted.__dict__ = {**part.__dict__, **own}
+    else:
+        adapted.__dict__ = part.__dict__
+    return adapted
+
+
+class _Adapted:
+    """What the adapted classes have beside ours and transformers'."""
+
+    _ours: type
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        plain = object.__new__(self._ours)
+        plain.__dict__ = self.__dict__
+        return as_transformers, (plain,)
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        function, (plain,) = self.__reduce_ex__(2)
+        import copy
+
+        return function(copy.deepcopy(plain, memo))
+
+
+@functools.cache
+def _adapted_class(ours: type) -> type:
+    """A class of both packages; it has the name and module of transformers', under which other programs file it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependencyError("as_transformers needs transformers: pip install transformers") from error
+    names = next(names for cls, names in CLASSES.items() if issubclass(ours, cls))
+    name = next(name for name in names if getattr(transformers, name, None) is not None)
+    theirs = getattr(transformers, name)
+    body = {"__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
+    return type(name, (_Adapted, ours, theirs), body)

@@ -1,0 +1,237 @@
+"""What this machine can do, and which way each step goes: its short cut or the plain path.
+
+A step with a short cut asks `choice("pixels", measure)`. The answer is, in this order: what the environment variable
+TRICLIP_SHORT_CUTS says; what `measure` found, which runs once in a process, when a step is first needed; else the plain
+path. `describe` prints processor, threads and answers; `triclip inspect --machine` shows it.
+
+TRICLIP_SHORT_CUTS is `all`, `none`, or a comma-separated list of `step=fast` and `step=plain`, such as
+`pixels=plain,linear=fast`. A part `all` or `none` is for the steps that the list doesn't name. It is read at each
+question, so it may be set at any time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import InputError
+
+VARIABLE = "TRICLIP_SHORT_CUTS"
+
+# step -> what its short cut is; every one gives the plain path's result, or the step's documentation says how near.
+STEPS = {
+    "pixels": "large pictures are resized by matrix products instead of by Pillow",
+    "jpeg": "JPEG files are decoded by simplejpeg instead of by Pillow",
+    "linear": "PyTorch's dense layers run as oneDNN's fused kernels instead of F.linear",
+}
+
+MARGIN = 1.1  # a short cut has to be this many times as quick: less may be chance
+MEASURING_S = 0.008  # for one step; with what has to be made for it, all of them take less than 0.05
+
+
+class Choice(NamedTuple):
+    """One step's answer."""
+
+    fast: bool
+    reason: str
+
+
+UNDECIDED = Choice(False, "decided at its first use")
+
+_found: dict[str, Choice] = {}
+_measuring = [threading.RLock()]  # reentrant: a measurement may ask for another step
+if hasattr(os, "register_at_fork"):  # the thread that measured isn't there in the child
+    os.register_at_fork(after_in_child=lambda: _measuring.__setitem__(0, threading.RLock()))
+
+
+def choice(step: str, measure: Callable[[], bool | float] | None = None) -> bool:
+    """Whether a step takes its short cut. Cheap after the first call; may be called from any thread.
+
+    Args:
+        step: a key of STEPS.
+        measure: asked once in a process, unless TRICLIP_SHORT_CUTS decides. Returns a bool, for facts (a missing
+            library, a processor's flags), or how many times as quick as the plain path the short cut is (see
+            `quicker`). It must not change anything. Whatever it raises means the plain path.
+    Raises:
+        InputError: TRICLIP_SHORT_CUTS, or the step, is none that there is.
+    """
+    return why(step, measure).fast
+
+
+def why(step: str, measure: Callable[[], bool | float] | None = None) -> Choice:
+    """The same with its reason, for `describe` and tests."""
+    if step not in STEPS:
+        raise InputError(f"step: wanted one of {', '.join(STEPS)}, found {step!r}")
+    told = settings(os.environ.get(VARIABLE, "")).get(step)
+    if told is not None:
+        return Choice(told, f"set by {VARIABLE}")
+    if step in _found:
+        return _found[step]
+    if measure is None:
+        return UNDECIDED
+    with _measuring[0]:
+        if step not in _found:
+            _found[step] = _measured(measure)
+        return _found[step]
+
+
+def _measured(measure: Callable[[], bool | float]) -> Choice:
+    started = time.perf_counter()
+    try:
+        found = measure()
+    except Exception as error:
+        return Choice(False, f"can't be measured here ({type(error).__name__}: {error})")
+    if isinstance(found, bool):
+        return Choice(found, "by what the machine and its libraries have")
+    took = (time.perf_counter() - started) * 1000
+    return Choice(found >= MARGIN, f"measured in {took:.0f} ms: {found:.2f} times as quick as the plain path")
+
+
+def quicker(fast: Callable[[], object], plain: Callable[[], object], seconds: float = MEASURING_S) -> float:
+    """How many times as quick as `plain` the call `fast` is: the best times of calls in turn, within `seconds`.
+
+    Each is called once before, for what is done only once, and then at least twice.
+    """
+    fast()
+    plain()
+    best = [math.inf, math.inf]
+    until, rounds = time.perf_counter() + seconds, 0
+    while rounds < 2 or (rounds < 16 and time.perf_counter() < until):
+        for number, call in enumerate((fast, plain)):
+            started = time.perf_counter()
+            call()
+            best[number] = min(best[number], time.perf_counter() - started)
+        rounds += 1
+    return best[1] / max(best[0], 1e-9)
+
+
+@lru_cache(maxsize=8)
+def settings(text: str) -> dict[str, bool]:
+    """What a value of TRICLIP_SHORT_CUTS says of each step that it decides. Raises InputError."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    found: dict[str, bool] = {}
+    for part in sorted(parts, key=lambda part: "=" in part):  # what is said of one step counts more
+        step, _, way = part.partition("=")
+        if part in ("all", "none"):
+            found |= dict.fromkeys(STEPS, part == "all")
+        elif step in STEPS and way in ("fast", "plain"):
+            found[step] = way == "fast"
+        else:
+            raise InputError(
+                f"{VARIABLE}: wanted 'all', 'none', or step=fast and step=plain with the steps {', '.join(STEPS)}, "
+                f"separated by commas, found {part!r}"
+            )
+    return found
+
+
+# ---- facts
+
+
+def usable_cpus() -> int:
+    """How many processors this process may use at once, by its affinity and its container's limit; at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cgroup_cpus()
+    return max(1, allowed if limit is None else min(allowed, math.ceil(limit)))
+
+
+@lru_cache(maxsize=1)
+def cgroup_cpus(root: Path = Path("/")) -> float | None:
+    """A container's limit in processors, as Linux' control groups (both versions) have it; None without one.
+
+    Groups are nested: the lowest limit of this process' group and those around it counts.
+    """
+    limits = []
+    for folder, name in _groups(root):
+        for place in (folder, *folder.parents):
+            if place == root:
+                break
+            quota, period = _limit(place, name)
+            if quota > 0 and period > 0:
+                limits.append(quota / period)
+    return min(limits, default=None)
+
+
+def _groups(root: Path) -> list[tuple[Path, str]]:
+    """The folders of this process' control groups, each with the name of its file of limits."""
+    mounted, found = root / "sys/fs/cgroup", [(root / "sys/fs/cgroup", "cpu.max")]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if number == "0" and not controllers:
+            found.append((mounted / group.lstrip("/"), "cpu.max"))
+        elif "cpu" in controllers.split(","):
+            found.append((mounted / "cpu" / group.lstrip("/"), "cpu.cfs_quota_us"))
+            found.append((mounted / "cpu", "cpu.cfs_quota_us"))
+    return found
+
+
+def _limit(folder: Path, name: str) -> tuple[float, float]:
+    """(quota, period) in microseconds; zeros without a limit."""
+    words = _text(folder / name).split()
+    if name != "cpu.max":
+        words += _text(folder / "cpu.cfs_period_us").split()
+    try:
+        return float(words[0]), float(words[1])
+    except (IndexError, ValueError):  # no such file; "max 100000"
+        return 0.0, 0.0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=1)
+def processor_name() -> str:
+    """The processor as the system calls it."""
+    return _of_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def flags() -> frozenset[str]:
+    """The processor's instruction sets, in Linux' lower-case names ("avx2", "avx512f", "amx_bf16", arm's "bf16").
+
+    Elsewhere, what NumPy knows of them, lower-case too ("avx2", "avx512f", "neon").
+    """
+    found = _of_cpuinfo("flags") or _of_cpuinfo("Features")
+    if found:
+        return frozenset(found.lower().split())
+    import numpy as np
+
+    shown: Any = np.show_config(mode="dicts")
+    extensions = shown.get("SIMD Extensions", {})
+    return frozenset(name.lower() for key in ("baseline", "found") for name in extensions.get(key, ()))
+
+
+def _of_cpuinfo(key: str) -> str:
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def describe() -> str:
+    """Processor, instruction sets that matter here, processors that may be used, and each step's way and reason."""
+    wanted = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp16", "neon", "asimd", "sve", "bf16")
+    lines = [
+        f"processor    {processor_name()} ({platform.machine()})",
+        f"instructions {' '.join(name for name in wanted if name in flags()) or 'none of those that matter here'}",
+        f"threads      {usable_cpus()} of {os.cpu_count()} processors",
+        f"{VARIABLE} {os.environ.get(VARIABLE) or 'not set'}",
+    ]
+    for step, what in STEPS.items():
+        answer = why(step)
+        way = "" if answer is UNDECIDED else "fast: " if answer.fast else "plain: "
+        lines.append(f"{step:12} {way}{answer.reason} ({what})")
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""May a short cut be taken? Everything that computes another way than layer by layer asks here.
+
+A short cut is for models as this package builds them: where somebody has put a layer, a hook or a forward of his own,
+it would pass them by. Some also compute by other operators than the plain layers; those ask about who looks on as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+
+# What a module of each kind computes with. A class whose forward was exchanged since is no longer of the kind.
+_FORWARDS: dict[type, Callable] = {
+    kind: kind.forward for kind in (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv2d, nn.ModuleList)
+}
+
+
+def known(cls: type) -> Any:
+    """Decorator: instances of exactly this class compute what it says, as long as nobody changes them."""
+    _FORWARDS[cls] = cls.forward
+    return cls
+
+
+def may_skip(*modules: nn.Module, x: Tensor | None = None) -> bool:
+    """Whether a short cut may take the place of calling these modules; what is below them is asked by `below`.
+
+    x: the input, for a short cut of other operators or of none that PyTorch can see: it is a plain tensor, and nobody
+    traces, compiles, transforms, counts, or differentiates forward.
+    """
+    if x is not None and (type(x) is not Tensor or watched(x)):
+        return False
+    return not any(map(_is_changed, modules))
+
+
+def below(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and all in it, for `may_skip`. (`Module.modules` takes five times as long.)"""
+    waiting = [module]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting.extend(child for child in part._modules.values() if child is not None)
+
+
+def watched(x: Tensor) -> bool:
+    """Whether anything but the numbers is wanted of a computation with x: tracing, compiling, functional transforms,
+    forward-mode derivatives, modes that see every operator (FLOP counters), hooks on all modules."""
+    return (
+        isinstance(x, torch.fx.Proxy)
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or _has_any_global_hook()
+    )
+
+
+def _is_changed(module: nn.Module) -> bool:
+    kind, own = type(module), module.__dict__
+    return bool(
+        kind not in _FORWARDS
+        or kind.forward is not _FORWARDS[kind]
+        or "forward" in own
+        or own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or module._compiled_call_impl is not None
+    )

@@ -1,0 +1,11 @@
+"""Bulk embedding with this backend: the rows of the output are what `Clip` gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.triclip.bulk_rows import check_shard
+
+
+def test_pictures_and_captions_of_a_shard(tmp_path: Path) -> None:
+    check_shard("tf", tmp_path)

@@ -1,0 +1,7 @@
+"""`python -m triclip` is the same as `triclip`."""
+
+import sys
+
+from .command import main
+
+sys.exit(main())

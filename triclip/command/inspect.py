@@ -1,0 +1,57 @@
+"""`triclip inspect`: what a checkpoint is; with `--machine`, what the machine has and which short cuts are taken."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .shared import json_argument, print_json
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser("inspect", help="what a checkpoint is: format, config, parameters, dtype, processor")
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="folder, file, hub name or 'emoji'")
+    parser.add_argument(
+        "--machine",
+        action="store_true",
+        help="instead: the processor, the threads, and which short cuts are taken (TRICLIP_SHORT_CUTS sets them)",
+    )
+    json_argument(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from clip_core import checkpoint
+    from clip_core.hub import resolve_folder
+
+    if args.machine:
+        return _inspect_machine()
+    if args.checkpoint is None:
+        raise ValueError("inspect: wanted a checkpoint or --machine, found neither")
+    facts = checkpoint.inspect(resolve_folder(args.checkpoint, weights=True))
+    if args.json:
+        print_json(facts)
+    else:
+        _print_facts(facts)
+    return 0
+
+
+def _inspect_machine() -> int:
+    from clip_core import machine
+    from clip_core.image.fast import measure
+
+    measure()
+    print(machine.describe())
+    return 0
+
+
+def _print_facts(facts: Any, indent: int = 0) -> None:
+    for key, value in facts.items():
+        pad = " " * indent
+        if isinstance(value, dict) and value:
+            print(f"{pad}{key}:")
+            _print_facts(value, indent + 2)
+        elif isinstance(value, list | tuple):
+            print(f"{pad}{key}: {', '.join(str(item) for item in value) or '-'}")
+        else:
+            print(f"{pad}{key}: {value}")

@@ -1,0 +1,108 @@
+"""`triclip serve`: its arguments, and running until it is asked to stop."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import signal
+import socket
+import sys
+from typing import Any
+
+from .shared import INDEX_TYPES, model_arguments, report_skipped
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+def add(commands: Any) -> None:
+    """The sub-command `serve`."""
+    parser = commands.add_parser(
+        "serve",
+        help="a page and a JSON API to search a folder of pictures",
+        description="Serve a page and a JSON API that search pictures by words, by a picture, or both. A folder is "
+        "embedded at the start; for many pictures, make an index once: `triclip embed FOLDER -o pictures.index`.",
+    )
+    parser.add_argument("source", metavar="FOLDER|INDEX", help="pictures, or what `triclip embed` or `index` wrote")
+    parser.add_argument("--folder", metavar="FOLDER", help="where an index's pictures lie; nothing else is opened")
+    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
+    parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any that is free")
+    parser.add_argument("--index-type", choices=INDEX_TYPES, default="exact", help="default: exact")
+    model_arguments(parser, default=None, json=False)
+    parser.add_argument("--upload-limit", type=float, default=10, metavar="MB", help="of a request (default 10)")
+    parser.add_argument("--results", type=int, default=200, metavar="N", help="the most of one search (default 200)")
+    parser.add_argument("--rate", type=float, default=120, metavar="N", help="searches a minute, each client's")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM; returns 0 then."""
+    from ..pipeline import Clip
+    from ..serve.library import open_library
+    from ..serve.limits import Limits
+    from ..serve.web import create_app, make_server, require_framework
+
+    require_framework()  # before the work, not after it
+    limits = Limits(
+        upload_bytes=int(args.upload_limit * (1 << 20)), results=args.results, searches_per_minute=args.rate,
+        requests_per_minute=50 * args.rate,
+    )  # fmt: skip
+    with listening(args.host, args.port) as listener:
+
+        def load(model: str | None) -> Clip:
+            return Clip.from_pretrained(args.model or model or "emoji", backend=args.backend, dtype=args.dtype)
+
+        library = open_library(args.source, load, args.folder, limits, report_skipped)
+        if args.index_type != "exact":
+            library.index.candidates(args.index_type)  # built now, not at the first search
+        local = is_loopback(args.host)
+        if not local:
+            _warn(args.host, library)
+        server = make_server(create_app(library, limits, args.index_type, LOOPBACK if local else ("*",)), limits)
+        print(f"{len(library)} pictures at {address_of(listener)} (Ctrl+C stops)", flush=True)
+        _serve(server, listener)
+    print("stopped", flush=True)
+    return 0
+
+
+def _serve(server: Any, listener: socket.socket) -> None:
+    """uvicorn hands a signal on once it has stopped; by then there is nothing left to do."""
+    kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on that host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises OSError naming host and port, ValueError for a port that can't be."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port: wanted a number from 0 to 65535, found {port}")
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise OSError(f"--host {host} --port {port}: can't listen there: {error.strerror or error}") from error
+
+
+def address_of(listener: socket.socket) -> str:
+    """http://HOST:PORT of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _warn(host: str, library: Any) -> None:
+    print(
+        f"triclip: warning: --host {host}: whoever reaches this machine can see all {len(library)} pictures of "
+        f"{library.folder.path}; there is no password and no encryption",
+        file=sys.stderr,
+    )

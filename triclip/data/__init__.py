@@ -1,0 +1,33 @@
+"""Image-text pairs for training and evaluation: sources of many formats, one deterministic pipeline over them.
+
+    source = open_source(["shards/{000..127}.tar"])           # len(source), source[i] -> Sample
+    pipeline = open_pipeline(config, processor, process)      # next(pipeline) -> the batch an Engine takes
+
+No framework is imported here, in worker processes neither. Names are imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clip_core.lazy import lazy_names
+
+# public name -> the module that defines it
+_HOME = {
+    "Evaluation": "evaluation",
+    "EvaluationBatch": "evaluation",
+    "Pipeline": "pipeline",
+    "Sample": "sources",
+    "Source": "sources",
+    "open_evaluation": "evaluation",
+    "open_pipeline": "pipeline",
+    "open_source": "sources",
+}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation, EvaluationBatch, open_evaluation
+    from .pipeline import Pipeline, open_pipeline
+    from .sources import Sample, Source, open_source
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

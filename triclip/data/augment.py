@@ -1,0 +1,114 @@
+"""Random crops, mirroring, turning and recolouring of training pictures, in Pillow and NumPy.
+
+Every draw comes from the generator given, in a fixed order, and no arithmetic depends on threads or libraries beyond
+Pillow and NumPy's elementwise operations: the same generator gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..train.config import AugmentSection
+
+Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
+BLACK: Colour = (0, 0, 0)
+ATTEMPTS = 10  # at a crop that fits, before the largest central one is taken (as torchvision's RandomResizedCrop)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow's "L" is made with
+
+
+class Augmenter:
+    """The changes an AugmentSection asks for, to pictures that are to become `height` x `width` pixels."""
+
+    def __init__(self, section: AugmentSection, height: int, width: int, resample: Any) -> None:
+        self.section, self.height, self.width, self.resample = section, height, width, resample
+        self.crops = list(section.crop_scale) != [1.0, 1.0]
+        self.recolours = any(section.color_jitter)
+        changes = self.recolours or section.flip > 0 or section.grayscale > 0 or section.rotate > 0
+        self.is_plain = not (self.crops or changes)
+
+    def background(self, random: np.random.Generator) -> Colour:
+        """The colour behind transparent pixels, and in the corners that turning lays bare.
+
+        "random" is white for half of the pictures, as most pages are, and any colour for the others.
+        """
+        if self.section.background == "random" and random.random() < 0.5:
+            red, green, blue = random.integers(0, 256, 3).tolist()
+            return red, green, blue
+        return BLACK if self.section.background == "black" else WHITE
+
+    def crop(self, picture: Image.Image, random: np.random.Generator) -> Image.Image | None:
+        """A random part of the picture at the wanted size; None when the plain central crop is asked for."""
+        if not self.crops:
+            return None
+        box = crop_box(picture.width, picture.height, self.section.crop_scale, self.section.crop_ratio, random)
+        return picture.crop(box).resize((self.width, self.height), self.resample)
+
+    def change(self, picture: Image.Image, background: Colour, random: np.random.Generator) -> np.ndarray:
+        """Mirrored, turned, recoloured, made grey, each as drawn: uint8 [H, W, 3]."""
+        section = self.section
+        if section.flip > 0 and random.random() < section.flip:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if section.rotate > 0:
+            angle = random.uniform(-section.rotate, section.rotate)
+            picture = picture.rotate(angle, Image.Resampling.BILINEAR, fillcolor=background)
+        pixels = np.asarray(picture)
+        if self.recolours:
+            pixels = recolour(pixels, section.color_jitter, random)
+        if section.grayscale > 0 and random.random() < section.grayscale:
+            pixels = np.repeat(np.asarray(Image.fromarray(pixels).convert("L"))[..., None], 3, axis=2)
+        return pixels
+
+
+def crop_box(
+    width: int, height: int, scale: list[float], ratio: list[float], random: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a part with a share of the area in `scale`, and width over height in `ratio`."""
+    for _ in range(ATTEMPTS):
+        area = width * height * random.uniform(scale[0], scale[1])
+        shape = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        wide, high = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = int(random.integers(0, width - wide + 1)), int(random.integers(0, height - high + 1))
+            return left, top, left + wide, top + high
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    wide, high = max(1, min(width, round(height * shape))), max(1, min(height, round(width / shape)))
+    left, top = (width - wide) // 2, (height - high) // 2
+    return left, top, left + wide, top + high
+
+
+def recolour(pixels: np.ndarray, jitter: list[float], random: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation and hue changed, each by at most its share of `jitter`: uint8 [H, W, 3].
+
+    One affine map of the colours: scaling, then away from the mean grey, then away from each pixel's grey, then a turn
+    about the grey axis. Clipped to bytes once, at the end.
+    """
+    brightness, contrast, saturation = (1 + random.uniform(-min(share, 1.0), share) for share in jitter[:3])
+    turn = 2 * math.pi * random.uniform(-jitter[3], jitter[3])
+    grey = np.tile(np.array(LUMA), (3, 1))
+    # Rodrigues' formula about (1, 1, 1) / sqrt(3).
+    cross = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    rotation = math.cos(turn) * np.eye(3) + math.sin(turn) * cross + (1 - math.cos(turn)) / 3
+    colour = _product(rotation, saturation * np.eye(3) + (1 - saturation) * grey)
+    mean = sum(weight * float(pixels[..., channel].mean()) for channel, weight in enumerate(LUMA))
+    offset = (1 - contrast) * brightness * mean * colour.sum(axis=1)
+    matrix = (contrast * brightness * colour).astype(np.float32)
+    planes = [pixels[..., channel].astype(np.float32) for channel in range(3)]
+    out = np.empty_like(pixels)
+    for channel in range(3):
+        # Written out: a matrix product may round differently from one BLAS, and one number of threads, to another.
+        plane = planes[0] * matrix[channel, 0]
+        plane += planes[1] * matrix[channel, 1]
+        plane += planes[2] * matrix[channel, 2]
+        plane += np.float32(offset[channel] + 0.5)
+        np.clip(plane, 0, 255, out=plane)
+        out[..., channel] = plane  # the half was added: cutting off rounds
+    return out
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return (left[:, :, None] * right[None]).sum(axis=1)

@@ -1,0 +1,137 @@
+"""What columns, features and JSON fields are usually called, and turning what they hold into samples."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from clip_core.errors import DataError
+
+IMAGES = ("image", "images", "filepath", "file_name", "filename", "image_path", "path", "img", "jpg", "png", "webp",
+          "image/encoded", "image_bytes")  # fmt: skip
+CAPTIONS = ("caption", "captions", "text", "texts", "txt", "title", "sentence", "sentences", "image/caption",
+            "image/captions")  # fmt: skip
+LABELS = ("label", "labels", "class", "cls", "target", "image/class/label")
+
+
+def first_present(names: Sequence[str], found: Iterable[str]) -> list[str]:
+    """The first of the usual names that is there, whatever its case; [] when none is."""
+    by_lower: dict[str, str] = {}
+    for key in found:
+        by_lower.setdefault(key.lower(), key)
+    return next(([by_lower[name]] for name in names if name in by_lower), [])
+
+
+def split_keys(key: str | None, found: Iterable[str]) -> list[str]:
+    """The columns that `key` names: itself, or, separated by commas, several. [] unless all are there."""
+    if key is None:
+        return []
+    there = set(found)
+    if key in there:
+        return [key]
+    several = [part.strip() for part in key.split(",")]
+    return several if all(part in there for part in several) else []
+
+
+def choose(kind: str, key: str | None, usual: Sequence[str], found: Sequence[str], where: Any) -> list[str]:
+    """The columns to read. Raises DataError that lists those there are."""
+    keys = split_keys(key, found) if key else first_present(usual, found)
+    if keys:
+        return keys
+    wanted = repr(key) if key else f"one of {', '.join(usual)} (or {kind}_key)"
+    raise DataError(f"{where}: wanted a column for the {kind}: {wanted}; found {', '.join(map(repr, found)) or 'none'}")
+
+
+def as_captions(values: Sequence[Any], name: str) -> list[str]:
+    """Strings, or lists of strings, as captions; white space at the ends and empty ones go."""
+    captions: list[str] = []
+    for value in values:
+        if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
+            value = _json_list(value)
+        if isinstance(value, list) and all(type(caption) is str for caption in value):  # the usual, quickly
+            captions += filter(None, map(str.strip, value))
+            continue
+        for caption in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(caption, dict):  # COCO's sentences: {"raw": "…", "tokens": […]}
+                caption = next((caption[key] for key in ("raw", "caption", "text") if key in caption), caption)
+            if caption is None:
+                continue
+            if isinstance(caption, bytes):
+                caption = decode_text(caption, name)
+            if not isinstance(caption, str):
+                raise DataError(f"{name}: wanted captions as strings, found {type(caption).__name__}")
+            if stripped := caption.strip():
+                captions.append(stripped)
+    if not captions:
+        raise DataError(f"{name}: wanted a caption, found only empty ones")
+    return captions
+
+
+def captions_if_any(values: Sequence[Any], name: str) -> list[str]:
+    """As `as_captions`, of a sample that may do without: [] where there are none, or none that can be read."""
+    try:
+        return as_captions(values, name)
+    except DataError:
+        return []
+
+
+def _json_list(text: str) -> Any:
+    """The text itself unless it is a JSON list of strings: a caption may well stand in brackets."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else text
+
+
+def as_label(value: Any, name: str) -> int | str:
+    """A class number or name; digits are a number."""
+    if isinstance(value, bytes):
+        value = decode_text(value, name)
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str) and value.strip():
+        value = value.strip()
+        return int(value) if value.isascii() and value.isdigit() else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise DataError(f"{name}: wanted a class number or name, found {value!r}")
+
+
+def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str]:
+    """Bytes, paths relative to `folder`, Hugging Face's {bytes, path}, or lists of these, as pictures."""
+    images: list[bytes | str] = []
+    for value in values:
+        if isinstance(value, str) and value.startswith("["):
+            value = _json_list(value)
+        for image in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(image, dict):
+                image = image["bytes"] if image.get("bytes") else image.get("path")
+            if isinstance(image, str) and image:
+                images.append(local_path(image, folder, name))
+            elif isinstance(image, bytes) and image:
+                images.append(image)
+            elif image not in (None, "", b""):
+                raise DataError(f"{name}: wanted a picture's path or bytes, found {type(image).__name__}")
+    if not images:
+        raise DataError(f"{name}: wanted a picture, found none")
+    return images
+
+
+def local_path(text: str, folder: str, name: str) -> str:
+    """A path of this machine, relative ones under `folder`. Raises DataError for URLs."""
+    if "://" in text or "\0" in text:
+        raise DataError(f"{name}: wanted the path of a file, found {text[:200]!r}; download pictures first")
+    return text if os.path.isabs(text) else f"{folder}{os.sep}{text}"
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """UTF-8 text. Raises DataError."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: wanted text in UTF-8, found other bytes ({error})") from error

@@ -1,0 +1,64 @@
+"""Which sample stands at a place of a run: a function of the seed and the place alone, whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from clip_core.errors import ConfigError
+
+# What random numbers are for: each use has a stream of its own, so that one more draw here changes nothing there.
+CHOICE, AUGMENT, PATCHES = range(3)
+
+
+class Order:
+    """Samples by step and row of the global batch.
+
+    Shuffled: every epoch is a fresh permutation (grain's index shuffle, without memory), cut into whole batches; the
+    fewer than `batch_size` samples left over, others every time, are not seen in that epoch. Not shuffled: the samples
+    in turn, round and round, nothing left out. Either way no sample is twice in a batch.
+
+    Args:
+        samples: how many there are; at least `batch_size` (ConfigError), because a sample and its copy in one batch
+            would be each other's false negatives.
+        seed: any whole number.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int, shuffle: bool) -> None:
+        if samples < batch_size:
+            raise ConfigError(
+                f"data.batch_size: wanted at most the number of samples ({samples}), found {batch_size}: a sample "
+                f"twice in a batch would count as its own negative"
+            )
+        self.samples, self.batch_size, self.seed, self.shuffle = samples, batch_size, seed, shuffle
+        self._shuffled = None
+        if shuffle:
+            from grain import MapDataset
+
+            self._shuffled = MapDataset.range(samples).seed(seed % 2**32).shuffle()
+
+    def candidates(self, step: int, row: int) -> Iterator[int]:
+        """The sample at a row of a step, then those to take its place when it is broken, one after the other.
+
+        The first of these stand in the same row of the epoch's other batches, so that no two rows of a batch get the
+        same; only when all of them are broken come the others. Every sample comes at least once.
+        """
+        epoch, start = 0, step * self.batch_size % self.samples
+        if self.shuffle:
+            epoch, batch = divmod(step, self.samples // self.batch_size)
+            start = batch * self.batch_size
+        for place in range(row, self.samples, self.batch_size):
+            yield self._at(epoch, start + place)
+        for place in range(1, self.samples):
+            yield self._at(epoch, start + row + place)
+
+    def _at(self, epoch: int, place: int) -> int:
+        place %= self.samples
+        return place if self._shuffled is None else int(self._shuffled[epoch * self.samples + place])
+
+    def random(self, step: int, row: int, use: int) -> np.random.Generator:
+        """The random numbers of a place, for one use."""
+        position = step * self.batch_size + row
+        key = np.array([self.seed % 2**64, position], np.uint64)  # a list of both would pass through floats
+        return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, use]))

@@ -1,0 +1,98 @@
+"""Encoded pictures to pixel values, as CLIPImageProcessor makes them, from files and from bytes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from clip_core.errors import ConfigError, ImageError, InputError
+from clip_core.image import fast
+from clip_core.image.input import DECODING_ERRORS, apply_exif, check_pixels, decode, flatten, load_image, to_rgb
+from clip_core.image.ops import FIRST
+
+from ..train.config import AugmentSection
+from .augment import Augmenter, Colour
+
+
+def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> Image.Image:
+    """A decoded picture. Raises ImageError for what is none, is damaged, or is too large (see `image/input.py`).
+
+    `unread_jpeg`: see `load_image`.
+    """
+    if isinstance(picture, str):
+        try:
+            opened = load_image(picture, unread_jpeg)
+        except FileNotFoundError as error:
+            raise ImageError(f"{name}: wanted the picture {picture}, found no such file") from error
+        assert isinstance(opened, Image.Image)
+        return opened
+    try:
+        opened = Image.open(io.BytesIO(picture))
+        check_pixels(*opened.size, name)
+        if not (unread_jpeg and fast.is_unread(opened)):
+            decode(opened)
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        # Of bytes, Pillow says only where in memory they are.
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise ImageError(f"{name}: wanted a picture that Pillow can read, found something else{reason}") from error
+    return opened
+
+
+class PictureReader:
+    """Pictures as pixel values [C, H, W], float32, all of one size.
+
+    Without augmentation, exactly CLIPImageProcessor's; with it, its size, filter and normalisation.
+
+    Args:
+        image_processor: a CLIPImageProcessor that crops, so that all results have one shape (ConfigError otherwise).
+        augment: None for none, and then transparency is what the processor makes of it: it drops the alpha channel.
+    """
+
+    def __init__(self, image_processor: Any, augment: AugmentSection | None = None) -> None:
+        self.image_processor = image_processor
+        self.steps = image_processor.steps(data_format=FIRST)
+        size, crop = self.steps.size, self.steps.crop
+        if crop is None and (size is None or "height" not in size):
+            raise ConfigError("do_center_crop: wanted true, for pictures of one size, found false")
+        crop = crop or size
+        self.height, self.width = crop["height"], crop["width"]
+        self.augmenter = Augmenter(augment, self.height, self.width, self.steps.resample) if augment else None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[C, H, W]."""
+        return 3, self.height, self.width
+
+    def read(self, picture: bytes | str, name: str, out: np.ndarray, random: np.random.Generator | None) -> None:
+        """Put a picture's values into `out` [C, H, W]. Raises ImageError."""
+        if self.augmenter is None or random is None:
+            with open_picture(picture, name, unread_jpeg=True) as image:
+                self._plain(image, name, out)
+            return
+        image = open_picture(picture, name)
+        if self.steps.exif:
+            image = apply_exif(image)
+        background = self.augmenter.background(random)
+        image = to_rgb(flatten(image, background))
+        if self.augmenter.is_plain:
+            self._plain(image, name, out)
+            return
+        self.steps.finish(self._augmented(image, background, random), out)
+
+    def _plain(self, image: Image.Image, name: str, out: np.ndarray) -> None:
+        values = self.image_processor.preprocess(image, data_format=FIRST)["pixel_values"][0]
+        if values.shape != out.shape:
+            raise ImageError(f"{name}: wanted values of shape {out.shape}, found {values.shape}")
+        out[...] = values
+
+    def _augmented(self, image: Image.Image, background: Colour, random: np.random.Generator) -> np.ndarray:
+        assert self.augmenter is not None
+        cropped = self.augmenter.crop(image, random)
+        if cropped is None:  # the plain centre crop
+            cropped = Image.fromarray(self.steps.bytes(image))
+        return self.augmenter.change(cropped, background, random)

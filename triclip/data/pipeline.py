@@ -1,0 +1,256 @@
+"""Training batches: the same bytes for one seed, whatever the backend, the processes and the workers."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from clip_core.errors import ConfigError, DataError, MissingDependencyError
+
+from ..train.config import TrainConfig
+from ..train.engine import Batch, Process
+from .order import Order
+from .pictures import PictureReader
+from .prepare import Broken, Patches, Rows, Texts
+from .sources import Source, open_source
+
+logger = logging.getLogger("triclip")
+
+CHUNK = 16  # rows made at once: the unit that threads and workers share the work in
+MOST_THREADS = 16
+BATCHES_AHEAD = 2
+CLOSING_ATTEMPTS = 100
+SHARED_MEMORY = "/dev/shm"  # where workers leave their rows, on Linux
+STEPS = 1 << 40  # more than any run has
+
+Part = tuple[dict[str, np.ndarray], list[Broken]]  # rows of a batch, and the broken samples met in making them
+
+
+class Pipeline:
+    """An endless iterator of one process's rows of every step (see `train.engine.Batch`).
+
+    samples: how many the source has. skipped: how many broken ones this process has met; each is named in the log once,
+    and another takes its place, the same in every process and on every number of processes.
+
+    Close it (or use `with`) to end its threads and worker processes.
+    """
+
+    def __init__(self, rows: Rows, process: Process, workers: int) -> None:
+        self.samples, self.skipped = len(rows.source), 0
+        self._rows, self._process, self._workers = rows, process, workers
+        self._skipped: set[int] = set()
+        self._step = 0
+        self._iterator: Any = None
+
+    def __iter__(self) -> Pipeline:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next step's rows. Raises DataError when the data hold nothing but broken samples."""
+        if self._iterator is None:
+            self._iterator = iter(self._dataset())
+            _close_at_exit(self)
+        joined = next(self._iterator)
+        if isinstance(joined, DataError):
+            self.close()
+            raise joined
+        batch, broken = joined
+        self._step += 1
+        for sample in broken:
+            self._report(sample)
+        return batch
+
+    def next(self) -> Batch:
+        """The same as `next(pipeline)`."""
+        return self.__next__()
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the run is in the data: JSON, the same in every process, whatever their number and the workers'."""
+        order = self._rows.order
+        return {
+            "step": self._step,
+            "samples": order.samples,
+            "batch_size": order.batch_size,
+            "seed": order.seed,
+            "shuffle": order.shuffle,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `get_state` was called. Raises ConfigError when the data or their order are others."""
+        for key, value in self.get_state().items():
+            if key != "step" and state.get(key) != value:
+                raise ConfigError(
+                    f"data: the checkpoint was written with {key} = {state.get(key)!r}, found {value!r}; the run can "
+                    f"only go on with the same data, data.batch_size, data.shuffle and seed"
+                )
+        self.close()
+        self._step = int(state["step"])
+
+    def close(self) -> None:
+        """End threads and worker processes. The pipeline goes on from the same place when it is asked again."""
+        iterator, self._iterator = self._iterator, None
+        for _ in range(CLOSING_ATTEMPTS if iterator is not None else 0):
+            try:
+                iterator.close()
+                return
+            except AssertionError:  # grain can't join a worker that is only just being started
+                time.sleep(0.1)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def _check_shared_memory(self, rows: int) -> None:
+        """Warn when workers will run out of shared memory: the system then kills them without a reason."""
+        wanted = (BATCHES_AHEAD + 1) * rows * math.prod(self._rows.pictures.shape) * 4
+        if os.path.isdir(SHARED_MEMORY) and (free := shutil.disk_usage(SHARED_MEMORY).free) < wanted:
+            logger.warning(
+                "data.workers: about %d MB will be wanted in %s, found %d; in a container raise it (--shm-size), or "
+                "set data.workers to 0",
+                *(wanted >> 20, SHARED_MEMORY, free >> 20),
+            )
+
+    def _report(self, sample: Broken) -> None:
+        if sample.number not in self._skipped:
+            self._skipped.add(sample.number)
+            self.skipped = len(self._skipped)
+            logger.warning("skipped a broken sample: %s (%s)", sample.name, sample.reason)
+
+    def _dataset(self) -> Any:
+        """grain's pipeline from the current step on: chunks in threads or workers, joined to batches ahead of time."""
+        import grain
+
+        own = range(self._process.index, self._rows.order.batch_size, self._process.count)
+        chunks = -(-len(own) // CHUNK)
+        make = functools.partial(_make_chunk, self._rows, own, chunks, CHUNK)
+        data = grain.MapDataset.range(self._step * chunks, STEPS * chunks).map(make)
+        if self._workers:
+            # One thread in each worker; grain deals the chunks out in turn, and takes them back in turn.
+            data = data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+            _mark_flags_parsed()
+            self._check_shared_memory(len(own))
+            ahead = max(1, BATCHES_AHEAD * chunks // self._workers)
+            options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)
+            data = data.mp_prefetch(options, worker_init_fn=_begin_worker)
+        else:
+            threads = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+            ahead = max(chunks, 2 * threads)
+            data = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+        data = data.batch(chunks, batch_fn=_join)
+        return grain.experimental.ThreadPrefetchIterDataset(data, prefetch_buffer_size=BATCHES_AHEAD - 1)
+
+
+def open_pipeline(
+    config: TrainConfig, processor: Any, process: Process, source: Source | None = None, model_config: Any = None
+) -> Pipeline:
+    """The training batches of one process.
+
+    Args:
+        config: `data`, `seed`, `model.patch_dropout` and whether there are `loss.anchors` are read.
+        processor: the model's CLIPProcessor; its image size is the model's.
+        process: which of the run's processes asks; `data.batch_size` has to be a multiple of their number.
+        source: the samples; default those of `config.data.train`.
+        model_config: the model's CLIPConfig: the length of its texts, and its patches (needed for patch_dropout).
+            Without it texts have the tokenizer's `model_max_length`.
+    Raises:
+        ConfigError: a batch that processes can't share, or larger than the data; a processor of another picture size.
+        DataError, FileNotFoundError: see `open_source`. MissingDependencyError: without grain.
+    """
+    try:
+        import grain  # noqa: F401  (found missing here, not at the first step)
+    except ImportError as error:
+        raise MissingDependencyError("training needs grain: pip install 'triclip[train]'") from error
+    data = config.data
+    if data.batch_size % process.count:
+        raise ConfigError(
+            f"data.batch_size: wanted a multiple of the number of processes ({process.count}), found {data.batch_size}"
+        )
+    if source is None:
+        source = open_source(data.train, data.format, data.image_key, data.caption_key)
+    pictures = PictureReader(processor.image_processor, data.augment)
+    length = None
+    if model_config is not None:
+        length = model_config.text_config.max_position_embeddings
+        wanted = model_config.vision_config.image_size
+        if pictures.shape[1:] != (wanted, wanted):
+            raise ConfigError(f"image_size: wanted the image processor's {pictures.shape[1:]}, found {wanted}")
+    order = Order(len(source), data.batch_size, config.seed, data.shuffle)
+    patches = Patches.of(config.model.patch_dropout, model_config)
+    texts = Texts(processor.tokenizer, length)
+    rows = Rows(source, order, pictures, texts, patches, config.loss.anchors is not None)
+    return Pipeline(rows, process, data.workers)
+
+
+def _make_chunk(rows: Rows, own: range, chunks: int, size: int, number: int) -> Part | DataError:
+    """Some rows of a step. What is wrong with the data is returned: raised in here, grain would add its own words."""
+    step, chunk = divmod(number, chunks)
+    try:
+        return rows.make(step, own[chunk * size : (chunk + 1) * size])
+    except DataError as error:
+        return error
+
+
+def _join(parts: list[Part | DataError]) -> Part | DataError:
+    """The chunks of a step as one batch."""
+    whole: list[Part] = []
+    for part in parts:
+        if isinstance(part, DataError):
+            return part
+        whole.append(part)
+    keys = whole[0][0]
+    batch = {key: np.concatenate([np.asarray(part[key]) for part, _ in whole]) for key in keys}
+    return batch, [sample for _, broken in whole for sample in broken]
+
+
+_OPEN: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+
+
+def _close_at_exit(pipeline: Pipeline) -> None:
+    """End its workers when the program ends without having done so, before multiprocessing tears them down."""
+    if not _OPEN:
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # what is registered last runs first
+    _OPEN.add(pipeline)
+
+
+def _close_all() -> None:
+    for pipeline in list(_OPEN):
+        pipeline.close()
+
+
+def _mark_flags_parsed() -> None:
+    """grain's workers are handed absl's flags, which only programs started by absl have parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Signals sent to the whole group are for the parent to act on; a worker ends when told, or when orphaned."""
+    import multiprocessing
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)  # killed parents tell no one
+
+    threading.Thread(target=watch, daemon=True).start()

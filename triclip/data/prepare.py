@@ -1,0 +1,130 @@
+"""Rows of a batch: samples read, one picture and one caption drawn of each, decoded, augmented, tokenised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_core.errors import ConfigError, DataError, ImageError, InputError
+
+from .order import AUGMENT, CHOICE, PATCHES, Order
+from .pictures import PictureReader
+from .sources import Source
+
+# A sample that raises one of these is replaced; anything else is a mistake in the program and ends it.
+BROKEN = (DataError, ImageError, InputError, OSError)
+MOST_BROKEN = 1000  # in a row: then the data are unusable, even if some later sample were sound
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sample that could not be used, and why."""
+
+    number: int
+    name: str
+    reason: str
+
+
+class Texts:
+    """Captions to ids, padded behind the end token to `length`: int32 [N, length]."""
+
+    def __init__(self, tokenizer: Any, length: int | None = None) -> None:
+        length = length or tokenizer.model_max_length
+        if length is None or length > 1 << 16:
+            raise ConfigError("tokenizer: wanted a model_max_length, or the model's configuration, found neither")
+        self.tokenizer, self.length = tokenizer, int(length)
+
+    def encode(self, captions: Sequence[str]) -> np.ndarray:
+        """Captions longer than the model's text are cut, the end token kept."""
+        if not captions:
+            return np.empty((0, self.length), np.int32)
+        ids = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            padding_side="right",
+            return_attention_mask=False,
+            return_tensors="np",
+        )["input_ids"]
+        return np.asarray(ids, np.int32)
+
+
+@dataclass
+class Patches:
+    """How many of a picture's patches are looked at (FLIP)."""
+
+    count: int
+    kept: int
+
+    @classmethod
+    def of(cls, share_dropped: float, model_config: Any) -> Patches | None:
+        """None when none are dropped. At least one is kept, as in open_clip."""
+        if share_dropped <= 0:
+            return None
+        if model_config is None:
+            raise ConfigError("model.patch_dropout: wanted the model's configuration beside it, found none")
+        vision = model_config.vision_config
+        count = (vision.image_size // vision.patch_size) ** 2
+        return cls(count, max(1, math.floor(count * (1 - share_dropped) + 1e-9)))
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """int32 [kept], ascending."""
+        return np.sort(random.permutation(self.count)[: self.kept]).astype(np.int32)
+
+
+class Rows:
+    """Makes rows of a step. What worker processes are given: it holds no open file and no framework."""
+
+    def __init__(
+        self,
+        source: Source,
+        order: Order,
+        pictures: PictureReader,
+        texts: Texts,
+        patches: Patches | None,
+        numbered: bool,
+    ) -> None:
+        self.source, self.order, self.pictures, self.texts = source, order, pictures, texts
+        self.patches, self.numbered = patches, numbered
+
+    def make(self, step: int, rows: Sequence[int]) -> tuple[dict[str, np.ndarray], list[Broken]]:
+        """The batch's arrays for some rows of a step's global batch, and the broken samples met on the way.
+
+        Raises DataError when nothing but broken samples is found.
+        """
+        pixels = np.empty((len(rows), *self.pictures.shape), np.float32)
+        captions, numbers, broken = [], [], []  # type: list[str], list[int], list[Broken]
+        for place, row in enumerate(rows):
+            caption, number = self._fill(pixels[place], step, row, broken)
+            captions.append(caption)
+            numbers.append(number)
+        batch = {"pixel_values": pixels, "input_ids": self.texts.encode(captions)}
+        if self.patches is not None:
+            drawn = [self.patches.draw(self.order.random(step, row, PATCHES)) for row in rows]
+            batch["patches"] = np.stack(drawn)
+        if self.numbered:
+            batch["sample"] = np.array(numbers, np.int32)
+        return batch, broken
+
+    def _fill(self, out: np.ndarray, step: int, row: int, broken: list[Broken]) -> tuple[str, int]:
+        """Put a picture into `out`; its caption, and the number of its sample."""
+        failed = 0
+        for number in self.order.candidates(step, row):
+            try:
+                sample = self.source[number]
+                random = self.order.random(step, row, CHOICE)
+                caption = sample.captions[int(random.integers(len(sample.captions)))]
+                picture = sample.images[int(random.integers(len(sample.images)))]
+                self.pictures.read(picture, sample.name, out, self.order.random(step, row, AUGMENT))
+                return caption, number
+            except BROKEN as error:
+                broken.append(Broken(number, self.source.name(number), str(error)))
+                failed += 1
+                if failed >= MOST_BROKEN:
+                    break
+        raise DataError(f"wanted a usable sample, found {failed} broken ones in a row, the last: {broken[-1].reason}")

@@ -1,0 +1,248 @@
+"""Where samples come from: one interface over every format, and how a format is recognised."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clip_core.errors import DataError
+
+FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+PARTS = ("images", "captions")  # of a sample
+PROBED = 16  # samples read when a source is opened
+ARRAY_RECORD = re.compile(r"\.array_?record(-\d+-of-\d+)?$")  # also "name.array_record-00000-of-00010"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One record.
+
+    name: for logs: its file, and where in it.
+    images: encoded pictures, as bytes or as the path of a file (read when it is needed); one is drawn per epoch.
+    captions: texts, none of them empty; one is drawn per epoch. May be missing where a label was asked for.
+    label: class number or class name; None where none was asked for.
+    """
+
+    name: str
+    images: Sequence[bytes | str]
+    captions: Sequence[str] = field(default_factory=list)
+    label: int | str | None = None
+
+
+class Source(ABC):
+    """Random access to samples. Can be pickled, and read from several threads.
+
+    `source[i]` raises DataError for a sample that is broken; whoever asks decides what to do about it.
+    `label_names`: the names of label numbers where the data hold them, else None. `damage`: what was lost of files that
+    were opened with `salvage`.
+    """
+
+    label_names: list[str] | None = None
+    damage: Sequence[str] = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, number: int) -> Sample: ...
+
+    @abstractmethod
+    def name(self, number: int) -> str:
+        """What to call sample `number` in a message, broken or not."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[number] for number in range(len(self)))
+
+
+def open_source(
+    paths: Sequence[str | os.PathLike] | str | os.PathLike,
+    format: str = "auto",
+    image_key: str | None = None,
+    caption_key: str | None = None,
+    label_key: str | None = None,
+    *,
+    needs: Collection[str] = PARTS,
+    salvage: bool = False,
+    probe: bool = True,
+) -> Source:
+    """The samples at `paths`, in the order given (patterns: sorted).
+
+    Args:
+        paths: files, folders or patterns: `*`, `?`, `[…]`, and braces `{000..012}` and `{a,b}`. All of one format.
+        format: "webdataset": uncompressed tar shards. "table": CSV, TSV, JSONL or parquet with a column of picture
+            paths relative to the table, or of pictures; or a folder of pictures with a .txt beside each, or, with
+            labels, of one folder per class. "datasets": what Hugging Face `save_to_disk` wrote. "arrayrecord":
+            tf.train.Example records. "auto": by suffix and contents.
+        image_key, caption_key: column, suffix in a shard or feature; None: the usual names. `caption_key` may name
+            several, separated by commas.
+        label_key: as these; only with one, or with "" for the usual names, are labels read and captions optional.
+        needs: what every sample must have, of "images" and "captions". Captions that aren't needed are kept where
+            there are some; pictures that aren't needed are not read unless `image_key` names them.
+        salvage: of a shard that was cut off, give the samples before the cut, and say so in `source.damage`; samples
+            of shards that were left out are counted there too, not in the log.
+        probe: raise the first sample's error when the first 16 are all broken.
+    Raises:
+        FileNotFoundError: a path, or a pattern without files. DataError: a damaged or empty file, no pairs in it, no
+        such column (the message lists those there are), several formats, a URL.
+    """
+    kind, files = separate(paths, format)
+    keys: dict[str, Any] = {"image_key": image_key, "caption_key": caption_key, "label_key": label_key, "needs": needs}
+    source = _open(kind, files, keys, salvage)
+    if probe:
+        check_samples(source, range(min(PROBED, len(source))))
+    return source
+
+
+def separate(paths: Sequence[str | os.PathLike] | str | os.PathLike, format: str = "auto") -> tuple[str, list[Path]]:
+    """(kind, files) at `paths`: the parts that can be opened one by one, in order; folders stay where they are a part.
+
+    Each of them opens with `open_source(file)`. Raises as that does; nothing is read of the files themselves.
+    """
+    if format not in FORMATS:
+        raise DataError(f"format: wanted one of {', '.join(FORMATS)}, found {format!r}")
+    files = expand(paths)
+    found = {_format_of(file) if format == "auto" else format for file in files}
+    if len(found) > 1:
+        raise DataError(f"{files[0]}: wanted data of one format, found {' and '.join(sorted(found))}")
+    kind = found.pop()
+    if kind == "webdataset":
+        return kind, _inside(files, (".tar",))
+    if kind == "arrayrecord":
+        return kind, _inside(files, ARRAY_RECORD)
+    return (kind, files) if kind == "datasets" else _separate_tables(files)
+
+
+def _open(kind: str, files: list[Path], keys: dict[str, Any], salvage: bool) -> Source:
+    if kind == "webdataset":
+        from .webdataset import WebDataset
+
+        return WebDataset(files, **keys, salvage=salvage)
+    if kind == "datasets":
+        from .arrow import open_saved
+
+        return open_saved(files, **keys)
+    if kind == "arrayrecord":
+        from .arrayrecord import ArrayRecords
+
+        return ArrayRecords(files, **keys)
+    if kind == "folder":
+        from .folder import open_folder
+
+        return open_folder(files, **keys)
+    from .table import open_tables
+
+    return open_tables(files, **keys)
+
+
+def check_samples(source: Source, numbers: Sequence[int]) -> None:
+    """Raise the first one's error when every one of these samples is broken: then it is the data's own."""
+    if len(source) == 0:
+        raise DataError("paths: wanted samples, found none")
+    first: DataError | None = None
+    for number in numbers:
+        try:
+            source[number]
+            return
+        except DataError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _separate_tables(files: list[Path]) -> tuple[str, list[Path]]:
+    if all(file.is_dir() and not _listed(file, TABLES) for file in files):
+        return "folder", files
+    for folder in filter(Path.is_dir, files):
+        listed = _listed(folder, TABLES)
+        if len(listed) > 1 and not all(file.suffix.lower() == ".parquet" for file in listed):
+            names = ", ".join(file.name for file in listed)
+            raise DataError(f"{folder}: wanted one table in this folder, found {names}; name the one to read")
+    return "table", _inside(files, TABLES)
+
+
+def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike) -> list[Path]:
+    """Paths without braces and patterns, each of them there. Raises FileNotFoundError, DataError for URLs and []."""
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    if not paths:
+        raise DataError("paths: wanted at least one file or folder, found none")
+    files: list[Path] = []
+    for path in paths:
+        text = os.fspath(path)
+        if "://" in text:
+            raise DataError(f"{text}: wanted a file or folder of this machine, found a URL; download it first")
+        if os.path.exists(text):  # a name may hold brackets itself
+            files.append(Path(text))
+            continue
+        for pattern in _braces(text):
+            found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+            if not found or not os.path.exists(found[0]):
+                asked = text if pattern == text else f"{pattern} (of {text})"
+                raise FileNotFoundError(f"{asked}: no such file or folder")
+            files += map(Path, found)
+    return files
+
+
+def _braces(text: str) -> list[str]:
+    """The text with every `{1..3}` and `{a,b}` written out, from the left."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", text)
+    if match is None:
+        return [text]
+    if match[3] is not None:
+        values = match[3].split(",")
+    else:
+        first, last = int(match[1]), int(match[2])
+        if last < first or last - first > 10_000_000:
+            raise DataError(f"{text}: wanted a rising range in braces, found {match[0]}")
+        values = [f"{number:0{len(match[1])}d}" for number in range(first, last + 1)]
+    return [text[: match.start()] + value + rest for value in values for rest in _braces(text[match.end() :])]
+
+
+def _format_of(path: Path) -> str:
+    """The format of a file or folder, by its suffix or what is in it."""
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            return "datasets"
+        if _listed(path, (".tar",)):
+            return "webdataset"
+        return "arrayrecord" if _listed(path, ARRAY_RECORD) else "table"
+    if _matches(path.name, (".tar",)):
+        return "webdataset"
+    if _matches(path.name, ARRAY_RECORD):
+        return "arrayrecord"
+    if _matches(path.name, TABLES):
+        return "table"
+    if re.search(r"\.(tgz|tar\.\w+)$", path.name.lower()):
+        raise DataError(f"{path}: wanted a shard that can be read from any place, found a compressed one; unpack it")
+    raise DataError(
+        f"{path}: wanted a .tar shard, a table ({', '.join(TABLES)}), an .array_record file or a folder, "
+        f"found the suffix {path.suffix!r}; name the format if it is one of these"
+    )
+
+
+def _matches(name: str, wanted: tuple[str, ...] | re.Pattern) -> bool:
+    return name.lower().endswith(wanted) if isinstance(wanted, tuple) else wanted.search(name.lower()) is not None
+
+
+def _listed(folder: Path, wanted: tuple[str, ...] | re.Pattern) -> list[Path]:
+    """The files directly in a folder whose names match, sorted."""
+    return sorted(file for file in folder.iterdir() if _matches(file.name, wanted) and file.is_file())
+
+
+def _inside(files: list[Path], wanted: tuple[str, ...] | re.Pattern) -> list[Path]:
+    """The files themselves, and in place of a folder those in it."""
+    out: list[Path] = []
+    for file in files:
+        found = _listed(file, wanted) if file.is_dir() else [file]
+        if not found:
+            raise DataError(f"{file}: wanted files of the format in this folder, found none")
+        out += found
+    return out

@@ -1,0 +1,105 @@
+"""What makes the vectors. `ClipSpec` says which model, and can be pickled; `load` is called where the work is done."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+SMALL = ("config.json", "open_clip_config.json", "tokenizer.json", "vocab.json", "merges.txt",
+         "preprocessor_config.json", "processor_config.json")  # fmt: skip
+
+
+class Encoder(Protocol):
+    """A loaded model. `read` is called from several threads at once, the other two from one.
+
+    `threads(most)` may be there too: None, or at most so many threads in a pool, and how many they are, which read
+    pictures and call `images` themselves.
+    """
+
+    def read(self, picture: bytes | str, name: str) -> np.ndarray:
+        """An encoded picture, or the path of one, as pixel values [C, H, W]. Raises ImageError."""
+
+    def images(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixel values [B, C, H, W] -> unit rows float32 [B, P]."""
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        """N texts -> unit rows float32 [N, P]."""
+
+
+class EncoderSpec(Protocol):
+    """Which model. `name` is kept with the vectors: `triclip search` loads it to embed a query."""
+
+    name: str
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values that differ when the vectors would."""
+
+    def load(self, batch_size: int) -> Encoder: ...
+
+
+class ClipSpec:
+    """A model that `Clip.from_pretrained` loads, with its arguments."""
+
+    def __init__(
+        self, name: Any = "emoji", backend: str = "torch", dtype: str | None = None, device: Any = None
+    ) -> None:
+        from clip_core.hub import BUNDLED
+
+        name = os.fspath(name)
+        # Other processes may have another working directory.
+        self.name = os.path.abspath(name) if name not in BUNDLED and os.path.exists(name) else name
+        self.backend, self.dtype, self.device = backend, dtype, device
+
+    def identity(self) -> dict[str, Any]:
+        """The name, backend, dtype, and a digest of the weights, configuration and tokenizer."""
+        return {"name": self.name, "backend": self.backend, "dtype": self.dtype or "float32", "digest": self._digest()}
+
+    def _digest(self) -> str:
+        from clip_core.checkpoint.locate import locate
+        from clip_core.hub import resolve_folder
+
+        found = locate(resolve_folder(self.name, weights=True))
+        files = [found.file(name) for name in SMALL] if found.folder else []
+        files += found.weights or (sorted(found.item.rglob("*")) if found.item else [])
+        digest = hashlib.sha256()
+        for path in filter(Path.is_file, files):
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def load(self, batch_size: int) -> Encoder:
+        from ..pipeline import Clip
+
+        return ClipEncoder(Clip.from_pretrained(self.name, self.backend, self.dtype, self.device), batch_size)
+
+
+class ClipEncoder:
+    """A `Clip` as an `Encoder`."""
+
+    def __init__(self, clip: Any, batch_size: int) -> None:
+        from ..data.pictures import PictureReader
+
+        self.clip, self.batch_size = clip, batch_size
+        self._reader = PictureReader(clip.processor.image_processor)
+
+    def threads(self, most: int) -> tuple[Executor, int] | None:
+        """A thread for each core, where the backend can keep a batch on one (PyTorch on CPUs)."""
+        cores = self.clip._separate_cores()
+        return (self.clip._bridge.one_core_workers(cores), cores) if 1 < cores <= most else None
+
+    def read(self, picture: bytes | str, name: str) -> np.ndarray:
+        out = np.empty(self._reader.shape, np.float32)
+        self._reader.read(picture, name, out, None)
+        return out
+
+    def images(self, pixels: np.ndarray) -> np.ndarray:
+        return self.clip.encode_pixels(pixels)
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        return self.clip.encode_text(texts, batch_size=self.batch_size, progress=False)

@@ -1,0 +1,128 @@
+"""embed.json: the inputs with their sizes, and what was asked for. A run goes on only under the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clip_core.errors import DataError, InputError
+
+from ..data.sources import PROBED, separate
+from ..progress import Progress
+from ..train.runlog import flatten
+from .engines import Engine
+from .settings import RUN, Input, Job
+from .shards import write_json
+from .work import Worker
+
+FORMAT, VERSION = "triclip-embeddings", 1
+
+
+def make_plan(job: Job, engine: Engine, progress: bool | None = None) -> Job:
+    """The job with its inputs, counted; what an earlier part of the run found is taken from embed.json.
+
+    Raises InputError when embed.json is another run's, naming what differs; DataError when no input can be used.
+    """
+    settings = job.settings
+    kind, files = separate(settings.inputs, settings.format)
+    found = [Input(os.fspath(path), _size(path)) for path in files]
+    path = settings.output / RUN
+    asked = {"settings": settings.fixed, "model": job.spec.identity(), "kind": kind}
+    if path.exists():
+        return job._replace(inputs=_same_run(path, asked, found))
+    strangers = [entry.name for entry in settings.output.iterdir() if not entry.name.startswith(".")]
+    if strangers:
+        raise InputError(
+            f"{settings.output}: wanted a new folder, or one of an earlier run, found {strangers[0]} in it"
+        )
+    inputs: list[Input] = list(found)
+    job = job._replace(inputs=found)
+    with Progress("inputs", len(found), progress) as bar:
+        for number, counted in engine.count(job, range(len(found))):
+            inputs[number] = counted
+            bar.advance()
+    _check(job, inputs)
+    listed = [[one.path, one.size, one.samples, one.damage] for one in inputs]
+    write_json(path, {"format": FORMAT, "version": VERSION, **asked, "inputs": listed})
+    return job._replace(inputs=inputs)
+
+
+def _check(job: Job, inputs: list[Input]) -> None:
+    """Before anything is computed: an input that can be used, and a sample in it."""
+    usable = [number for number, one in enumerate(inputs) if one.samples]
+    if not usable:
+        raise DataError(inputs[0].damage[0] if inputs[0].damage else f"{inputs[0].path}: wanted samples, found none")
+    Worker(job).check_input(usable[0], PROBED)
+
+
+def _size(path: Path) -> str:
+    """What tells a file, or what is in a folder, from another: sizes."""
+    if not path.is_dir():
+        return str(path.stat().st_size)
+    digest = hashlib.sha256()
+    for parent, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            file = os.path.join(parent, name)
+            size = os.path.getsize(file) if os.path.exists(file) else -1
+            digest.update(os.fsencode(f"{os.path.relpath(file, path)}\0{size}\0"))
+    return digest.hexdigest()
+
+
+def _same_run(path: Path, asked: Mapping[str, Any], found: list[Input]) -> list[Input]:
+    known = read_run(path)
+    before = flatten({key: known[key] for key in asked}, ".")
+    now = flatten(json.loads(json.dumps(asked)), ".")
+    lines = [
+        f"{key}: {_short(before.get(key))}, now {_short(now.get(key))}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+    inputs = [Input(*one) for one in known["inputs"]]
+    lines += _other_inputs(inputs, found)
+    if lines:
+        raise InputError(
+            f"{path.parent}: holds another run: wanted a new output, or its values of\n" + "\n".join(lines)
+        )
+    # They may have been moved.
+    return [Input(new.path, old.size, old.samples, old.damage) for old, new in zip(inputs, found, strict=True)]
+
+
+def _other_inputs(before: list[Input], now: list[Input]) -> list[str]:
+    if len(before) != len(now):
+        return [f"inputs: {len(before)} files, now {len(now)}"]
+    for old, new in zip(before, now, strict=True):
+        if Path(old.path).name != Path(new.path).name:
+            return [f"inputs: {old.path}, now {new.path}"]
+        if old.size != new.size:
+            what = "of another content" if os.path.isdir(new.path) else f"of {old.size} bytes, now {new.size}"
+            return [f"inputs: {new.path} {what}"]
+    return []
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The checked contents of embed.json. Raises InputError."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: wanted JSON, found a file that does not parse: {error}") from error
+    good = isinstance(known, dict) and known.get("format") == FORMAT and known.get("version") == VERSION
+    good = good and all(isinstance(known.get(key), dict) for key in ("settings", "model"))
+    good = good and isinstance(known.get("inputs"), list) and all(map(_is_input, known["inputs"]))
+    if not good:
+        raise InputError(f"{path}: wanted the record of a run of version {VERSION}, found something else")
+    return {"kind": None, **known}
+
+
+def _is_input(found: Any) -> bool:
+    kinds = (str, str, int, list)
+    return isinstance(found, list) and len(found) == 4 and all(map(isinstance, found, kinds)) and found[2] >= 0
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,123 @@
+"""What a bulk run is asked for, and the units of work it is cut into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clip_core.errors import InputError
+
+KINDS = {"images": ("image",), "texts": ("text",), "both": ("image", "text")}
+NEEDS = {"image": "images", "text": "captions"}  # of a sample
+FILES = ("npy", "parquet")
+RUN, BROKEN, DONE, HASHES = "embed.json", "broken.jsonl", "done", "hashes"
+SAMPLES = 16384  # per output shard
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `embed` for the values. `fixed` are those that a run can't change once it has begun."""
+
+    inputs: tuple[str, ...]
+    output: Path
+    what: str = "images"
+    format: str = "auto"
+    image_key: str | None = None
+    caption_key: str | None = None
+    to: str = "npy"
+    store: str = "float32"
+    samples_per_shard: int = SAMPLES
+    deduplicate: bool = False
+    batch_size: int = 32
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        from ..search.core import DTYPES
+
+        for key, able in (("what", tuple(KINDS)), ("to", FILES), ("store", DTYPES)):
+            if getattr(self, key) not in able:
+                raise InputError(f"{key}: wanted one of {', '.join(able)}, found {getattr(self, key)!r}")
+        for key in ("samples_per_shard", "batch_size", "threads"):
+            value = getattr(self, key)
+            if key == "threads" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{key}: wanted a number from 1, found {value!r}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return KINDS[self.what]
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        keys = ("what", "image_key", "caption_key", "to", "store", "samples_per_shard", "deduplicate")
+        return {key: getattr(self, key) for key in keys}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input file, or a folder that is one. `size` tells it from another of its name.
+
+    samples: how many it has, 0 when it can't be used. damage: what was lost of it, or why it can't be used.
+    """
+
+    path: str
+    size: str
+    samples: int = 0
+    damage: list[str] = field(default_factory=list)
+
+
+class Unit(NamedTuple):
+    """The samples [start, stop) of an input: what becomes one output shard."""
+
+    input: int
+    piece: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.input:05d}-{self.piece:04d}"
+
+
+def units_of(inputs: Sequence[Input], size: int) -> list[Unit]:
+    """All units in order."""
+    return [
+        Unit(number, piece, start, min(start + size, one.samples))
+        for number, one in enumerate(inputs)
+        for piece, start in enumerate(range(0, one.samples, size))
+    ]
+
+
+class Job(NamedTuple):
+    """All a worker has to know; can be pickled."""
+
+    settings: Settings
+    spec: Any
+    inputs: list[Input]
+
+
+def absolute(inputs: Sequence[str | os.PathLike] | str | os.PathLike) -> tuple[str, ...]:
+    """Paths that mean the same in every process. Patterns and URLs (which are refused later) pass through."""
+    several = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    return tuple(path if "://" in (path := os.fspath(one)) else os.path.abspath(path) for one in several)
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """ "2/8" -> (2, 8): the third of eight parts. Raises InputError."""
+    if text is None:
+        return 0, 1
+    index, slash, count = text.partition("/")
+    if (
+        slash
+        and index.isascii()
+        and index.isdigit()
+        and count.isascii()
+        and count.isdigit()
+        and int(index) < int(count)
+    ):
+        return int(index), int(count)
+    raise InputError(f"shard: wanted INDEX/COUNT with an index from 0 below the count, such as 0/4, found {text!r}")

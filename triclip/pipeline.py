@@ -1,0 +1,370 @@
+"""`Clip`: for people with images and sentences, over any backend."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clip_core.errors import ImageError, InputError, MissingDependencyError
+from clip_core.hub import DEFAULT_MODEL, HUB_ARGUMENTS
+from clip_core.image.input import load_image
+from clip_core.machine import usable_cpus
+
+from .prefixes import shared_prefixes, until_end
+from .progress import Progress
+from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
+
+BACKENDS = {"torch": "clip_torch", "tf": "clip_tf", "flax": "clip_flax"}
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".ico")
+)
+
+
+class ImageEmbeddings(NamedTuple):
+    """What `Clip.embed` returns.
+
+    vectors: float32 [N, P] unit rows; sources: the N pictures they belong to; skipped: (picture, reason) of the rest.
+    """
+
+    vectors: np.ndarray
+    sources: list[Any]
+    skipped: list[tuple[Any, str]]
+
+
+class _Values(NamedTuple):
+    """A picture file's pixel values [C, H, W]."""
+
+    source: Any
+    pixels: np.ndarray
+
+
+class Clip:
+    """A CLIP model with its tokenizer and image processor. Vectors are NumPy float32 of unit length.
+
+    Args:
+        model: a full CLIP model of one of the backends.
+        processor: a CLIPProcessor.
+        backend: "torch", "tf" or "flax", the one the model belongs to.
+
+    Most people call `Clip.from_pretrained()`.
+    """
+
+    def __init__(self, model: Any, processor: Any, backend: str = "torch") -> None:
+        self.model, self.processor, self.backend = model, processor, backend
+        self._bridge = _bridge(backend)
+        self.config = model.config
+        self.templates = tuple(getattr(self.config, "prompt_templates", None) or DEFAULT_TEMPLATES)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike = DEFAULT_MODEL,
+        backend: str = "torch",
+        dtype: Any = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> Clip:
+        """Load a model with its processor.
+
+        Args:
+            name_or_path: "emoji" (the embedded default, offline), a folder, a checkpoint file, or a hub name such as
+                "openai/clip-vit-base-patch32" (extra `hub`).
+            backend: "torch" (default), "tf" or "flax"; that extra must be installed.
+            dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend.
+            device: a device of the backend, e.g. "cuda"; default its own default.
+            **kwargs: as for `CLIPModel.from_pretrained`: mmap, revision, cache_dir, local_files_only, token, …
+
+        Raises FileNotFoundError, CheckpointError, ConfigError as that does; MissingDependencyError without the backend.
+        """
+        model = _bridge(backend).load_full_model(name_or_path, dtype=dtype, device=device, **kwargs)
+        where = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        return cls(model, load_processor(name_or_path, model.config, **where), backend)
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied with before the softmax: exp of the model's parameter."""
+        return float(np.exp(self._bridge.logit_scale(self.model)))
+
+    def encode_text(
+        self,
+        texts: str | Iterable[str],
+        batch_size: int = 64,
+        normalize: bool = True,
+        progress: bool | None = None,
+    ) -> np.ndarray:
+        """Sentences -> float32 [N, P]. Longer ones than the model takes are cut, their end token kept.
+
+        A batch is computed without padding where the backend can, and what its sentences begin with in common once.
+        `progress`: None shows a bar on a terminal when it takes a while. Raises InputError on an empty list and on
+        anything that is no string.
+        """
+        texts = _as_texts(texts)
+        config = self.config.text_config
+        limit = config.max_position_embeddings
+        ids = self.processor.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+        rows = [tuple(until_end(row, config)) for row in ids]
+        # Equal sentences once; about equal lengths together, for little padding, and in them what begins alike.
+        distinct = sorted(set(rows), key=lambda row: (-(-len(row) // 4), row))
+        vectors = np.empty((len(distinct), self.config.projection_dim), np.float32)
+        with Progress("texts", len(distinct), progress) as bar:
+            for start in range(0, len(distinct), batch_size):
+                chunk = distinct[start : start + batch_size]
+                vectors[start : start + batch_size] = self._text_features(chunk)
+                bar.advance(len(chunk))
+        number = {row: i for i, row in enumerate(distinct)}
+        out = vectors[[number[row] for row in rows]]
+        return unit(out) if normalize else out
+
+    def _text_features(self, rows: list[tuple[int, ...]]) -> np.ndarray:
+        if hasattr(self._bridge, "prefix_features"):
+            return self._bridge.prefix_features(self.model, shared_prefixes(rows))
+        return self._bridge.text_features(self.model, self._padded(rows))
+
+    def _padded(self, rows: list[tuple[int, ...]]) -> np.ndarray:
+        # No mask: the tower is causal and pools at the end token, which never sees the padding behind it.
+        padded = np.full((len(rows), max(map(len, rows))), self.processor.tokenizer.pad_token_id, np.int64)
+        for target, row in zip(padded, rows, strict=True):
+            target[: len(row)] = row
+        return padded
+
+    def encode_image(
+        self, images: Any, batch_size: int = 32, normalize: bool = True, progress: bool | None = None
+    ) -> np.ndarray:
+        """Pictures -> float32 [N, P].
+
+        `images`: a path, a folder, a glob pattern, a Pillow image, an array (HWC or CHW), or a list of such; folders
+        and patterns are read in name order. `batch_size`: at most so many at a time, over all cores. Raises ImageError
+        naming the first picture that can't be read; use `embed` to skip such ones.
+        """
+        return self.embed(images, batch_size, normalize, progress, skip_unreadable=False).vectors
+
+    def embed(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        normalize: bool = True,
+        progress: bool | None = None,
+        skip_unreadable: bool = True,
+    ) -> ImageEmbeddings:
+        """As `encode_image`, but reports pictures that can't be read instead of raising."""
+        sources = expand_images(images)
+        cores = self._separate_cores()
+        if 1 < cores <= len(sources) // 2 and all(isinstance(source, (str, os.PathLike)) for source in sources):
+            parts = self._core_by_core(sources, -(-batch_size // cores), skip_unreadable, cores)
+        else:
+            parts = self._decoding_ahead(sources, batch_size, skip_unreadable)
+        found = []
+        with Progress("images", len(sources), progress) as bar:
+            for part in parts:
+                found.append(part)
+                bar.advance(len(part.sources) + len(part.skipped))
+        joined = np.concatenate([part.vectors for part in found], dtype=np.float32)
+        return ImageEmbeddings(
+            unit(joined) if normalize else joined,
+            [source for part in found for source in part.sources],
+            [entry for part in found for entry in part.skipped],
+        )
+
+    def _separate_cores(self) -> int:
+        """How many cores may compute a batch each; 1 where the backend can't keep a batch on one."""
+        return self._bridge.separate_cores(self.model) if hasattr(self._bridge, "separate_cores") else 1
+
+    def _decoding_ahead(self, sources: list[Any], batch_size: int, skip: bool) -> Iterator[ImageEmbeddings]:
+        """The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock."""
+        batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
+        with (
+            ThreadPoolExecutor(min(usable_cpus(), len(batches[0]))) as pool,
+            ThreadPoolExecutor(1) as ahead,
+        ):
+            pending = ahead.submit(self._pixels, batches[0], skip, pool.map)
+            for batch in batches[1:]:
+                read = pending.result()
+                pending = ahead.submit(self._pixels, batch, skip, pool.map)
+                yield self._features(*read)
+            yield self._features(*pending.result())
+
+    def _core_by_core(self, sources: list[Any], batch_size: int, skip: bool, cores: int) -> Iterator[ImageEmbeddings]:
+        """Each core takes batches through decoding and model: nothing waits for another core in every layer."""
+        rounds = -(-len(sources) // (batch_size * cores))
+        size = -(-len(sources) // (rounds * cores))  # so that the cores end together
+        batches = [sources[i : i + size] for i in range(0, len(sources), size)]
+        with self._bridge.one_core_workers(cores) as workers:
+            yield from workers.map(lambda batch: self._features(*self._pixels(batch, skip, map)), batches)
+
+    def _features(self, pixels: np.ndarray | None, good: list, bad: list) -> ImageEmbeddings:
+        if pixels is None:
+            return ImageEmbeddings(np.empty((0, self.config.projection_dim), np.float32), good, bad)
+        return ImageEmbeddings(self._bridge.image_features(self.model, pixels), good, bad)
+
+    def _pixels(self, sources: Sequence[Any], skip: bool, each: Callable) -> tuple[np.ndarray | None, list, list]:
+        """(pixel values or None, the sources they belong to, (source, reason) of the others). `each`: a kind of map."""
+        loaded = list(each(self._load_or_reason, sources))
+        pairs = list(zip(sources, loaded, strict=True))
+        bad = [(source, result) for source, result in pairs if isinstance(result, Exception)]
+        if bad and not skip:
+            raise bad[0][1]
+        good = [source for source, result in pairs if not isinstance(result, Exception)]
+        pictures = [result for result in loaded if not isinstance(result, Exception)]
+        skipped = [(source, str(error)) for source, error in bad]
+        if not pictures:
+            return None, good, skipped
+        values = [picture for picture in pictures if isinstance(picture, _Values)]
+        if len(values) == len(pictures) and len({value.pixels.shape for value in values}) == 1:
+            return np.stack([value.pixels for value in values]), good, skipped
+        # Arrays are read together, since their channels' order is; results of several shapes make the error here.
+        pictures = [load_image(picture.source) if isinstance(picture, _Values) else picture for picture in pictures]
+        return self.processor.image_processor(pictures, return_tensors="np")["pixel_values"], good, skipped
+
+    def encode_pixels(self, pixel_values: np.ndarray, normalize: bool = True) -> np.ndarray:
+        """What the image processor made, float32 [B, C, H, W], in one batch -> float32 [B, P]."""
+        out = self._bridge.image_features(self.model, pixel_values)
+        return unit(out) if normalize else out
+
+    def _load_or_reason(self, source: Any) -> Any:
+        """A file's pixel values, any other picture decoded, or the error that says why not.
+
+        A file's pixels are worked on where they were decoded, while they are in that core's cache.
+        """
+        try:
+            if not isinstance(source, (str, os.PathLike)):
+                return load_image(source)
+            with load_image(source, unread_jpeg=True) as picture:  # type: ignore[union-attr]  # of a path: an image
+                return _Values(source, self.processor.image_processor(picture)["pixel_values"][0])
+        except (ImageError, OSError) as error:
+            return error
+
+    def similarity(self, images: Any, texts: Any) -> np.ndarray:
+        """Cosines float32 [images, texts]. Either side may also be vectors [N, P] from the encoders."""
+        return self._vectors(images, self.encode_image) @ self._vectors(texts, self.encode_text).T
+
+    def _vectors(self, given: Any, encode: Any) -> np.ndarray:
+        width = self.config.projection_dim
+        is_vectors = isinstance(given, np.ndarray) and given.ndim == 2 and given.shape[1] == width
+        return unit(given) if is_vectors and given.dtype.kind == "f" else encode(given)
+
+    def zero_shot_head(self, labels: Iterable[str], templates: str | Iterable[str] | None = None) -> np.ndarray:
+        """Unit columns [P, C], one per label; `vectors @ head * logit_scale` are the logits."""
+        return zero_shot_head(
+            self.encode_text, as_labels(labels), as_templates(self.templates if templates is None else templates)
+        )
+
+    def classify(
+        self, images: Any, labels: Iterable[str], templates: str | Iterable[str] | None = None
+    ) -> Classification:
+        """Which label fits each picture: probabilities [images, labels], and ranked pairs by indexing.
+
+        `templates`: sentences with `{}` for the label; default the model's own (`clip.templates`).
+        """
+        labels = as_labels(labels)
+        head = self.zero_shot_head(labels, templates)
+        logits = self._vectors(images, self.encode_image) @ head * self.logit_scale
+        return Classification(tuple(labels), softmax(logits))
+
+
+def pad_rows(array: np.ndarray) -> np.ndarray:
+    """Rows repeated up to the next power of two, so that compiled backends see few batch shapes. Cut the result."""
+    wanted = 1 << max(len(array) - 1, 0).bit_length()
+    return np.pad(array, [(0, wanted - len(array))] + [(0, 0)] * (array.ndim - 1), mode="edge")
+
+
+def pad_columns(input_ids: np.ndarray, limit: int, multiple: int = 8) -> np.ndarray:
+    """Ids [B, S] with the last column repeated up to a multiple, at most to `limit`, for the same reason.
+
+    The last column holds end or padding tokens, which may repeat: the pooled position, the first end token, stays.
+    """
+    length = input_ids.shape[1]
+    wanted = max(min(-(-length // multiple) * multiple, limit), length)
+    return np.pad(input_ids, [(0, 0), (0, wanted - length)], mode="edge")
+
+
+def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
+    """The model's CLIPProcessor. Parts that a checkpoint lacks are completed: OpenAI's vocabulary where it fits the
+    model's, and OpenAI's preprocessing at the model's picture size."""
+    from clip_core.hub import resolve_folder
+    from clip_core.image.processor import CLIPImageProcessor
+    from clip_core.processor import CLIPProcessor
+    from clip_core.text.tokenizer import CLIPTokenizerFast
+
+    folder = resolve_folder(name_or_path, **where)
+    has = (lambda name: (folder / name).is_file()) if folder.is_dir() else (lambda name: False)
+    if has("tokenizer.json") or has("vocab.json"):
+        tokenizer = CLIPTokenizerFast.from_pretrained(folder)
+    else:
+        tokenizer = CLIPTokenizerFast()
+        if len(tokenizer) != config.text_config.vocab_size:
+            raise FileNotFoundError(
+                f"{folder}: no tokenizer.json or vocab.json, and OpenAI's vocabulary of {len(tokenizer)} tokens does "
+                f"not fit the model's vocab_size {config.text_config.vocab_size}"
+            )
+    if has("preprocessor_config.json") or has("processor_config.json"):
+        image_processor = CLIPImageProcessor.from_pretrained(folder)
+    else:
+        side = config.vision_config.image_size
+        image_processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return CLIPProcessor(image_processor, tokenizer)
+
+
+def expand_images(images: Any) -> list[Any]:
+    """Folders and glob patterns as the files they hold, in name order; everything else as it is, in a list.
+
+    Raises InputError when nothing is left, FileNotFoundError for a path or pattern that matches nothing.
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    elif not isinstance(images, list | tuple):
+        images = [images]
+    out: list[Any] = []
+    for image in images:
+        out += _expand(image) if isinstance(image, str | os.PathLike) else [image]
+    if not out:
+        raise InputError("images: wanted at least one picture, found none")
+    return out
+
+
+def _expand(path: str | os.PathLike) -> list[Path]:
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        found = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        if not found:
+            raise FileNotFoundError(f"{name}: no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
+        return found
+    if os.path.exists(name):
+        return [Path(name)]
+    matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
+    if not matches:
+        raise FileNotFoundError(f"{name}: no such file, folder or match")
+    return [Path(match) for match in matches if os.path.isfile(match)]
+
+
+def _as_texts(texts: Any) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise InputError("texts: wanted at least one string, found none")
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"texts: wanted strings, found {text!r}")
+    return texts
+
+
+def _bridge(backend: str) -> Any:
+    """A backend's functions for the pipeline: load_full_model, text_features, image_features, logit_scale.
+
+    One may also have prefix_features, separate_cores and one_core_workers (see triclip/backends/torch_.py).
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"backend: wanted one of {', '.join(BACKENDS)}, found {backend!r}")
+    try:
+        return import_module(f"triclip.backends.{backend}_")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("triclip", "clip_core", "clip_torch", "clip_tf", "clip_flax"):
+            raise
+        raise MissingDependencyError(
+            f"backend {backend!r} needs {error.name}, which is not installed: pip install 'triclip[{backend}]'"
+        ) from error

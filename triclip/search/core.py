@@ -1,0 +1,256 @@
+"""`Index`: vectors with names and metadata, searched exactly or approximately."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_core.errors import InputError
+
+from . import approximate
+from .columns import NAME, Column, make_columns
+from .exact import best_rows, rescore
+from .filters import select_rows
+
+DTYPES = ("float32", "float16")
+_ROWS = 1 << 14  # read at a time
+
+
+class Index:
+    """Unit vectors with names.
+
+    Args:
+        vectors: [N, P]; float16 stays so, all else becomes float32.
+        names: N paths or sentences.
+        model: the name of the model that made them; queries need the same one.
+        metadata: column -> N strings, numbers or flags, for filters.
+
+    Attributes: columns, a mapping of titles to `Column`, "name" first; path, of a folder index; else None.
+    """
+
+    path: Path | None = None
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        names: Sequence[str],
+        model: str,
+        metadata: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        if vectors.ndim != 2 or len(vectors) != len(names):
+            raise InputError(f"index: wanted one row per name, found {vectors.shape} and {len(names)} names")
+        if vectors.dtype.kind not in "fiu":
+            raise InputError(f"index: wanted vectors of numbers, found {vectors.dtype}")
+        vectors = vectors if vectors.dtype in DTYPES else vectors.astype(np.float32)
+        self._set([vectors], make_columns(names, metadata), model, vectors.shape[1])
+
+    def _set(
+        self,
+        parts: list[np.ndarray],
+        columns: dict[str, Column],
+        model: str,
+        width: int,
+        largest_norm: float | None = None,
+    ) -> None:
+        self.parts, self.columns, self.model, self.width = parts, columns, model, width
+        self._largest_norm = largest_norm
+        self._candidates: dict[str, tuple[approximate.Candidates, int]] = {}  # kind -> with the rows they cover
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.columns[NAME])
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """[N, P]; mapped from the file where it is one piece."""
+        return self.parts[0] if len(self.parts) == 1 else np.concatenate([self._no_rows(), *self.parts])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._no_rows().dtype
+
+    def _no_rows(self) -> np.ndarray:
+        return np.empty((0, self.width), self.parts[0].dtype if self.parts else np.float32)
+
+    @property
+    def largest_norm(self) -> float:
+        """The length of the longest vector. Raises InputError when one is not finite."""
+        if self._largest_norm is None:
+            self._largest_norm = longest(self.blocks())
+        return self._largest_norm
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """Everything known of a row, by column."""
+        return {title: column[row] for title, column in self.columns.items()}
+
+    def vector(self, row: int) -> np.ndarray:
+        """float32 [P] of one row, read alone."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"wanted a row below {len(self)}, found {row}")
+        for part in self.parts:
+            if row < len(part):
+                return np.asarray(part[row], np.float32)
+            row -= len(part)
+        raise AssertionError
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The vectors, some rows at a time, as stored."""
+        for part in self.parts:
+            for start in range(0, len(part), _ROWS):
+                yield part[start : start + _ROWS]
+
+    # -- search -------------------------------------------------------------------------------------------------------
+
+    def search(
+        self, query: np.ndarray, top: int = 5, where: Any = None, kind: str = "exact"
+    ) -> list[tuple[str, float]]:
+        """The `top` most similar names with their cosines, best first. `query`: unit vector [P].
+
+        `where`, `kind`: as for `search_rows`.
+        """
+        if query.ndim != 1:
+            raise InputError(f"query: wanted one vector [{self.width}], found shape {query.shape}")
+        scores, rows = self.search_rows(query[None], top, where, kind)
+        names = self.columns[NAME]
+        return [(names[int(row)], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+
+    def search_rows(
+        self, queries: np.ndarray, top: int = 5, where: Any = None, kind: str = "exact"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The `top` best rows of each query, best first; equal scores in the order of the rows.
+
+        Args:
+            queries: unit vectors [Q, P].
+            top: k, from 1.
+            where: which rows are looked at: a filter such as "year>=2020", a list of such, a mapping of columns to
+                values, a mask bool [N], row numbers, or a function of a row as a dict; see `filters.select_rows`.
+            kind: "exact" (default); "hnsw" or "ivf" take candidates from FAISS or hnswlib (extra `search`), which
+                are built at the first use. What they give is scored exactly; rows that were appended later are looked
+                at as well; with `where` the search is exact.
+
+        Returns (scores float32, rows int64), both [Q, min(k, rows there are)]. Raises InputError.
+        """
+        queries = self._check_queries(queries)
+        if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
+            raise InputError(f"top: wanted a number from 1, found {top!r}")
+        approximate.check_kind(kind)
+        rows = select_rows(where, self.columns, len(self))
+        if kind == "exact" or rows is not None or not len(self):
+            return best_rows(self.parts, queries, int(top), self.largest_norm, rows)
+        return self._search_candidates(queries, min(int(top), len(self)), kind)
+
+    def _check_queries(self, queries: np.ndarray) -> np.ndarray:
+        if queries.ndim != 2 or queries.shape[1] != self.width:
+            raise InputError(
+                f"query: wanted a vector of width {self.width}, found {queries.shape[-1] if queries.ndim else 'one'}: "
+                f"the index was made with the model {self.model!r}"
+            )
+        if queries.dtype.kind not in "fiu" or not np.isfinite(queries).all():
+            raise InputError("query: wanted finite numbers")
+        return queries
+
+    def _search_candidates(self, queries: np.ndarray, top: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        candidates, covered = self.candidates(kind)
+        found = candidates.ask(queries.astype(np.float32), min(top, covered))
+        later = np.arange(covered, len(self))
+        _, newest = best_rows(self.parts, queries, top, self.largest_norm, later)
+        scores, rows = np.empty((len(queries), top), np.float32), np.empty((len(queries), top), np.int64)
+        for i, query in enumerate(queries):
+            able = np.concatenate([np.unique(found[i][found[i] >= 0]), newest[i]])
+            if len(able) < top:  # clusters or a graph that held too few
+                exact = best_rows(self.parts, query[None], top, self.largest_norm)
+                scores[i], rows[i] = exact[0][0], exact[1][0]
+                continue
+            values = rescore(self.parts, query, able)
+            order = np.lexsort((able, -values))[:top]
+            scores[i], rows[i] = values[order], able[order]
+        return scores, rows
+
+    def candidates(self, kind: str, library: str | None = None) -> tuple[approximate.Candidates, int]:
+        """The approximate index of a kind and the number of rows it covers; built, and kept, when there is none.
+
+        `library`: "faiss" or "hnswlib"; default the first that is installed. Raises MissingDependencyError.
+        """
+        kept = self._candidates.get(kind)
+        if kept is None or library not in (None, kept[0].library):
+            kept = self._candidates[kind] = self._build_candidates(kind, library), len(self)
+        return kept
+
+    def _build_candidates(self, kind: str, library: str | None) -> approximate.Candidates:
+        return approximate.build(kind, _Again(self._float32_blocks), len(self), self.width, library)
+
+    def _float32_blocks(self) -> Iterator[np.ndarray]:
+        return (block.astype(np.float32, copy=False) for block in self.blocks())
+
+    def recall(self, queries: np.ndarray, top: int = 10, kind: str = "hnsw") -> float:
+        """Recall@k of an approximate search against the exact one: the share of the k best that it finds, over all
+        queries [Q, P]. A row that scores as high as the k-th counts as found, whichever of the equal ones it is."""
+        wanted, _ = self.search_rows(queries, top)
+        found, _ = self.search_rows(queries, top, kind=kind)
+        return float((found >= wanted[:, -1:]).mean()) if wanted.size else 1.0
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write by suffix: .npz; .npy with the rest in `<file>.json`; .parquet; .index, a folder. An index
+        that is there is replaced when the new one is whole."""
+        from .folder import write_folder
+        from .single_file import check_output, write_file
+
+        path = check_output(path)
+        if path.suffix == ".index":
+            write_folder(self, path)
+        else:
+            write_file(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Index:
+        """Open what `save` wrote, or a bulk run; a folder and the vectors of .npy are mapped, not read.
+
+        Raises FileNotFoundError, or InputError naming the file when it is no index.
+        """
+        from .folder import FolderIndex
+        from .single_file import read_file
+
+        path = Path(path)
+        if path.is_dir():
+            from ..embed.opened import is_output, open_output
+
+            return open_output(path) if is_output(path) else FolderIndex(path)
+        return Index(*read_file(path))
+
+
+def sampled_recall(index: Index, kind: str, count: int = 200, top: int = 10) -> dict[str, Any]:
+    """{"recall@k", "queries"}: `Index.recall` with about `count` of its own vectors, evenly spread, as the queries."""
+    step = max(1, len(index) // count)
+    queries = np.concatenate([np.empty((0, index.width), np.float32), *(part[::step] for part in index.parts)])
+    return {f"recall@{top}": index.recall(queries.astype(np.float32), top, kind), "queries": len(queries)}
+
+
+class _Again:
+    """Something that can be iterated over several times."""
+
+    def __init__(self, start: Callable[[], Iterator[np.ndarray]]) -> None:
+        self._start = start
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self._start()
+
+
+def longest(blocks: Iterator[np.ndarray]) -> float:
+    """The length of the longest vector of blocks [n, P]. Raises InputError when one is not finite."""
+    largest, row = 0.0, 0
+    for block in blocks:
+        squares = np.einsum("np,np->n", block, block, dtype=np.float64, casting="same_kind")
+        finite = np.isfinite(squares)
+        if not finite.all():
+            raise InputError(f"index: wanted finite vectors, found NaN or infinity in row {row + int(finite.argmin())}")
+        largest, row = max(largest, float(squares.max(initial=0.0))), row + len(block)
+    return largest**0.5

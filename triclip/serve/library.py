@@ -1,0 +1,255 @@
+"""The pictures that are served: an index of them, and the folder they lie in."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from clip_core.errors import InputError
+
+from ..pipeline import Clip, expand_images
+from ..search import Index
+from ..search.columns import NAME
+from ..search.filters import parse_filter, select_rows
+from ..search.folder import MANIFEST
+from .inside import Folder
+from .limits import Limits, Refusal
+from .pictures import identify, media_type, small_jpeg
+
+THUMBNAIL = 320  # pixels
+_LOOKED_AT = 100  # rows of an index whose files are looked for before it is served
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class Found(NamedTuple):
+    """One picture that was found: its id, its name in the folder, the cosine, and the other columns of the index."""
+
+    id: str
+    name: str
+    similarity: float | None
+    metadata: dict[str, Any]
+
+
+class Library:
+    """An index whose rows are pictures in a folder, and the model that made it.
+
+    Args:
+        clip: a `Clip`; used by one thread at a time.
+        index: its names are paths, absolute, from the working directory or from the folder. Rows whose path lies
+            elsewhere, or that are sentences, are never shown.
+        folder: where the pictures lie. Nothing outside is opened, by whatever name or link.
+        limits: of picture sizes and of memory for thumbnails.
+
+    Raises InputError when no row lies in the folder, or when the model's vectors have another width than the index's.
+    """
+
+    def __init__(self, clip: Clip, index: Index, folder: str | os.PathLike, limits: Limits | None = None) -> None:
+        self.clip, self.index, self.folder = clip, index, Folder(folder)
+        self.limits = limits or Limits()
+        if index.width != clip.config.projection_dim:
+            wanted = f"wanted vectors of width {clip.config.projection_dim}, as the model's"
+            raise InputError(f"index: {wanted}, found {index.width}; it was made with the model {index.model!r}")
+        ids, inside = np.empty(len(index), np.uint64), np.zeros(len(index), bool)
+        for row, name in enumerate(index.columns[NAME]):
+            inside[row] = self.folder.relative(name) is not None
+            ids[row] = _number(name)
+        self.rows = np.flatnonzero(inside)  # int64 [K]
+        if not len(self.rows):
+            raise InputError(f"{folder}: none of the index's {len(index)} names is a picture in this folder")
+        order = np.argsort(ids[self.rows], kind="stable")
+        self._sorted_ids, self._sorted_rows = ids[self.rows][order], self.rows[order]
+        self._thumbnails, self._lock = _Cache(self.limits.cache_bytes), threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def row(self, picture_id: str) -> int:
+        """The row of an id. Raises Refusal 404."""
+        if _ID.fullmatch(picture_id):
+            place = int(np.searchsorted(self._sorted_ids, np.uint64(int(picture_id, 16))))
+            if place < len(self._sorted_ids) and int(self._sorted_ids[place]) == int(picture_id, 16):
+                return int(self._sorted_rows[place])
+        raise Refusal(404, "no such picture")
+
+    def about(self, row: int, similarity: float | None = None) -> Found:
+        """What is shown of a row. The name is relative to the folder: where that lies is nobody's business."""
+        known = self.index.metadata(row)
+        name = known.pop(NAME)
+        shown = (self.folder.relative(name) or "").replace(os.sep, "/")
+        return Found(f"{_number(name):016x}", _printable(shown), similarity, _json_values(known))
+
+    def sample(self, count: int) -> list[Found]:
+        """Some pictures, evenly spread."""
+        step = max(1, len(self.rows) / count)
+        return [self.about(int(self.rows[int(i * step)])) for i in range(min(count, len(self.rows)))]
+
+    def search(self, query: np.ndarray, top: int, filters: Sequence[str] = (), kind: str = "exact") -> list[Found]:
+        """The `top` pictures most similar to a unit vector [P], best first; `filters`, `kind`: see `Index`.
+
+        Raises InputError for a filter that names no column, or the names themselves.
+        """
+        where = select_rows(self._checked(filters), self.index.columns, len(self.index)) if filters else None
+        if len(self.rows) < len(self.index):
+            where = self.rows if where is None else np.intersect1d(where, self.rows, assume_unique=True)
+        scores, rows = self.index.search_rows(query[None], top, where, kind)
+        return [self.about(int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+
+    def _checked(self, filters: Sequence[str]) -> list[Any]:
+        """Names as the index has them may tell where the folder lies."""
+        parsed = [parse_filter(one) for one in filters]
+        titles = [title for title in self.index.columns if title != NAME]
+        for title, _, _ in parsed:
+            if title not in titles:
+                raise InputError(f"filter: no column {_printable(title)!r}; there are {', '.join(titles) or 'none'}")
+        return parsed
+
+    def has_file(self, row: int) -> bool:
+        """Whether the row's picture is there."""
+        return self.folder.holds(self.folder.relative(self.index.columns[NAME][row]) or "")
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def open(self, picture_id: str) -> tuple[BinaryIO, str]:
+        """A picture's file and its media type. Raises Refusal 404 when it is not there, or is no picture."""
+        file = self._file(picture_id)
+        try:
+            kind = media_type(identify(file, self.limits.picture_pixels))
+            file.seek(0)
+            return file, kind
+        except (Refusal, OSError) as error:
+            file.close()
+            raise Refusal(404, "this file is no picture that can be shown") from error
+
+    def thumbnail(self, picture_id: str) -> bytes:
+        """A small JPEG of a picture. Raises Refusal 404."""
+        with self._lock:
+            kept = self._thumbnails.get(picture_id)
+        if kept is not None:
+            return kept
+        with self._file(picture_id) as file:
+            try:
+                made = small_jpeg(identify(file, self.limits.picture_pixels), THUMBNAIL)
+            except Refusal as error:
+                raise Refusal(404, "this file is no picture that can be shown") from error
+        with self._lock:
+            self._thumbnails.put(picture_id, made)
+        return made
+
+    def _file(self, picture_id: str) -> BinaryIO:
+        relative = self.folder.relative(self.index.columns[NAME][self.row(picture_id)])
+        try:
+            return self.folder.open(relative or "")
+        except FileNotFoundError as error:
+            raise Refusal(404, "this picture is no longer in the folder") from error
+
+
+class _Cache:
+    """The bytes used last, up to a total."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._size = most, 0
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, key: str) -> bytes | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        self._size += len(value) - len(self._kept.pop(key, b""))
+        self._kept[key] = value
+        while self._size > self._most:
+            _, dropped = self._kept.popitem(last=False)
+            self._size -= len(dropped)
+
+
+def _number(name: str) -> int:
+    """64 bits of a name, the same from start to start, so that links and caches last."""
+    return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "big")
+
+
+def _printable(name: str) -> str:
+    """A file name may hold bytes that are no text."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
+def _json_values(known: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN, which stands for a missing number, and no infinity."""
+    values = {}
+    for title, value in known.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        values[_printable(title)] = _printable(value) if isinstance(value, str) else value if finite else None
+    return values
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def open_library(
+    path: str | os.PathLike,
+    load: Callable[[str | None], Clip],
+    folder: str | os.PathLike | None = None,
+    limits: Limits | None = None,
+    skipped: Callable[[Iterable[tuple[Any, str]]], None] | None = None,
+    batch_size: int = 32,
+) -> Library:
+    """A library from a folder of pictures, which are embedded now, or from an index.
+
+    Args:
+        path: a folder of pictures, or what `triclip embed` or `triclip index` wrote.
+        load: gives the `Clip`, from the name of the model that made the index, or None for a folder.
+        folder: where an index's pictures lie; default the deepest folder that holds all its names.
+        limits: see `Library`.
+        skipped: told about pictures of the folder that could not be embedded, as (picture, reason).
+        batch_size: pictures that are embedded at a time.
+
+    Raises FileNotFoundError and InputError; ImageError is never raised for one bad picture of many.
+    """
+    path = Path(path)
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        if folder is not None:
+            raise InputError(f"--folder: {path} is a folder of pictures itself; only an index needs another one")
+        clip = load(None)
+        return Library(clip, _embedded(clip, path, skipped, batch_size), path, limits)
+    index = Index.load(path)
+    root = common_folder(index.columns[NAME]) if folder is None else Path(folder)
+    library = Library(load(index.model), index, root, limits)
+    if not any(library.has_file(int(row)) for row in library.rows[:: max(1, len(library) // _LOOKED_AT)]):
+        raise InputError(f"{path}: its names are no files in {root}; say with --folder where the pictures lie")
+    return library
+
+
+def _embedded(clip: Clip, path: Path, skipped: Any, batch_size: int) -> Index:
+    folder = Folder(path)
+    pictures = [one for one in expand_images(path) if folder.holds(os.path.relpath(one, path))]  # no links outwards
+    if not pictures:
+        raise FileNotFoundError(f"{path}: no pictures in this folder, only links that lead out of it")
+    found = clip.embed(pictures, batch_size)
+    if skipped is not None:
+        skipped(found.skipped)
+    if not found.sources:
+        raise InputError(f"{path}: none of the {len(found.skipped)} pictures could be read")
+    return Index(found.vectors, [os.path.abspath(source) for source in found.sources], "")
+
+
+def common_folder(names: Iterable[str]) -> Path:
+    """The deepest folder that holds all names. Raises InputError when that would be a whole drive, or there is none."""
+    folders = list(dict.fromkeys(os.path.dirname(os.path.abspath(name)) for name in names if name and "\0" not in name))
+    try:
+        common = Path(os.path.commonpath(folders))
+    except ValueError as error:  # no names, or several drives
+        raise InputError("index: its names share no folder; say with --folder where the pictures lie") from error
+    if common == Path(common.anchor):
+        raise InputError(f"index: its names share no folder but {common}; say with --folder where the pictures lie")
+    return common

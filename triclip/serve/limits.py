@@ -1,0 +1,132 @@
+"""How much one client, and all together, may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from clip_core.errors import InputError
+
+Result = TypeVar("Result")
+_CLIENTS = 4096  # remembered by a rate limit; the longest unseen one is forgotten first
+
+
+class Refusal(Exception):
+    """A request that is not answered: an HTTP status, what was wanted and what was found, and after how many seconds
+    another try makes sense."""
+
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.retry_after = status, message, retry_after
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes.
+
+    Attributes:
+        upload_bytes: of a request's body, the picture and all around it.
+        picture_pixels: of a picture that is decoded, uploaded or from the folder: a guard against decompression bombs.
+        query_letters: of words that are searched for.
+        results: of one search; `default_results` where a request names no number.
+        parts: pictures of the folder, and filters, of one search.
+        searches_per_minute: of one client; as many at once as a quarter of it. `requests_per_minute`: of all kinds.
+        waiting: searches that wait for the model, which computes one at a time; thumbnails likewise.
+        connections: open at a time.
+        seconds: for one request altogether; `body_seconds` to send it, `head_seconds` to send its head.
+        cache_bytes: of thumbnails kept in memory.
+
+    Raises InputError naming the one that is not positive.
+    """
+
+    upload_bytes: int = 10 << 20
+    picture_pixels: int = 50_000_000
+    query_letters: int = 400
+    results: int = 200
+    default_results: int = 24
+    parts: int = 8
+    searches_per_minute: int = 120
+    requests_per_minute: int = 6000
+    waiting: int = 16
+    connections: int = 128
+    seconds: float = 60
+    body_seconds: float = 20
+    head_seconds: float = 10
+    cache_bytes: int = 32 << 20
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise InputError(f"limits: {field.name}: wanted a number above 0, found {value!r}")
+
+
+class RateLimit:
+    """A bucket of tokens for each client, a quarter of a minute's large, filled evenly."""
+
+    def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._size, self._clock = per_minute / 60, max(1.0, per_minute / 4), clock
+        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens left, and when
+
+    def take(self, client: str) -> None:
+        """Raises Refusal 429 when the client's bucket is empty."""
+        now = self._clock()
+        left, since = self._clients.pop(client, (self._size, now))
+        left = min(self._size, left + (now - since) * self._rate)
+        allowed = left >= 1
+        self._clients[client] = (left - 1 if allowed else left, now)
+        if len(self._clients) > _CLIENTS:
+            self._clients.popitem(last=False)
+        if not allowed:
+            raise Refusal(429, "too many requests from this address; try again later", (1 - left) / self._rate)
+
+
+def client_key(address: str) -> str:
+    """Who counts as one client: an IPv4 address, or the 64 bits of an IPv6 one that its network gives out."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
+
+
+class Worker:
+    """Threads for work that would hold up the event loop, with a bounded queue in front.
+
+    Work that was given up on keeps its place until it is done: a thread can't be stopped.
+    """
+
+    def __init__(self, threads: int, waiting: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._most, self._inside, self._lock = threads + waiting, 0, threading.Lock()
+
+    async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """The result of `work(*arguments)`. Raises Refusal 503 when the queue is full."""
+        with self._lock:
+            if self._inside >= self._most:
+                raise Refusal(503, "too many requests are waiting; try again in a moment", 1)
+            self._inside += 1
+        try:
+            future = self._pool.submit(work, *arguments)
+        except RuntimeError as error:  # the pool is closed
+            self._leave()
+            raise Refusal(503, "the server is stopping") from error
+        future.add_done_callback(self._leave)
+        return await asyncio.wrap_future(future)
+
+    def _leave(self, _: Future | None = None) -> None:
+        with self._lock:
+            self._inside -= 1
+
+    def close(self) -> None:
+        """Wait for what is being done; drop what has not begun."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

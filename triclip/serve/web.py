@@ -1,0 +1,223 @@
+"""The web framework's part: routes, headers, deadlines, and the server. Starlette and uvicorn are imported here alone,
+and only when they are used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO
+
+from clip_core.errors import MissingDependencyError
+
+from .library import Library
+from .limits import Limits, RateLimit, Refusal, client_key
+from .site import Answer, Site, error_answer, refused
+
+_CHUNK = 256 << 10
+_KEEP_ALIVE = 5  # seconds that a connection may idle between requests
+_STOPPING = 5  # seconds that requests in progress have when the server is asked to stop
+# Nothing but this server's own pictures and style sheet is loaded, nothing runs, nobody may frame or embed it.
+HEADERS = {
+    "content-security-policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+def require_framework() -> None:
+    """Raises MissingDependencyError without Starlette, uvicorn or python-multipart."""
+    try:
+        import python_multipart  # noqa: F401
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(f"serving needs {error.name}: pip install 'triclip[serve]'") from error
+
+
+def create_app(
+    library: Library, limits: Limits | None = None, kind: str = "exact", hosts: Sequence[str] = ("*",)
+) -> Any:
+    """An ASGI application over a library, for any ASGI server; `triclip serve` runs it on uvicorn.
+
+    Args:
+        library: the pictures; its model is used in one thread of the application.
+        limits: see `Limits`. Sizes of requests, rates and deadlines hold with any server; `connections` and
+            `head_seconds` are the server's.
+        kind: how the index is searched, see `Index.search_rows`.
+        hosts: names that a request's Host header may have: with ("127.0.0.1", "localhost") a page of another site
+            can't reach a server on loopback under a name of its own. Default any.
+
+    Raises MissingDependencyError without the extra `serve`.
+    """
+    require_framework()
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.routing import Route
+
+    limits = limits or library.limits
+    site = Site(library, limits, kind)
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> Any:
+        yield
+        await asyncio.to_thread(site.close)
+
+    async def on_refusal(request: Any, refusal: Any) -> Any:
+        is_page = request.url.path == "/"
+        return _response(site.error_page(refusal) if is_page else refused(refusal))
+
+    async def on_http(request: Any, error: Any) -> Any:
+        if request.url.path == "/":
+            return await on_refusal(request, Refusal(error.status_code, str(error.detail)))
+        return _response(error_answer(error.status_code, str(error.detail), dict(error.headers or {})))
+
+    async def on_failure(request: Any, error: Exception) -> Any:
+        return _response(error_answer(500, "the server failed; its log says why"))
+
+    app = Starlette(
+        routes=[
+            Route("/", _endpoint(site.home), methods=["GET", "POST"]),
+            Route("/api/search", _endpoint(site.api_search), methods=["GET", "POST"]),
+            Route("/api/health", _endpoint(site.health)),
+            Route("/thumbnail/{id}", _endpoint(site.thumbnail)),
+            Route("/picture/{id}", _endpoint(site.picture)),
+            Route("/style.css", _endpoint(site.style)),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        exception_handlers={Refusal: on_refusal, HTTPException: on_http, Exception: on_failure},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, limits, site)
+
+
+def _endpoint(handler: Callable[[Any], Awaitable[Answer]]) -> Callable[[Any], Awaitable[Any]]:
+    async def endpoint(request: Any) -> Any:
+        return _response(await handler(request))
+
+    return endpoint
+
+
+def _response(answer: Answer) -> Any:
+    from starlette.responses import Response, StreamingResponse
+
+    if isinstance(answer.body, bytes):
+        return Response(answer.body, answer.status, answer.headers, answer.media_type)
+    size = os.fstat(answer.body.fileno()).st_size
+    headers = {**answer.headers, "content-length": str(size)}
+    return StreamingResponse(_chunks(answer.body, size), answer.status, headers, answer.media_type)
+
+
+def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    with file:
+        while size > 0 and (chunk := file.read(min(_CHUNK, size))):
+            size -= len(chunk)
+            yield chunk
+
+
+class Guard:
+    """Around the application: headers on every answer, a bound on every body, the rate of requests, a deadline."""
+
+    def __init__(self, app: Any, limits: Limits, site: Site) -> None:
+        self.app, self._limits, self.site = app, limits, site
+        self._rate = RateLimit(limits.requests_per_minute)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def send_with_headers(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
+            await send(message)
+
+        try:
+            self._rate.take(client_key((scope.get("client") or ("",))[0]))
+            async with asyncio.timeout(self._limits.seconds):
+                await self.app(scope, self._bounded(receive), send_with_headers)
+        except TimeoutError:
+            if not started:  # else the server closes the connection, which is all that is left to say
+                late = Refusal(503, f"this took longer than {self._limits.seconds:g} seconds", 5)
+                await _response(refused(late))(scope, receive, send_with_headers)
+        except Refusal as refusal:
+            if not started:
+                await _response(refused(refusal))(scope, receive, send_with_headers)
+
+    def _bounded(self, receive: Any) -> Any:
+        """What comes in, counted: a body need not say how long it is, nor be right about it."""
+        most, seen = self._limits.upload_bytes, 0
+
+        async def bounded() -> Any:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > most:
+                raise Refusal(413, f"body: wanted at most {most} bytes, found more")
+            return message
+
+        return bounded
+
+
+# -- the server -------------------------------------------------------------------------------------------------------
+
+
+def make_server(app: Any, limits: Limits) -> Any:
+    """A uvicorn server of an application; `server.run(sockets=[...])` runs it until SIGINT or SIGTERM."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, http=_bounded_protocol(limits), ws="none", loop="asyncio", lifespan="on", log_config=None,
+        access_log=False, proxy_headers=False, server_header=False, limit_concurrency=limits.connections,
+        timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_STOPPING,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+def _bounded_protocol(limits: Limits) -> Any:
+    """uvicorn's protocol with an end to waiting: for the head of a request, and for a client that doesn't read."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        _timer: Any = None
+        _had_its_time = False
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait(limits.head_seconds)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._timer.cancel()
+
+        def on_response_complete(self) -> None:
+            self._had_its_time = False
+            self._wait(limits.head_seconds + _KEEP_ALIVE)
+            super().on_response_complete()
+
+        def _wait(self, seconds: float) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_later(seconds, self._late)
+
+        def _late(self) -> None:
+            answering = self.cycle is not None and not self.cycle.response_complete
+            if answering and not self._had_its_time:
+                self._had_its_time = True  # the application's own deadline comes first
+                self._wait(limits.seconds + 1)
+            else:
+                self.transport.abort()
+
+    return Protocol

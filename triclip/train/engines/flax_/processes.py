@@ -1,0 +1,108 @@
+"""The processes of a run: joining their group, stopping together, exchanging rows."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from clip_core.errors import ConfigError
+
+from ...engine import Process
+
+# Seconds. JAX itself leaves the group at the end of the process, and waits for the others so long: when one has failed,
+# the others learn of it no earlier. Its own 300 is long for that.
+LEAVING = 60
+
+
+@functools.cache  # a later run in this process is in the same group
+def join() -> Process:
+    """Join the group of processes when the environment describes one; nothing may have been computed before.
+
+    It does where JAX itself detects a cluster (TPU pods, Slurm, Open MPI, Kubernetes), and where
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID are set. Otherwise the process is alone.
+
+    Raises ConfigError when a variable is missing or no number.
+    """
+    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+        try:
+            jax.distributed.initialize(num_processes=count, process_id=index, shutdown_timeout_seconds=LEAVING)
+        except ValueError as error:
+            raise ConfigError(f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID: {error}") from error
+    elif not jax.distributed.is_initialized():
+        try:
+            jax.distributed.initialize(shutdown_timeout_seconds=LEAVING)
+        except ValueError:
+            pass  # "coordinator_address should be defined": no cluster
+        except RuntimeError as error:  # JAX has computed already, in a notebook say
+            logging.getLogger("triclip").warning("training in this process alone: %s", error)
+    return Process(jax.process_index(), jax.process_count())
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: wanted a number, found {text!r}") from error
+
+
+class StopRequest:
+    """Whether the run was asked to stop, by SIGTERM to any process: the same answer everywhere at the same step."""
+
+    def __init__(self) -> None:
+        self._asked, self._calls = False, 0
+        self._former: Any = None
+        # In a group, jax.distributed has its own handler; it finds a call that no process has passed yet.
+        self._alone = jax.process_count() == 1
+        if self._alone and threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def seen(self) -> bool:
+        """To be asked equally often in every process: they agree on one of these calls, not on a moment."""
+        if not self._alone and not self._asked:
+            self._calls += 1
+            self._asked = multihost_utils.reached_preemption_sync_point(self._calls)
+        return self._asked
+
+    def close(self) -> None:
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)
+            self._former = None
+
+
+def gather_counts(count: int) -> list[int]:
+    """One number of every process."""
+    if jax.process_count() == 1:
+        return [count]
+    return [int(n) for n in np.ravel(multihost_utils.process_allgather(np.int32(count)))]
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows of all processes, in their order; row counts may differ."""
+    counts = gather_counts(len(rows))
+    if len(counts) == 1:
+        return rows
+    padded = np.zeros((max(counts), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    # As bytes: JAX would round 64-bit numbers to 32.
+    raw = padded.reshape(padded.shape[0], -1).view(np.uint8)
+    everywhere = np.asarray(multihost_utils.process_allgather(raw)).reshape(len(counts), *raw.shape)
+    parts = [
+        everywhere[i, :count].copy().view(rows.dtype).reshape(count, *rows.shape[1:]) for i, count in enumerate(counts)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,56 @@
+"""Which parameter is decayed, at what rate it learns, and which stay as they are: decided by name, once."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from clip_core.weights import Weight, weight_table
+
+from .config import TrainConfig
+from .engine import Rule
+
+_EMBEDDINGS = ("vision_model.embeddings.", "vision_model.pre_layrnorm.", "text_model.embeddings.")
+_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.")
+
+
+def parameter_rules(model_config: Any, config: TrainConfig) -> dict[str, Rule]:
+    """Canonical name -> Rule for every parameter, "logit_bias" (sigmoid) and "anchors" where the run has them.
+
+    Decay: weights of linear layers, convolutions and embeddings. None: biases, norms, the class embedding, the logit
+    scale and bias, the anchors, and what a pattern of `optimizer.no_decay` finds (`re.search` on the name). By name,
+    not by rank: stacked layers give biases two axes.
+
+    Rate: as BEiT's layer-wise decay. In a tower of L layers the norm and the projection above the layers have factor
+    1, layer i (from 0) `layer_decay ** (L - i)`, embeddings (with the norm before the layers) `layer_decay ** (L + 1)`.
+
+    Locked towers (LiT) are not trainable; projections, logit scale and bias always are.
+    """
+    patterns = [re.compile(pattern) for pattern in config.optimizer.no_decay]
+    locked = tuple(f"{tower}_model." for tower in config.model.lock)
+    rules = {}
+    for name, weight in weight_table(model_config).items():
+        decay = _decays(weight) and not any(pattern.search(name) for pattern in patterns)
+        scale = config.optimizer.layer_decay ** _depth(name, model_config)
+        rules[name] = Rule(lr_scale=scale, decay=decay, trainable=not name.startswith(locked))
+    if config.loss.kind == "sigmoid":
+        rules["logit_bias"] = Rule(lr_scale=1.0, decay=False, trainable=True)
+    if config.loss.anchors is not None:
+        rules["anchors"] = Rule(lr_scale=1.0, decay=False, trainable=True)
+    return rules
+
+
+def _decays(weight: Weight) -> bool:
+    return weight.leaf == "weight" and weight.kind in ("linear", "conv", "embedding")
+
+
+def _depth(name: str, model_config: Any) -> int:
+    """How many steps of layer-wise decay lie between a parameter and the top of its tower."""
+    if name.startswith(_EMBEDDINGS):
+        tower = model_config.vision_config if name.startswith("vision") else model_config.text_config
+        return tower.num_hidden_layers + 1
+    layer = _LAYER.match(name)
+    if layer is None:
+        return 0
+    tower = model_config.vision_config if layer[1] == "vision" else model_config.text_config
+    return tower.num_hidden_layers - int(layer[2])

@@ -1,0 +1,103 @@
+"""Whether a folder's checkpoints belong to the run that is configured: what run.json holds, and its comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clip_core.errors import ConfigError
+
+from .config import TrainConfig
+from .engine import Job
+from .load import to_dict
+from .runlog import flatten
+
+RUN, CHECKPOINTS = "run.json", "checkpoints"
+
+# What can't change between the parts of a run: its parameters, and which data each step sees.
+_FIXED = (
+    "backend",
+    "seed",
+    "ema",
+    "model.lock",
+    "model.patch_dropout",
+    "data.train",
+    "data.format",
+    "data.image_key",
+    "data.caption_key",
+    "data.batch_size",
+    "data.shuffle",
+    "data.augment",
+    "loss.kind",
+    "loss.anchors",
+)
+_FREE = ("output", "steps", "compile_cache", "model", "data", "log", "evaluate", "checkpoint", "mesh", "accumulate")
+
+
+def describe(config: TrainConfig, job: Job) -> dict[str, Any]:
+    """What run.json holds: the configuration, the model's, and the number of samples."""
+    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, config=None))
+    values = job.model_config.to_dict()
+    model = {key: values[key] for key in ("projection_dim", "text_config", "vision_config")}
+    for tower in ("text_config", "vision_config"):
+        known = type(getattr(job.model_config, tower))().to_dict()  # not what a checkpoint's author added
+        model[tower] = {key: model[tower][key] for key in known if key in model[tower] and not key.startswith("_")}
+    described = {"config": to_dict(plain), "model_config": model, "samples": job.samples}
+    return json.loads(json.dumps(described))
+
+
+def read_run(output: Path) -> dict[str, Any]:
+    """run.json of an earlier part of this run; {} when there is none, or none that can be read."""
+    try:
+        found = json.loads((output / RUN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def check_same_run(output: Path, config: TrainConfig, described: Mapping[str, Any]) -> list[str]:
+    """Raise ConfigError when the checkpoints in `output` are another run's; returns what else has changed since."""
+    folder = output / CHECKPOINTS
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return []
+    if not config.checkpoint.resume:
+        raise ConfigError(
+            f"checkpoint.resume: false, but {folder} holds the checkpoints of an earlier run: wanted another output, "
+            "or true to go on with it"
+        )
+    known = read_run(output)
+    if not known:
+        return []
+    before, now = _comparable(known), _comparable(described)
+    differing = [key for key in now if before.get(key) != now[key]]
+    if differing:
+        lines = [f"{key}: {_short(before.get(key))}, now {_short(now[key])}" for key in differing]
+        raise ConfigError(f"{output}: holds another run: wanted a new output, or its values of\n" + "\n".join(lines))
+    old, new = flatten(known.get("config", {}), "."), flatten(described["config"], ".")
+    return [
+        f"{key}: {old[key]!r}, now {new[key]!r}"
+        for key in new
+        if key in old and old[key] != new[key] and not key.startswith(_FREE)
+    ]
+
+
+def _comparable(described: Mapping[str, Any]) -> dict[str, Any]:
+    config = described.get("config", {})
+    values: dict[str, Any] = {}
+    for key in _FIXED:
+        value: Any = config
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        values[key] = value
+    values["data.train"] = [Path(path).name for path in values["data.train"] or ()]  # data may have been moved
+    values["ema"], values["loss.anchors"] = values["ema"] is not None, values["loss.anchors"] is not None
+    values["samples"] = described.get("samples")
+    return values | {f"model: {key}": value for key, value in flatten(described.get("model_config", {}), ".").items()}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

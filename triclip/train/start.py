@@ -1,0 +1,243 @@
+"""What a run begins with: the model's config, its weights as NumPy arrays, its processor. No framework is needed.
+
+Weights come from a checkpoint of any readable layout, or are drawn from the seed: the same bytes whichever backend
+asks, each name from its own stream, so that neither order nor process count matters.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from clip_core.config import CLIPConfig
+from clip_core.errors import CheckpointError, ConfigError
+from clip_core.init import initial_values
+from clip_core.interpolate import bicubic_matrix
+from clip_core.weights import check, in_scope, weight_table
+
+from .config import TrainConfig
+from .engine import Job
+from .rules import parameter_rules
+
+_POSITIONS = "vision_model.embeddings.position_embedding.weight"
+_SIGMOID_SCALE = math.log(10)  # SigLIP's beginning: t = ln 10, b = -10
+_SIGMOID_BIAS = -10.0
+_ANCHOR_DEVIATION = 0.05
+
+
+def prepare(config: TrainConfig, samples: int = 0) -> Job:
+    """The Job of a checked configuration. Nothing large is read before a weight is asked for.
+
+    `samples`: size of the training set, for the anchors.
+
+    Raises FileNotFoundError, CheckpointError, ConfigError naming file or key.
+    """
+    if config.model.init is not None:
+        model_config, weights = _from_checkpoint(config)
+    else:
+        model_config, weights = _fresh(config)
+    return Job(config, model_config, weights, parameter_rules(model_config, config), samples)
+
+
+def extra_parameters(job: Job) -> dict[str, np.ndarray]:
+    """What is trained beside the model, as it begins: "logit_bias" [] and "anchors" [samples, P], where asked for."""
+    extra: dict[str, np.ndarray] = {}
+    if "logit_bias" in job.rules:
+        extra["logit_bias"] = np.array(_SIGMOID_BIAS, np.float32)
+    if "anchors" in job.rules:
+        shape = (job.samples, job.model_config.projection_dim)
+        extra["anchors"] = draw(job.config.seed, "anchors", shape, _ANCHOR_DEVIATION)
+    return extra
+
+
+def load_processor(config: TrainConfig, model_config: Any) -> Any:
+    """The run's CLIPProcessor: `model.tokenizer`'s or the checkpoint's vocabulary, pictures at the model's size.
+
+    Raises ConfigError when the vocabulary doesn't fit the model, FileNotFoundError.
+    """
+    from clip_core.image.processor import CLIPImageProcessor
+    from clip_core.processor import CLIPProcessor
+    from clip_core.text.tokenizer import CLIPTokenizerFast
+
+    from ..pipeline import load_processor as load
+
+    section, size = config.model, model_config.vision_config.image_size
+    tokenizer = None if section.tokenizer is None else CLIPTokenizerFast.from_pretrained(section.tokenizer)
+    image_processor = None
+    if section.init is not None:
+        if tokenizer is None:
+            both = load(section.init, model_config)
+            tokenizer, image_processor = both.tokenizer, both.image_processor
+        else:
+            image_processor = _saved_image_processor(section.init)
+    if tokenizer is None:
+        tokenizer = CLIPTokenizerFast()
+    settings = {} if image_processor is None else image_processor.to_dict()
+    for key in ("image_processor_type", "processor_class", "feature_extractor_type"):
+        settings.pop(key, None)
+    settings |= {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    _check_vocabulary(config, model_config, tokenizer)
+    return CLIPProcessor(CLIPImageProcessor(**settings), tokenizer)
+
+
+def _saved_image_processor(name: str) -> Any:
+    from clip_core.hub import resolve_folder
+    from clip_core.image.processor import CLIPImageProcessor
+
+    folder = resolve_folder(name)
+    has = folder.is_dir() and any(
+        (folder / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")
+    )
+    return CLIPImageProcessor.from_pretrained(folder) if has else None
+
+
+def _check_vocabulary(config: TrainConfig, model_config: Any, tokenizer: Any) -> None:
+    text = model_config.text_config
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    name = config.model.tokenizer or config.model.init or "OpenAI's vocabulary"
+    if largest >= text.vocab_size:
+        raise ConfigError(
+            f"model.tokenizer: wanted ids below the model's vocab_size {text.vocab_size}, found {largest} in {name}"
+        )
+    # Legacy configs (eos_token_id 2) pool at the highest id, which is the end token's own.
+    pools_at = largest if text.eos_token_id == 2 else text.eos_token_id
+    if tokenizer.eos_token_id != pools_at:
+        raise ConfigError(
+            f"model.tokenizer: wanted the end token to have id {pools_at}, at which the model pools "
+            f"(text_config.eos_token_id {text.eos_token_id}), found {tokenizer.eos_token_id} in {name}"
+        )
+
+
+# -- weights of a checkpoint ------------------------------------------------------------------------------------------
+
+
+class _Lazy(Mapping[str, np.ndarray]):
+    """Canonical name -> float32 array, read at every use."""
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[name].astype("float32").numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
+    from clip_core import checkpoint
+    from clip_core.hub import resolve_folder
+
+    path = resolve_folder(str(config.model.init), weights=True)
+    read = checkpoint.load(path, scope="full")
+    for note in read.notes:
+        logging.getLogger("triclip").warning("%s: %s", path, note)
+    if read.config is None or "text_config" not in read.config and read.config.get("model_type") != "clip":
+        kind = None if read.config is None else read.config.get("model_type")
+        raise CheckpointError(f"{path}: wanted a full CLIP model to train, found {kind or 'no config.json'}")
+    model_config = CLIPConfig.from_dict(read.config)
+    tensors = {name: tensor for name, tensor in read.tensors.items() if not name.startswith("classifier.")}
+    table = weight_table(model_config)
+    check(tensors, table, str(path))
+    tensors = {name: tensors[name] for name in table}
+    if config.model.image_size is not None:
+        model_config, tensors = _resized(model_config, tensors, config.model.image_size)
+    return model_config, _Lazy(tensors)
+
+
+def _resized(model_config: CLIPConfig, tensors: dict[str, Any], size: int) -> tuple[CLIPConfig, dict[str, Any]]:
+    """Config and tensors for another picture size: the grid of positions resampled, the class token's kept."""
+    vision = model_config.vision_config
+    old, new = vision.image_size // vision.patch_size, size // vision.patch_size
+    resized = with_image_size(model_config, size)
+    if old == new:
+        return resized, tensors
+    from clip_core.checkpoint import Tensor
+
+    source = tensors[_POSITIONS].astype("float32")
+    shape = (new * new + 1, vision.hidden_size)
+    tensors = {**tensors, _POSITIONS: Tensor("float32", shape, lambda: resample_positions(source.numpy(), old, new))}
+    return resized, tensors
+
+
+def with_image_size(model_config: CLIPConfig, size: int) -> CLIPConfig:
+    """A copy for pictures of `size` x `size`. Raises ConfigError when no patch fits."""
+    resized = copy.deepcopy(model_config)
+    resized.vision_config.image_size = size
+    try:
+        resized.validate()
+    except ConfigError as error:
+        raise ConfigError(f"model.image_size: {error}") from error
+    return resized
+
+
+def resample_positions(table: np.ndarray, old: int, new: int) -> np.ndarray:
+    """[1 + old * old, D] -> [1 + new * new, D], bicubic; the rule of `interpolate_pos_encoding`, in float32."""
+    grid = table[1:].reshape(old, old, -1)  # [h, w, D]
+    matrix = bicubic_matrix(old, new)
+    grid = np.einsum("ah,hwd,bw->abd", matrix, grid, matrix, optimize=True).astype(np.float32)
+    return np.concatenate([table[:1], grid.reshape(new * new, -1)])
+
+
+# -- fresh weights ----------------------------------------------------------------------------------------------------
+
+
+class _Fresh(Mapping[str, np.ndarray]):
+    """Canonical name -> float32 array, drawn at every use."""
+
+    def __init__(self, config: CLIPConfig, seed: int) -> None:
+        self._table, self._values, self._seed = weight_table(config), initial_values(config), seed
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        kind, value = self._values[name]
+        shape = self._table[name].shape
+        if kind == "constant":
+            return np.full(shape, value, np.float32)
+        return draw(self._seed, name, shape, value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def draw(seed: int, name: str, shape: tuple[int, ...], deviation: float) -> np.ndarray:
+    """Normal float32 numbers around 0, that depend on the run's seed and the parameter's name alone."""
+    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), "<u4")
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words.tolist()])))
+    return generator.standard_normal(shape, np.float32) * np.float32(deviation)
+
+
+def _fresh(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
+    given, source = config.model.config, "model.config"
+    try:
+        if isinstance(given, str):
+            source = f"model.config: {given}"
+            model_config = CLIPConfig.from_pretrained(given)
+        elif isinstance(given, CLIPConfig):
+            model_config = copy.deepcopy(given)
+            model_config.validate()
+        else:
+            model_config = CLIPConfig(**given)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+    if config.model.image_size is not None:
+        model_config = with_image_size(model_config, config.model.image_size)
+    if config.loss.kind == "sigmoid":
+        model_config.logit_scale_init_value = _SIGMOID_SCALE
+    return model_config, _Fresh(model_config, config.seed)
+
+
+def is_model_parameter(name: str) -> bool:
+    """Whether a trained parameter belongs to the exported model (anchors and the sigmoid's bias don't)."""
+    return in_scope(name, "full")

@@ -1,0 +1,119 @@
+"""Sheets of pictures: what a search found, and what a classification says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_core.errors import InputError
+
+from .style import FAINT, PALETTE, RIGHT, WRONG, bare, drawn, new_figure, plain, show_picture, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SIDE = 0.95  # inches of a picture
+_QUERY = 1.35  # of a query, in pictures
+_LARGEST = 40  # rows of a sheet
+
+
+@drawn
+def retrieval_sheet(
+    queries: Sequence[Any],
+    results: Sequence[Sequence[Any]],
+    scores: Sequence[Sequence[float]],
+    right: Sequence[Sequence[bool]] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """A row for each query: the query, then what was found, best first, with its score.
+
+    Args:
+        queries: Q texts (str), or pictures: paths (Path), Pillow images or arrays. At most 40.
+        results: for each query K texts or pictures, of the same types.
+        scores: for each query K numbers.
+        right: for each query K times whether that result is right; frames and marks tell. Default: not known.
+
+    Raises InputError, and ImageError for a picture that can't be read.
+    """
+    if not 1 <= len(queries) <= _LARGEST or len({len(queries), len(results), len(scores)}) > 1:
+        found = f"{len(queries)} queries, {len(results)} results, {len(scores)} scores"
+        raise InputError(f"retrieval_sheet: wanted 1 to {_LARGEST} queries and as many results, found {found}")
+    for row, (found_here, values) in enumerate(zip(results, scores, strict=True)):
+        if len(found_here) != len(values) or right is not None and len(right[row]) != len(values):
+            raise InputError(f"retrieval_sheet: query {row}: wanted one score (and truth) for each of its results")
+    columns = 1 + max(1, max(map(len, results)))
+    figure = new_figure(columns * _SIDE * 1.12 + 0.35, len(queries) * _SIDE * 1.3 + (0.3 if title else 0.05), title)
+    grid = figure.subplots(len(queries), columns, squeeze=False, width_ratios=[_QUERY] + [1] * (columns - 1))
+    for row, query in enumerate(queries):
+        _fill(grid[row, 0], query, PALETTE[-1], 0.6, "query" if row == 0 else "")
+        for column in range(1, columns):
+            axes = grid[row, column]
+            if column > len(results[row]):
+                axes.set_axis_off()
+                continue
+            truth = None if right is None else bool(right[row][column - 1])
+            colour = FAINT if truth is None else RIGHT if truth else WRONG
+            mark = "" if truth is None else " ✓" if truth else " ✗"
+            label = f"{scores[row][column - 1]:.3f}{mark}"
+            _fill(axes, results[row][column - 1], colour, 0.6 if truth is None else 2.2, label)
+    return figure
+
+
+def _fill(axes: Any, content: Any, frame: str, width: float, label: str) -> None:
+    if isinstance(content, str):
+        axes.text(0.5, 0.5, wrapped(content, 17, 6), ha="center", va="center", transform=axes.transAxes, fontsize=7)
+        axes.set_box_aspect(1 if width > 1 or label not in ("", "query") else 1 / _QUERY)
+        bare(axes, frame if width > 1 else FAINT, width)
+    else:
+        show_picture(axes, content, frame, width)
+    axes.set_title(label, fontsize=7, pad=3)
+
+
+@drawn
+def predictions(
+    pictures: Sequence[Any],
+    ranked: Sequence[Sequence[tuple[str, float]]],
+    truth: Sequence[str] | None = None,
+    top: int = 5,
+    title: str | None = None,
+) -> Figure:
+    """Each picture with the probabilities of its most probable labels.
+
+    Args:
+        pictures: N paths, Pillow images or arrays; at most 40.
+        ranked: for each picture (label, probability) pairs, best first, as `clip.classify` gives them.
+        truth: for each picture the right label, whose bar has another colour.
+        top: labels shown.
+
+    Raises InputError.
+    """
+    count = len(pictures)
+    if not 1 <= count <= _LARGEST or len(ranked) != count or truth is not None and len(truth) != count:
+        raise InputError(f"predictions: wanted 1 to {_LARGEST} pictures and as many rankings, found {count}")
+    blocks = 1 if count == 1 else 2
+    rows = -(-count // blocks)
+    figure = new_figure(3.5 * blocks, rows * 1.12 + (0.3 if title else 0.05), title)
+    grid = figure.subplots(rows, 2 * blocks, squeeze=False, width_ratios=[1, 1.5] * blocks)
+    for axes in grid.flat[2 * count :]:
+        axes.set_axis_off()
+    for i, (picture, pairs) in enumerate(zip(pictures, ranked, strict=True)):
+        name = picture.stem if isinstance(picture, PurePath) else ""
+        show_picture(grid[i // blocks, i % blocks * 2], picture)
+        grid[i // blocks, i % blocks * 2].set_xlabel(plain(name, 22), fontsize=6, labelpad=2)
+        _bars(grid[i // blocks, i % blocks * 2 + 1], pairs[:top], None if truth is None else truth[i])
+    return figure
+
+
+def _bars(axes: Any, pairs: Sequence[tuple[str, float]], truth: str | None) -> None:
+    labels, values = [plain(label, 24) for label, _ in pairs], np.array([value for _, value in pairs])
+    colours = [RIGHT if truth is None or label == truth else WRONG for label, _ in pairs]
+    axes.barh(range(len(pairs)), values, color=colours, height=0.3, align="edge")
+    for row, (label, value) in enumerate(zip(labels, values, strict=True)):
+        # Names stand above their bars, so that long ones need no room beside the plot.
+        axes.text(0, row - 0.06, label, ha="left", va="bottom", fontsize=6.5)
+        axes.text(1, row - 0.06, f"{value:.1%}", ha="right", va="bottom", fontsize=6.5)
+    axes.set(xlim=(0, 1), ylim=(max(len(pairs), 5) - 0.55, -0.75))
+    axes.set_axis_off()

@@ -1,0 +1,90 @@
+"""Zero-shot classification: labels in sentences, averaged into one unit vector per label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clip_core.errors import InputError
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+def as_templates(templates: str | Iterable[str]) -> list[str]:
+    """One template or several, each with one `{}` for the label. Raises InputError otherwise."""
+    templates = [templates] if isinstance(templates, str) else list(templates)
+    if not templates:
+        raise InputError("templates: wanted at least one, found none")
+    for template in templates:
+        if not isinstance(template, str) or "{}" not in template:
+            raise InputError(f"templates: wanted a sentence with {{}} for the label, found {template!r}")
+    return templates
+
+
+def as_labels(labels: Iterable[str]) -> list[str]:
+    """A list of labels. Raises InputError on none, on a lone string, and on anything that is no string."""
+    if isinstance(labels, str):
+        raise InputError(f"labels: wanted a list of strings, found the string {labels!r}")
+    labels = list(labels)
+    if not labels:
+        raise InputError("labels: wanted at least one, found none")
+    for label in labels:
+        if not isinstance(label, str):
+            raise InputError(f"labels: wanted strings, found {label!r}")
+    return labels
+
+
+def zero_shot_head(
+    encode: Callable[[list[str]], np.ndarray], labels: Sequence[str], templates: Sequence[str]
+) -> np.ndarray:
+    """Unit columns [P, C]: per label the mean of its sentences' unit vectors, normalised again (OpenAI's recipe).
+
+    `encode` maps sentences to unit rows [N, P].
+    """
+    sentences = [template.replace("{}", label) for label in labels for template in templates]
+    vectors = encode(sentences).reshape(len(labels), len(templates), -1)
+    return unit(vectors.mean(axis=1)).T
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of unit length; a zero row stays zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Probabilities of every label for every picture.
+
+    Attributes:
+        labels: C strings.
+        probabilities: float32 [pictures, C], each row sums to 1.
+
+    Index or iterate for the ranked (label, probability) pairs of each picture.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def __getitem__(self, index: int) -> list[tuple[str, float]]:
+        row = self.probabilities[index]
+        return [(self.labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")]
+
+    def __iter__(self) -> Iterator[list[tuple[str, float]]]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def best(self) -> list[str]:
+        """The most probable label of each picture."""
+        return [self.labels[i] for i in self.probabilities.argmax(axis=-1)]
