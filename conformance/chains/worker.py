@@ -54,8 +54,12 @@ def torch_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, 
     _nothing_missing(info)
     ids, pixels = (torch.from_numpy(inputs[n]) if n in inputs else None for n in ("ids", "pixels"))
     model = model.double().eval()
-    with torch.no_grad():
-        found = features(model, job["scope"], ids, None if pixels is None else pixels.double())
+    torch.set_default_dtype(torch.float64)  # masks are made in it
+    try:
+        with torch.no_grad():
+            found = features(model, job["scope"], ids, None if pixels is None else pixels.double())
+    finally:
+        torch.set_default_dtype(torch.float32)
     model.float().save_pretrained(job["target"], **job["options"])
     return {name: value.numpy() for name, value in found.items()}
 
@@ -68,13 +72,15 @@ def _nothing_missing(info: dict[str, Any]) -> None:
 
 
 def tf_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import tensorflow as tf
     import transformers
 
     model, info = getattr(transformers, f"TF{CLASSES[job['scope']]}").from_pretrained(
         job["source"], output_loading_info=True
     )
     _nothing_missing(info)
-    found = features(model, job["scope"], inputs.get("ids"), inputs.get("pixels"))
+    ids, pixels = (tf.constant(inputs[n]) if n in inputs else None for n in ("ids", "pixels"))
+    found = features(model, job["scope"], ids, pixels)
     model.save_pretrained(job["target"], safe_serialization=job["options"].get("safe_serialization", False))
     return {name: value.numpy() for name, value in found.items()}
 
