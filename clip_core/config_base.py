@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .absent import absent_attribute
 from .errors import ConfigError
 from .files import write_text
 from .hub import PushToHub, is_hub_name, upload_arguments, upload_message
@@ -112,7 +113,7 @@ class PretrainedConfig(PushToHub):
     def __getattr__(self, name: str) -> Any:  # only for what isn't found otherwise
         own = type(self).attribute_map.get(name)
         if own is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise absent_attribute(self, name, "config")
         return getattr(self, own)
 
     def __init__(self, **kwargs: Any) -> None:
@@ -187,17 +188,28 @@ class PretrainedConfig(PushToHub):
         return config_dict, {key: value for key, value in kwargs.items() if key not in ACCEPTED_ARGUMENTS}
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        cache_dir: str | os.PathLike | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Load from a folder, a config.json or a hub name; other keywords override single values.
 
-        `subfolder`, `revision`, `cache_dir`, `local_files_only` and `token` are as for models. With
+        `revision`, `cache_dir`, `local_files_only`, `token` and `subfolder` are as for models; `force_download` changes
+        nothing, since the hub's cache is checked against the hub in any case. With
         `return_unused_kwargs=True` returns (config, unused keywords). A text or vision config also loads from a full
         model's config.json; `text_config_dict` / `vision_config_dict` are then ignored, as in v4.37.
 
         A config of another model gives a warning that names both, as in v4.37; models refuse it. Raises
         FileNotFoundError, and ConfigError naming the file.
         """
-        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        where = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token, "revision": revision}
+        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **where, **kwargs)
         with _naming(pretrained_model_name_or_path):
             part = cls._own_part(config_dict)
             kind = part.get("model_type")

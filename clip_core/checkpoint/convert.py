@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..reading import read_json_object
 from ..weights import check, weight_table
 from . import containers, families, infer, processors, single_file
 from . import scope as scopes
-from .loading import Checkpoint, load
+from .loading import Checkpoint, load, opened
 from .locate import ENDINGS, locate
 from .saving import Saved, prepare, save
 from .stated import check_kind
@@ -176,12 +177,16 @@ def inspect(
     found = locate(path, subfolder, variant, component)
     facts: dict[str, Any] = {"path": str(path), "files": [p.name for p in found.weights]}
     try:
-        read = load(path, subfolder=subfolder, variant=variant, component=component)
+        read, activation = opened(path, subfolder, variant, component)
     except CheckpointError as error:
         resnet = _resnet(path, subfolder, variant)
         if resnet is None:
             raise
         return {**facts, **resnet, "notes": [str(error)]}
+    try:
+        read = infer.config_of(read, None, activation)
+    except (CheckpointError, FileNotFoundError) as error:  # what it is can be told all the same
+        read = replace(read, notes=[*read.notes, str(error)])
     notes = list(read.notes)
     sizes = {"total": sum(t.size for t in read.tensors.values())}
     for tower in scopes.TOWERS:
@@ -207,6 +212,8 @@ def inspect(
 
 
 def _config_or_note(read: Checkpoint, notes: list[str]) -> dict[str, Any] | None:
+    if read.config is None:
+        return None
     try:
         return checked_config(read, notes)
     except CheckpointError as error:

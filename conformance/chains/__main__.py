@@ -105,37 +105,34 @@ def chain(seed: int, libraries: list[Library], folder: Path, counts: collections
     return walk.at_the_end(here, drawn)[2]
 
 
-def run(chains: int, listed: list[Any], log: Any) -> dict[str, Any]:
+def run(chains: int, listed: list[Any], record: Path, log: Any) -> None:
+    """Writes the record anew after every pair of libraries."""
     pairs = list(itertools.combinations(listed, 2))
     counts: collections.Counter[str] = collections.Counter()
     visits: dict[str, dict[str, Any]] = {name: {"visits": 0, "worst": 0.0} for name, *_ in listed}
-    failures, done, worst = [], 0, 0.0
+    found: dict[str, Any] = {"chains": 0, "failures": [], "worst at the end": 0.0}
+    found["tolerance at the end"] = walk.TOLERANCE
     for turn, pair in enumerate(pairs):
         libraries = [Library(*entry, log) for entry in pair]
         for seed in range(turn, chains, len(pairs)):
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     error = chain(seed, libraries, Path(folder), counts)
-                    worst = max(worst, error)
+                    found["worst at the end"] = max(found["worst at the end"], error)
                     assert error < walk.TOLERANCE, f"at the end: {error:.1e}"
-                except Exception as error:  # noqa: BLE001 - recorded
-                    failures.append({"seed": seed, "libraries": [x.name for x in libraries], "what": str(error)[-600:]})
-                    print(seed, failures[-1]["what"], flush=True)
-            done += 1
+                except Exception as error:  # recorded, whatever it is
+                    what = {"seed": seed, "libraries": [x.name for x in libraries], "what": str(error)[-600:]}
+                    found["failures"].append(what)
+                    print(what, flush=True)
+            found["chains"] += 1
         for library in libraries:
             library.close()
             entry = visits[library.name]
             entry["visits"] += library.visits
-            entry["worst"] = max(entry["worst"], library.worst)
-        print(f"{done} chains, {len(failures)} failures", flush=True)
-    return {
-        "chains": done,
-        "failures": failures,
-        "worst at the end": worst,
-        "tolerance at the end": walk.TOLERANCE,
-        "libraries": {name: {**entry, "worst": float(f"{entry['worst']:.1e}")} for name, entry in visits.items()},
-        "steps": dict(sorted(counts.items())),
-    }
+            entry["worst"] = float(f"{max(entry['worst'], library.worst):.1e}")
+        print(f"{found['chains']} chains, {len(found['failures'])} failures", flush=True)
+        content = {**found, "libraries": visits, "steps": dict(sorted(counts.items()))}
+        record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def main() -> None:
@@ -146,8 +143,7 @@ def main() -> None:
     args = parser.parse_args()
     assert shutil.which("nice")
     with tempfile.TemporaryFile("w") as log:
-        record = run(args.chains, json.loads(args.libraries.read_text()), log)
-    args.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
+        run(args.chains, json.loads(args.libraries.read_text()), args.record, log)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from clip_core import CLIPConfig
-from clip_core.checkpoint import CheckpointError, Tensor, convert, h5_file, load, positions, safetensors_file, save
+from clip_core.checkpoint import (
+    CheckpointError,
+    Tensor,
+    convert,
+    h5_file,
+    inspect,
+    load,
+    positions,
+    safetensors_file,
+    save,
+)
 from clip_core.checkpoint.dialects import OPENAI, translate
 from clip_core.weights import weight_table
 from conformance.chains import reference
@@ -229,6 +239,12 @@ def test_the_text_encoders_of_diffusion_models(name, width, heads, act, tmp_path
     safetensors_file.write(path, text)
     config = load(path).config
     assert (config["hidden_act"], config["num_attention_heads"], config["eos_token_id"]) == (act, heads, 49407)
+
+
+def test_a_file_that_states_too_little_is_inspected_all_the_same(tmp_path):
+    facts = inspect(bare(tmp_path, "x.safetensors"))
+    assert facts["config"] is None and facts["dialect"] == "hf" and facts["parameters"]["text"] > 0
+    assert any("Give config=" in note for note in facts["notes"])
 
 
 def test_a_folder_of_weights_without_a_config_is_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import json
 import pickle
 from pathlib import Path
@@ -254,6 +255,24 @@ def test_other_names_of_fields(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="'CLIPTextConfig' object has no attribute 'n_embd'"):
         CLIPTextConfig().n_embd  # noqa: B018
     assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(CLIPTextConfig(hidden_size=32)))
+
+
+NAMES = json.loads((GOLDEN / "config_names.json").read_text("utf-8"))  # tests/golden/make_config_names.py
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_public_names_and_their_parameters_are_v4_37_s(kind: str) -> None:
+    config = getattr(clip_core, kind)()
+    for name, parameters in NAMES[kind].items():
+        if name == "register_for_auto_class":
+            with pytest.raises(AttributeError, match="no auto classes"):
+                getattr(config, name)
+            continue
+        value = getattr(config, name)
+        if parameters is not None:
+            ours = [p.name for p in inspect.signature(value).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+            wanted = [p for p in parameters if not p.startswith("*") and p != "self"]
+            assert ours[: len(wanted)] == wanted, name
 
 
 def test_update_from_string_as_transformers_does() -> None:
