@@ -14,7 +14,6 @@ import collections
 import itertools
 import json
 import random
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -38,7 +37,7 @@ class Library:
     def __init__(self, name: str, python: str, kind: str, formats: list[str], log: Any) -> None:
         self.name, self.kind, self.formats = name, kind, formats
         self.worst, self.visits = 0.0, 0
-        command = ["nice", "-n", "10", python, str(WORKER), kind]
+        command = [python, str(WORKER), kind]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment()
         )
@@ -141,7 +140,6 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=2000)
     parser.add_argument("--libraries", type=Path, required=True)
     args = parser.parse_args()
-    assert shutil.which("nice")
     with tempfile.TemporaryFile("w") as log:
         run(args.chains, json.loads(args.libraries.read_text()), args.record, log)
 
