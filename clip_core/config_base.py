@@ -25,7 +25,7 @@ from .hub import push_to_hub as upload_files
 from .reading import read_json_object
 
 CONFIG_NAME = "config.json"
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu")
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu", "silu", "swish")
 
 # Fields that every v4.37 config has. They are kept so that old files load and save as they do there; of these the
 # models read return_dict, output_hidden_states, output_attentions, torchscript and pruned_heads.

@@ -1,7 +1,11 @@
 """Retrieval and zero-shot figures from vectors, in blocks, so that no matrix of all pairs is ever held.
 
-Ties count against the model: a wrong candidate that scores as high as the right one is ranked before it, so vectors
-that are all alike earn nothing. Products are summed in float64 and compared in float32: equal vectors then tie
+In retrieval, ties count against the model: a wrong candidate that scores as high as the right one is ranked before it,
+so vectors that are all alike earn nothing. In zero-shot classification they go to the class that stands first, as
+`argmax` decides: two classes of one name (ImageNet has two such pairs) share their credit. open_clip's `topk` takes
+either of them, which is the same in the mean.
+
+Products are summed in float64 and compared in float32: equal vectors then tie
 wherever they stand in a block, and the figures depend neither on its size nor on the machine's BLAS.
 """
 
@@ -83,28 +87,29 @@ def _classified(image_vectors: Any, head: Any, labels: Any) -> tuple[np.ndarray,
 
 
 def class_ranks(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK) -> np.ndarray:
-    """The rank, from 1, of each picture's own class: int [N]. `head`: columns [P, C]; `labels`: int [N]."""
+    """The rank, from 1, of each picture's own class: int [N]. `head`: columns [P, C]; `labels`: int [N].
+
+    Of classes that score alike, the first has the better rank.
+    """
     images, columns, labels = _classified(image_vectors, head, labels)
     ranks = np.empty(len(images), np.int64)
     for rows in _blocks(len(images), block):
         scores = _scores(images[rows], columns)
         right = scores[np.arange(len(scores)), labels[rows]]
-        ranks[rows] = (scores >= right[:, None]).sum(1)  # itself included: ranks count from 1
+        before = np.arange(len(columns)) < labels[rows, None]
+        ranks[rows] = 1 + (scores > right[:, None]).sum(1) + ((scores == right[:, None]) & before).sum(1)
     return ranks
 
 
 def predicted_classes(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK) -> np.ndarray:
-    """The class each picture is taken for: int [N]. Its own only where its rank is 1: ties count against the model.
+    """The class each picture is taken for: int [N], the first of those that score highest.
 
     `head`: columns [P, C]; `labels`: int [N], the pictures' own classes.
     """
     images, columns, labels = _classified(image_vectors, head, labels)
     found = np.empty(len(images), np.int64)
     for rows in _blocks(len(images), block):
-        scores = _scores(images[rows], columns)
-        own = np.arange(len(scores)), labels[rows]
-        scores[own] = np.nextafter(scores[own], np.float32(-np.inf))
-        found[rows] = scores.argmax(1)
+        found[rows] = _scores(images[rows], columns).argmax(1)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from .positions import kerashub_positions
 from .scope import KNOWN, Scope
 from .tensor import FLOATS, Tensor
 
+PLAIN = ("hf", "hf-flat")  # dialects whose names are those of the models here
+
 # Numbers that OpenAI's archives carry beside the weights; open_clip strips them too.
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
@@ -33,6 +35,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     prefer: str | None = None,
     own: bool = False,
+    beside: Collection[str] = PLAIN,
 ) -> Checkpoint:
     """Open a checkpoint, a folder or a single file, of any layout that this package reads.
 
@@ -48,13 +51,14 @@ def load(
         config: a config.json's content, used in place of the file's.
         prefer: the weight file to take where a folder has several, e.g. "flax_model.msgpack" or its shards.
         own: it is the file of somebody's own class: there may be other parts than CLIP's in it, or no CLIP at all.
+        beside: the dialects in which other entries beside a plain CLIP come along; elsewhere they are an error.
 
     Raises:
         FileNotFoundError: naming what was looked for.
         CheckpointError: damaged, hostile, ambiguous, or not a CLIP.
         MissingDependencyError: the format needs a package that isn't there.
     """
-    result, known = opened(path, subfolder, variant, component, scope, prefer, own)
+    result, known = opened(path, subfolder, variant, component, scope, prefer, own, beside)
     return infer.config_of(result, config, known)
 
 
@@ -66,6 +70,7 @@ def opened(
     scope: str | None = None,
     prefer: str | None = None,
     own: bool = False,
+    beside: Collection[str] = PLAIN,
 ) -> tuple[Checkpoint, str | None]:
     """(a checkpoint without its config, the activation that its prefix tells); arguments and errors as for `load`."""
     where = Path(path)
@@ -74,8 +79,7 @@ def opened(
     found = locate(path, subfolder, variant, component, prefer)
     content = _read(found)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
-    chosen_by = wanted or _tower_of(scope)
-    return _translated(content, found, chosen_by, component, scope, own)
+    return _translated(content, found, wanted or _tower_of(scope), component, scope, own, beside)
 
 
 def of_tensors(
@@ -89,11 +93,17 @@ def of_tensors(
 
 
 def _translated(
-    content: Content, found: Found, wanted: str | None, component: str | None, scope: str | None, own: bool
+    content: Content,
+    found: Found,
+    wanted: str | None,
+    component: str | None,
+    scope: str | None,
+    own: bool,
+    beside: Collection[str] = PLAIN,
 ) -> tuple[Checkpoint, str | None]:
     """`opened`, once the entries are there; `wanted` chooses among several CLIPs."""
     chosen, notes = _choose(content, wanted, found, own)
-    tensors, ignored, heads = _translate(content, chosen, found, notes, own)
+    tensors, ignored, heads = _translate(content, chosen, found, notes, own or chosen.dialect.name in beside)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)
     if not own:
@@ -159,7 +169,7 @@ def _choose(content: Content, component: str | None, found: Found, own: bool = F
 
 
 def _translate(
-    content: Content, chosen: Scope, found: Found, notes: list[str], own: bool = False
+    content: Content, chosen: Scope, found: Found, notes: list[str], own: bool
 ) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
     """(canonical tensors, ignored names, heads of each tower) of the entries under the chosen prefix."""
     where = str(found.manifest or found.weights[0])
@@ -181,7 +191,7 @@ def _translate(
         if rule.op == "heads_bias":
             heads[rule.canonical[0].partition("_")[0]] = tensor.shape[0]
     ignored, foreign = _sort_out(inside, chosen)
-    if foreign and not own and chosen.dialect.name not in ("hf", "hf-flat"):
+    if foreign and not own:
         family = families.name_of(foreign)
         what = f"it is {family}" if family else "nothing here has a place for these"
         raise CheckpointError(f"{where}: not a plain CLIP: {what}:\n" + "\n".join(f"+ {n}" for n in foreign))

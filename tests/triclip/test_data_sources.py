@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +133,61 @@ def test_shards_that_cannot_be_used(tmp_path, caplog):
     assert "no end mark" in caplog.text
 
 
+def damaged_set(tmp_path):
+    """Five shards: the second cut, the fourth missing."""
+    paths = [shard(tmp_path / f"{number}.tar", 3, first=3 * number) for number in range(5)]
+    paths[1].write_bytes(paths[1].read_bytes()[:5000])
+    paths[3].unlink()
+    return tmp_path / "{0..4}.tar"
+
+
+def test_missing_and_damaged_shards_are_skipped_counted_and_named(tmp_path, caplog):
+    pattern = damaged_set(tmp_path)
+    with caplog.at_level("WARNING", "triclip"):
+        source = open_source(pattern, skip_shards=2)
+    found = [sample.captions[0] for sample in pickle.loads(pickle.dumps(source))]
+    assert found == [f"caption {number}" for number in (0, 1, 2, 6, 7, 8, 12, 13, 14)]
+    assert sorted(Path(name).name for name in source.skipped_shards) == ["1.tar", "3.tar"]
+    said = [record.getMessage() for record in caplog.records if "skipped a shard" in record.getMessage()]
+    assert (
+        len(said) == 2
+        and "3.tar" in said[0]
+        and "no such file" in said[0]
+        and "1.tar" in said[1]
+        and "2 of at most 2" in said[1]
+    )
+
+
+def test_missing_shards_beyond_the_limit_end_it(tmp_path):
+    pattern = damaged_set(tmp_path)
+    with pytest.raises(DataError, match=r"at most 1 missing.*skip_shards.*found 2, the first: .*3\.tar"):
+        open_source(pattern, skip_shards=1)
+    with pytest.raises(FileNotFoundError, match=r"3\.tar"):
+        open_source(pattern)
+    with pytest.raises(DataError, match=r"1\.tar"):  # nothing is left
+        open_source(tmp_path / "1.tar", skip_shards=5)
+    with pytest.raises(FileNotFoundError, match=r"7\.tar"):
+        open_source([tmp_path / "7.tar", tmp_path / "8.tar"], skip_shards=5)
+    with pytest.raises(FileNotFoundError, match=r"x\.csv"):  # a table is no shard
+        open_source([table(tmp_path / "t", 3, "a.csv"), tmp_path / "x.csv"], skip_shards=5)
+
+
+def test_shards_of_other_formats_are_skipped_too(tmp_path):
+    records = [[example(image=picture(n), text=str(n).encode())] * 2 for n in range(3)]
+    paths = [array_record(tmp_path / f"{n}.array_record", one) for n, one in enumerate(records)]
+    paths[1].write_bytes(b"junk" * 100)
+    source = open_source(paths, skip_shards=1)
+    assert [sample.captions for sample in source] == [["0"], ["0"], ["2"], ["2"]] and len(source.skipped_shards) == 1
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    for n in range(3):
+        pyarrow.write_table(pa.table({"image": [picture(n)], "caption": [str(n)]}), tmp_path / f"{n}.parquet")
+    (tmp_path / "1.parquet").write_bytes(b"PAR1")
+    source = open_source(str(tmp_path / "*.parquet"), skip_shards=1)
+    assert [sample.captions for sample in source] == [["0"], ["2"]] and len(source.skipped_shards) == 1
+
+
 def test_a_broken_sample_is_its_own_error(tmp_path):
     path = shard(tmp_path / "a.tar", 4, s1_txt=b"\xff\xfe", s2_txt=b"  ")
     source = open_source(path)
@@ -223,6 +279,67 @@ def test_lists_in_tables(tmp_path):
     assert [(list(s.images), s.captions) for s in source] == [
         ([f"{tmp_path}/1.jpg", "/2.jpg"], ["x", "y", "z"]), ([f"{tmp_path}/3.jpg"], ["w"])
     ]  # fmt: skip
+
+
+WRITTEN = [
+    """['a cat', "b's dog"]""",
+    """['a cat' "b's dog"]""",  # a NumPy array
+    """['a cat'\n "b's dog"]""",
+    """["a cat", "b's dog"]""",
+    """["a cat", null, "b's dog"]""",
+    """['a cat', None, "b's dog"]""",
+    """['a cat', nan, "b's dog"]""",
+    """('a cat', "b's dog")""",
+    """{"b's dog", 'a cat'}""",
+    """[{'raw': 'a cat'}, {'raw': "b's dog"}]""",
+]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_lists_as_pandas_writes_them(tmp_path, written):
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["image", "caption"], ["1.png", written]])
+    assert open_source(tmp_path / "a.csv")[0].captions == ["a cat", "b's dog"]
+
+
+@pytest.mark.parametrize(
+    "caption", ["[cat]", "['a'] or ['b']", "[a 'cat']", "['tis]", "[1, 2]", "(a cat)", "{x}", "(1, 2)"]
+)
+def test_a_caption_in_brackets_is_no_list(tmp_path, caption):
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["image", "caption"], [" 1.png", caption]])
+    sample = open_source(tmp_path / "a.csv")[0]
+    assert sample.captions == [caption] and sample.images[0].endswith("/ 1.png")
+
+
+def test_a_shortened_list_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("image,caption\n1.png,['a' 'b' ... 'z']\n")
+    with pytest.raises(DataError, match=r"a\.csv: row 1.*shortened"):
+        open_source(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_every_end_of_a_line(tmp_path, name, end):
+    mark = "," if name == "a.csv" else "\t"
+    lines = [["image", "caption"], ["1.png", f'"one{end}line ""more"""'], ["2.png", "zwölf"], ["3.png", "three"]]
+    (tmp_path / name).write_bytes(end.join(mark.join(line) for line in lines).encode())
+    source = open_source(tmp_path / name)
+    assert [sample.captions[0] for sample in source] == [f'one{end}line "more"', "zwölf", "three"]
+    assert [Path(sample.images[0]).name for sample in source] == ["1.png", "2.png", "3.png"]
+
+
+@pytest.mark.parametrize("row", ['2.png,"a dog', '2.png,"a dog" barks', '2.png,"a "dog"'])
+def test_a_quote_that_is_not_closed_names_its_row(tmp_path, row):
+    (tmp_path / "a.csv").write_text(f'image,caption\n1.png,"a\ncat"\n{row}\n3.png,a bird\n4.png,a fish\n')
+    with pytest.raises(DataError, match=r"a\.csv: row 2 \(line 4\): wanted fields in quotes that are closed"):
+        open_source(tmp_path / "a.csv")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("image,caption,caption\n1.png,a,b\n")
+    with pytest.raises(DataError, match=r"a\.csv: wanted one column 'caption', found 2"):
+        open_source(tmp_path / "a.csv")
 
 
 def test_several_tables_of_one_kind(tmp_path):

@@ -84,7 +84,7 @@ def test_a_damaged_header_is_named(tmp_path, position):
     data = bytearray(path.read_bytes())
     data[position] ^= 0x55
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"a\.tar.*checksum"):
+    with pytest.raises(DataError, match=r"a\.tar.*(checksum|header)"):
         regular(path)
 
 
@@ -115,5 +115,5 @@ def test_an_extended_header_with_a_lying_length_is_refused(tmp_path):
     data = path.read_bytes()
     for lie in (b"999", b"0  ", b"-12", b"abc"):
         path.write_bytes(data.replace(data[512:515], lie, 1))
-        with pytest.raises(DataError, match="extended header"):
+        with pytest.raises(DataError, match="extended header|invalid header"):
             regular(path)

@@ -1,5 +1,6 @@
 """Worker processes: the same bytes, and none of them left behind, however the program ends."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -136,3 +137,16 @@ def test_no_worker_outlives_its_program(tmp_path, end):
     finally:
         for process in living(script.pid):
             os.kill(process, signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line_that_says_what_to_change(tmp_path, processor):  # noqa: F811
+    """As the system kills one when memory runs out."""
+    config = configured([shard(tmp_path / "a.tar", 24)], workers=1)
+    with opened(config, processor) as pipeline:
+        next(pipeline)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(DataError, match=r"^data.workers: a worker process ended \(killed.*fewer than 1") as caught:
+            for _ in range(1000):
+                next(pipeline)
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clip_core import ConfigError
 from triclip.train import TrainConfig, load_config, validate
-from triclip.train.config import AnchorSection, DataSection, ModelSection
+from triclip.train.config import AnchorSection, DataSection, LockSection, ModelSection
 from triclip.train.load import to_dict
 
 YAML = """
@@ -230,6 +230,13 @@ def test_what_python_builds_is_checked_alike():
         validate(good)
 
 
+def test_imagenet_labels_are_no_file(tmp_path, least):
+    found = load_config(least, ["evaluate.zero_shot=val", "evaluate.labels=imagenet"])
+    assert found.evaluate.labels == "imagenet"
+    found = load_config(least, ["evaluate.zero_shot=val", "evaluate.labels=./imagenet"])
+    assert found.evaluate.labels.endswith("/imagenet")
+
+
 def test_to_dict_is_what_a_file_holds(tmp_path):
     import json
 
@@ -257,3 +264,37 @@ def test_no_file_ends_in_another_error(tmp_path_factory, tree, text):
         path.write_bytes(content.encode("utf-8", "surrogatepass"))
         with pytest.raises(ConfigError, match="fuzz.yaml"):
             load_config(path)
+
+
+@pytest.mark.parametrize(
+    "written, lock, groups",
+    [
+        ("vision", ["vision"], {"vision": 0}),
+        ("[vision, text]", ["vision", "text"], {"vision": 0, "text": 0}),
+        ("{vision: {unlocked_groups: 2}}", {"vision": LockSection(2)}, {"vision": 2}),
+        ("{vision: , text: {unlocked_groups: 1}}", {"vision": LockSection(), "text": LockSection(1)},
+         {"vision": 0, "text": 1}),
+    ],
+)  # fmt: skip
+def test_locks(tmp_path, least, written, lock, groups):
+    import json
+
+    found = load_config(least, [f"model.lock={written}"])
+    assert found.model.lock == lock and found.model.unlocked_groups() == groups
+    assert load_config(write(tmp_path, json.dumps(to_dict(found)), "b.json")) == found == validate(found)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("model.lock={audio: {unlocked_groups: 2}}", 'model.lock: wanted "vision" or "text"'),
+        ("model.lock={vision: {unlocked_groups: -1}}", "model.lock.vision.unlocked_groups: wanted an integer from 0"),
+        ("model.lock={vision: {unlocked: 1}}", "model.lock.vision.unlocked: there is no such key; did you mean"),
+        ("model.lock={vision: 2}", "model.lock.vision: wanted keys and values, found 2"),
+        ("loss.logit_bias=-10", "loss.logit_bias: wanted none with loss.kind softmax"),
+        ("loss.logit_scale=5", "loss.logit_scale: wanted at most optimizer.max_logit_scale"),
+    ],
+)
+def test_locks_and_beginnings_that_cannot_be(least, override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(least, [override])

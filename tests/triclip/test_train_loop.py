@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from tests.triclip import fake_engine
 from tests.triclip.fake_engine import Engine
 from triclip.data import open_evaluation
 from triclip.metrics import retrieval
-from triclip.train import DivergedError, TrainConfig, export, load_config, train
+from triclip.train import DivergedError, OutOfMemoryError, TrainConfig, export, load_config, train
 from triclip.train.flops import training_flops
+from triclip.train.start import prepare
 
 TOKENIZER = str(Path(clip_core.__file__).parent / "models" / "emoji")
 TOWER = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
@@ -230,6 +232,40 @@ def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(config, mon
     assert sorted(os.listdir(Path(found.output) / "checkpoints")) == ["2", "4"]
 
 
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's is called."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ResourceExhaustedError("OOM when allocating tensor with shape[4096,4096]\nmore lines"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 42 bytes"),
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_change(config, monkeypatch, error):
+    class Full(Engine):
+        def train_step(self, batch, lr):
+            raise error
+
+    fake_engine.install(monkeypatch, Full)
+    with pytest.raises(OutOfMemoryError, match=r"accumulate \(now 1\).*chunked.*data.batch_size \(now 6\)") as caught:
+        quiet(config())
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_a_framework_stay_as_they_are(config, monkeypatch):
+    class Wrong(Engine):
+        def train_step(self, batch, lr):
+            raise RuntimeError("shapes differ")
+
+    fake_engine.install(monkeypatch, Wrong)
+    with pytest.raises(RuntimeError, match="^shapes differ$"):
+        quiet(config())
+
+
 @pytest.mark.parametrize(
     "override, key",
     [
@@ -251,6 +287,65 @@ def test_another_run_is_not_gone_on_with(config, monkeypatch, override, key):
     with pytest.raises(ConfigError, match=re.escape(key)):
         quiet(config(override))
     assert {path: path.read_bytes() for path in Path(config().output).rglob("*") if path.is_file()} == before
+
+
+def started(config, monkeypatch, *overrides):
+    """A run that was stopped at step 7; the backend then goes on with it."""
+    fake_engine.install(monkeypatch, stop_at(7))
+    quiet(config(*overrides))
+    fake_engine.install(monkeypatch)
+
+
+def saved(config, folder, seed):
+    """A model folder with fresh weights of a seed, as a checkpoint to begin with."""
+    job = prepare(config(f"seed={seed}"))
+    checkpoint.save(folder, dict(job.weights), job.model_config.to_dict())
+    return f"model.init={folder}", "model.config=null", f"model.tokenizer={TOKENIZER}"
+
+
+def test_other_weights_to_begin_with_are_another_run(config, tmp_path, monkeypatch):
+    first, other = saved(config, tmp_path / "a", 1), saved(config, tmp_path / "b", 2)
+    started(config, monkeypatch, *first)
+    with pytest.raises(ConfigError, match=r"holds another run(.|\n)*model.init, its weights: '\w+', now '\w+'"):
+        quiet(config(*other))
+    shutil.move(tmp_path / "a", tmp_path / "moved")
+    assert quiet(config(f"model.init={tmp_path / 'moved'}", *first[1:]))["step"] == 12
+
+
+def test_a_config_saved_again_by_another_library_is_the_same_run(config, tmp_path, monkeypatch):
+    first = saved(config, tmp_path / "a", 1)
+    started(config, monkeypatch, *first)
+    path = tmp_path / "a" / "config.json"
+    written = json.loads(path.read_text())
+    written |= {
+        "torch_dtype": "float32",
+        "dtype": "float32",
+        "transformers_version": "4.57.6",
+        "architectures": ["CLIPModel"],
+    }
+    for tower in ("text_config", "vision_config"):
+        written[tower] |= {
+            "torch_dtype": "float32",
+            "dtype": "float32",
+            "top_k": 50,
+            "model_type": "x",
+            "_name_or_path": "y",
+        }
+    path.write_text(json.dumps(written))
+    assert quiet(config(*first))["step"] == 12
+
+
+def test_other_data_of_the_same_names_and_number_are_another_run(config, data, monkeypatch):
+    started(config, monkeypatch)
+    table = next(data.glob("*.csv"))
+    whole = table.read_text()
+    table.write_text(whole.replace("red", "not red", 1))
+    try:
+        with pytest.raises(ConfigError, match="data.train, its content"):
+            quiet(config())
+    finally:
+        table.write_text(whole)
+    assert quiet(config())["step"] == 12
 
 
 def test_steps_logging_and_rates_may_change(config, monkeypatch):
@@ -299,6 +394,16 @@ def test_sigmoid_begins_where_siglip_does_and_keeps_its_bias_beside_the_model(co
     assert report["logit_bias"] == pytest.approx(last["logit_bias"]) and report["loss_kind"] == "sigmoid"
 
 
+def test_the_learnt_bias_goes_on_with_the_model(config, tmp_path):
+    found = config("loss.kind=sigmoid")
+    quiet(found)
+    bias = json.loads((Path(found.output) / "model" / "training.json").read_text())["logit_bias"]
+    again = config("loss.kind=sigmoid", f"output={tmp_path / 'second'}", f"model.init={found.output}/model",
+                   "model.config=null", "log.every=1", "optimizer.lr=1e-9", "optimizer.warmup=0")  # fmt: skip
+    quiet(again)
+    assert bias != -10 and lines(again)[0]["logit_bias"] == pytest.approx(bias, abs=1e-6)
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -311,7 +416,7 @@ def test_mfu_tensorboard_and_a_terminal(config):
     line = lines(found)[-1]
     from clip_core import CLIPConfig
 
-    flops = training_flops(CLIPConfig(**MODEL), 2, ["vision"])
+    flops = training_flops(CLIPConfig(**MODEL), 2, {"vision": 0})
     assert line["mfu"] == pytest.approx(flops * line["images_per_second"] / 2e9, abs=1e-5)
     assert "\r\x1b[K" in stream.getvalue() and stream.getvalue().count("\n") == 1
     events = b"".join(path.read_bytes() for path in (Path(found.output) / "tensorboard").iterdir())
@@ -340,7 +445,9 @@ def test_flops_of_a_published_model():
 
     vision, text = forward_flops(CLIPConfig())  # ViT-B/32: open_clip's profile states 4.37 and 2.95 GMACs
     assert vision / 2e9 == pytest.approx(4.41, rel=0.02) and text / 2e9 == pytest.approx(2.98, rel=0.03)
-    assert training_flops(CLIPConfig(), lock=["vision"]) == vision + 3 * text
+    assert training_flops(CLIPConfig(), None, {"vision": 0}) == vision + 3 * text
+    assert training_flops(CLIPConfig(), None, {"vision": 7}) == 2 * vision + 3 * text  # six of twelve layers
+    assert training_flops(CLIPConfig(), None, {"vision": 14}) == training_flops(CLIPConfig())
     assert forward_flops(CLIPConfig(), patches=24)[0] < 0.55 * vision
 
 

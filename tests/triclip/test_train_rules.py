@@ -5,7 +5,7 @@ import math
 import pytest
 
 from clip_core import CLIPConfig
-from triclip.train.config import AnchorSection, LossSection, ModelSection, OptimizerSection, TrainConfig
+from triclip.train.config import AnchorSection, LockSection, LossSection, ModelSection, OptimizerSection, TrainConfig
 from triclip.train.rules import parameter_rules
 from triclip.train.schedule import ema_decay, learning_rate
 
@@ -73,11 +73,37 @@ def test_layer_decay_is_beits():
         assert scale[name] == 1
 
 
+SIDES = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
+
+
 @pytest.mark.parametrize("lock", [["vision"], ["text"], ["vision", "text"]])
-def test_locked_towers(lock):
+def test_locked_towers_with_their_projections(lock):
     found = rules(model=ModelSection(lock=lock))
     for name, rule in found.items():
-        assert rule.trainable != name.startswith(tuple(f"{tower}_model." for tower in lock)), name
+        assert rule.trainable != name.startswith(sum((SIDES[tower] for tower in lock), ())), name
+    assert found["logit_scale"].trainable
+
+
+def test_part_of_a_tower_by_open_clips_groups():
+    """Groups of open_clip 3.3's `VisionTransformer.lock`, from the top, of a tower of three layers."""
+    groups = [
+        ("visual_projection.",),
+        ("vision_model.encoder.layers.2.", "vision_model.post_layernorm."),
+        ("vision_model.encoder.layers.1.",),
+        ("vision_model.encoder.layers.0.",),
+        ("vision_model.embeddings.", "vision_model.pre_layrnorm."),
+    ]
+    for count in range(7):
+        found = rules(model=ModelSection(lock={"vision": LockSection(count)}))
+        free = sum(groups[:count], ())
+        for name, rule in found.items():
+            assert rule.trainable == (name.startswith(free) or not name.startswith(SIDES["vision"])), (count, name)
+    found = rules(model=ModelSection(lock={"text": LockSection(2), "vision": LockSection()}))
+    upper = {name for name, rule in found.items() if rule.trainable}
+    layer = {
+        name for name in found if name.startswith(("text_model.encoder.layers.0.", "text_model.final_layer_norm."))
+    }
+    assert upper == layer | {"text_projection.weight", "logit_scale"}
 
 
 def rates(steps, **values):

@@ -1,17 +1,19 @@
 """What a run begins with: weights from checkpoints or from the seed, positions for other sizes, processors."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from clip_core import CLIPConfig, CLIPTokenizerFast, ConfigError, checkpoint
+from clip_core.checkpoint import safetensors_file
 from clip_core.hub import MODELS
 from clip_core.init import initial_values
 from clip_core.weights import weight_table
 from triclip.train import TrainConfig
 from triclip.train.config import AnchorSection, LossSection, ModelSection
-from triclip.train.start import extra_parameters, load_processor, prepare, resample_positions
+from triclip.train.start import extra_parameters, fingerprint, load_processor, prepare, resample_positions
 
 EMOJI = MODELS / "emoji"
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
@@ -111,6 +113,50 @@ def test_sigmoid_and_anchors_begin_with():
     tuned = prepare(config(init="emoji", loss=loss))
     assert tuned.weights["logit_scale"] == prepare(config(init="emoji")).weights["logit_scale"]
     assert extra_parameters(prepare(config(config=MODEL))) == {}
+
+
+def test_the_scale_and_the_bias_can_be_set():
+    loss = LossSection(kind="sigmoid", logit_scale=2.0, logit_bias=-3.0)
+    for model in ({"config": MODEL}, {"init": "emoji"}):
+        job = prepare(config(**model, loss=loss))
+        assert job.weights["logit_scale"] == 2 and extra_parameters(job)["logit_bias"] == -3
+
+
+@pytest.mark.parametrize("named", ["model", "model/model.safetensors"])
+def test_the_learnt_bias_is_kept_when_a_run_goes_on_from_an_exported_model(tmp_path, named):
+    shutil.copytree(EMOJI, tmp_path / "model")
+    (tmp_path / "model" / "training.json").write_text('{"loss_kind": "sigmoid", "logit_bias": -7.5}')
+    init = str(tmp_path / named)
+    assert extra_parameters(prepare(config(init=init, loss=LossSection(kind="sigmoid"))))["logit_bias"] == -7.5
+    assert (
+        extra_parameters(prepare(config(init=init, loss=LossSection(kind="sigmoid", logit_bias=1.0))))["logit_bias"]
+        == 1
+    )
+    assert extra_parameters(prepare(config(init=init))) == {}
+    (tmp_path / "model" / "training.json").write_text('{"logit_bias": "x"}')
+    with pytest.raises(ValueError, match="training.json: wanted a number logit_bias"):
+        prepare(config(init=init, loss=LossSection(kind="sigmoid")))
+
+
+def test_a_bias_among_the_weights_is_taken_up(tmp_path):
+    """As open_clip saves a model that was trained with the sigmoid."""
+    job = prepare(config(config=MODEL))
+    weights = {**job.weights, "logit_bias": np.array(-5.0, np.float32)}
+    checkpoint.save(tmp_path / "plain", dict(job.weights), job.model_config.to_dict())
+    tensors = {name: checkpoint.Tensor.from_numpy(value) for name, value in weights.items()}
+    safetensors_file.write(tmp_path / "plain" / "model.safetensors", tensors)
+    found = prepare(config(init=str(tmp_path / "plain"), loss=LossSection(kind="sigmoid")))
+    assert extra_parameters(found)["logit_bias"] == -5 and "logit_bias" not in found.weights
+    assert extra_parameters(prepare(config(init=str(tmp_path / "plain")))) == {}
+
+
+def test_a_fingerprint_knows_the_weights():
+    emoji, fresh = prepare(config(init="emoji")), prepare(config(config=MODEL))
+    assert fingerprint(emoji) == fingerprint(prepare(config(init=str(EMOJI)))) != fingerprint(fresh)
+    others = [config(config=MODEL, seed=1), config(config={**MODEL, "logit_scale_init_value": 1.0})]
+    assert len({fingerprint(job) for job in (fresh, *map(prepare, others))}) == 3
+    changed = prepare(config(init="emoji", loss=LossSection(logit_scale=1.0)))
+    assert fingerprint(changed) != fingerprint(emoji)
 
 
 def test_processors(tmp_path):

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.config import FORMATS
 from .shared import load, model_arguments, positive, print_json
-
-FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord")
 
 
 def add(commands: Any) -> None:
@@ -20,10 +19,12 @@ def add(commands: Any) -> None:
     model_arguments(parser, json=False)
     parser.add_argument("--retrieval", nargs="+", metavar="PATH", help="image-text data: shards, tables, folders")
     parser.add_argument("--zero-shot", nargs="+", metavar="PATH", help="image-label data, also one folder per class")
-    parser.add_argument("--labels", metavar="FILE", help="one label per line; default the names in the data")
+    parser.add_argument(
+        "--labels", metavar="FILE", help="one label per line, or 'imagenet'; default the names in the data"
+    )
     parser.add_argument(
         "--templates", "--template", nargs="+", action="extend", metavar="TEXT",
-        help="sentences with {} for the label; default the model's own",
+        help="sentences with {} for the label; default the model's own, of imagenet OpenAI's 80",
     )  # fmt: skip
     parser.add_argument("--format", default="auto", choices=FORMATS, help="of the data (default: by its files)")
     for name, what in (("image", "pictures"), ("caption", "captions"), ("label", "labels")):
@@ -37,19 +38,20 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print; returns the exit code."""
     from ..train.evaluate import evaluate_clip
-    from ..train.labels import read_labels
+    from ..train.labels import default_templates, read_labels
 
     if not args.retrieval and not args.zero_shot:
         raise ValueError("evaluate: wanted --retrieval PATH or --zero-shot PATH, found neither")
     if (args.labels or args.templates) and not args.zero_shot:
         raise ValueError("evaluate: wanted --zero-shot PATH with --labels and --templates, found none")
     labels = None if args.labels is None else read_labels(args.labels)  # before a model is loaded
+    templates = args.templates or default_templates(args.labels)
     if args.plot:
         _check_plot(args)
     predictions: list[Any] = []
     clip = load(args)
     found = evaluate_clip(
-        clip, args.retrieval, args.zero_shot, labels, args.templates, format=args.format, image_key=args.image_key,
+        clip, args.retrieval, args.zero_shot, labels, templates, format=args.format, image_key=args.image_key,
         caption_key=args.caption_key, label_key=args.label_key, batch_size=args.batch_size, predictions=predictions,
     )  # fmt: skip
     if args.plot:

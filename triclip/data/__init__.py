@@ -17,8 +17,8 @@ _HOME = {
     "Evaluation": "evaluation",
     "EvaluationBatch": "evaluation",
     "Pipeline": "pipeline",
-    "Sample": "sources",
-    "Source": "sources",
+    "Sample": "source",
+    "Source": "source",
     "open_evaluation": "evaluation",
     "open_pipeline": "pipeline",
     "open_source": "sources",
@@ -28,6 +28,7 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from .evaluation import Evaluation, EvaluationBatch, open_evaluation
     from .pipeline import Pipeline, open_pipeline
-    from .sources import Sample, Source, open_source
+    from .source import Sample, Source
+    from .sources import open_source
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,4 +1,4 @@
-"""ArrayRecord files of tf.train.Example records, read without TensorFlow."""
+"""ArrayRecord files of tf.train.Example records, read by grain, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clip_core.errors import DataError, MissingDependencyError
 
 from .example import parse_example
-from .files import OPEN_FILES
-from .sources import PARTS, Sample
-from .table import Rows
+from .files import MissingShards, Parts
+from .rows import TableRows
+from .source import PARTS, Sample
 
-RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"  # the library's advice for it
+OPEN_FILES = 64  # of a process: a few hundred shards must not meet the limit on open files
+RANDOM_ACCESS = {"max_parallelism": "0"}  # the library's advice for it
 
 
-class ArrayRecords(Rows):
+class ArrayRecords(TableRows):
     """Records of ArrayRecord files, one after the other; features are chosen as columns are."""
 
     def __init__(
@@ -30,66 +29,70 @@ class ArrayRecords(Rows):
         caption_key: str | None = None,
         label_key: str | None = None,
         needs: Collection[str] = PARTS,
+        missing: MissingShards | None = None,
     ) -> None:
         super().__init__(image_key, caption_key, label_key, needs)
-        self.paths = [str(path) for path in paths]
-        self._local = threading.local()
-        lengths = [self._length(number) for number in range(len(paths))]
-        self._first = np.cumsum([0, *lengths])
+        missing = missing or MissingShards()
+        self._lock, self._opened = threading.Lock(), OrderedDict()  # type: Any, OrderedDict[str, Any]
+        lengths = {str(path): length for path in paths for length in missing.passing_over(path, self._length)}
+        missing.check_some_left(lengths)
+        self.paths, self.skipped_shards = list(lengths), missing.names
+        self._parts = Parts(lengths.values())
         name = self.name(0)
         self.choose_columns(list(parse_example(self._record(0, 0), name)), name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_local"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_opened")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._local = threading.local()
+        self._lock, self._opened = threading.Lock(), OrderedDict()
 
-    def _reader(self, number: int) -> Any:
-        """A reader of this thread's own: they aren't made to be shared."""
-        readers: OrderedDict[int, Any] = self._local.__dict__.setdefault("readers", OrderedDict())
-        if number not in readers:
-            try:
-                from array_record.python.array_record_module import ArrayRecordReader
-            except ImportError as error:
-                raise MissingDependencyError("ArrayRecord files need array_record: pip install array_record") from error
-            try:
-                readers[number] = ArrayRecordReader(self.paths[number], RANDOM_ACCESS)
-            except RuntimeError as error:
-                raise DataError(f"{self.paths[number]}: wanted an ArrayRecord file, found none ({error})") from error
-            if len(readers) > OPEN_FILES:
-                readers.popitem(last=False)[1].close()
-        readers.move_to_end(number)
-        return readers[number]
+    def _records(self, path: str) -> Any:
+        """The file's records. What is dropped here is closed when the last thread that reads it is done."""
+        with self._lock:
+            if path not in self._opened:
+                self._opened[path] = _open(path)
+                if len(self._opened) > OPEN_FILES:
+                    self._opened.popitem(last=False)
+            self._opened.move_to_end(path)
+            return self._opened[path]
 
-    def _length(self, number: int) -> int:
-        length = self._reader(number).num_records()
+    def _length(self, path: Path) -> int:
+        length = len(self._records(str(path)))
         if length == 0:
-            raise DataError(f"{self.paths[number]}: wanted records, found an empty file or one that was cut off")
+            raise DataError(f"{path}: wanted records, found an empty file or one that was cut off")
         return length
 
-    def _record(self, number: int, row: int) -> bytes:
+    def _record(self, file: int, row: int) -> bytes:
+        path = self.paths[file]
         try:
-            return self._reader(number).read([row])[0]
-        except (RuntimeError, IndexError) as error:
-            raise DataError(f"{self.paths[number]}: record {row + 1} can't be read ({error})") from error
+            return self._records(path)[row]
+        except (RuntimeError, IndexError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path}: record {row + 1} can't be read ({error})") from error
 
     def __len__(self) -> int:
-        return int(self._first[-1])
-
-    def _place(self, number: int) -> tuple[int, int]:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        file = int(np.searchsorted(self._first, number, "right")) - 1
-        return file, number - int(self._first[file])
+        return len(self._parts)
 
     def name(self, number: int) -> str:
-        file, row = self._place(number)
+        file, row = self._parts.place(number)
         return f"{self.paths[file]}: record {row + 1}"
 
     def __getitem__(self, number: int) -> Sample:
-        file, row = self._place(number)
+        file, row = self._parts.place(number)
         name = self.name(number)
         features = parse_example(self._record(file, row), name)
         return self.sample(features, str(Path(self.paths[file]).parent), name)
+
+
+def _open(path: str) -> Any:
+    try:
+        from grain.sources import ArrayRecordDataSource
+    except ImportError as error:
+        raise MissingDependencyError("ArrayRecord files need grain: pip install 'triclip[train]'") from error
+    try:
+        return ArrayRecordDataSource([path], RANDOM_ACCESS)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: wanted an ArrayRecord file, found none ({error})") from error

@@ -13,12 +13,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clip_core.errors import DataError, MissingDependencyError
 
-from .sources import PARTS, Sample
-from .table import Rows
+from .fields import decode_text, json_object
+from .files import MissingShards, Parts
+from .rows import TableRows
+from .source import PARTS, Sample
 
 ROW_GROUP_MEMORY = 1 << 30  # bytes of decoded parquet row groups that a process keeps
 
@@ -31,7 +31,7 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-class ArrowRows(Rows):
+class ArrowRows(TableRows):
     """Rows of several Arrow tables, one after the other."""
 
     def __init__(
@@ -51,8 +51,8 @@ class ArrowRows(Rows):
         self._lock = threading.RLock()
 
     def _set_lengths(self, lengths: Sequence[int], where: Any) -> None:
-        self._first = np.cumsum([0, *lengths])
-        if self._first[-1] == 0:
+        self._parts = Parts(lengths)
+        if not len(self._parts):
             raise DataError(f"{where}: wanted rows, found an empty table")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -63,14 +63,7 @@ class ArrowRows(Rows):
         self._begin()
 
     def __len__(self) -> int:
-        return int(self._first[-1])
-
-    def _place(self, number: int) -> tuple[int, int]:
-        """(part, row in it)."""
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        part = int(np.searchsorted(self._first, number, "right")) - 1
-        return part, number - int(self._first[part])
+        return len(self._parts)
 
     @abstractmethod
     def _table(self, part: int) -> Any:
@@ -85,12 +78,12 @@ class ArrowRows(Rows):
         return list(dict.fromkeys([*self.images, *self.captions, *([self.label] if self.label else [])]))
 
     def name(self, number: int) -> str:
-        part, row = self._place(number)
+        part, row = self._parts.place(number)
         path, first = self._file(part)
         return f"{path}: row {first + row + 1}"
 
     def __getitem__(self, number: int) -> Sample:
-        part, row = self._place(number)
+        part, row = self._parts.place(number)
         name = self.name(number)
         table = self._table(part)
         try:
@@ -119,14 +112,18 @@ class Parquet(ArrowRows):
         caption_key: str | None = None,
         label_key: str | None = None,
         needs: Collection[str] = PARTS,
+        missing: MissingShards | None = None,
     ) -> None:
+        missing = missing or MissingShards()
         super().__init__(paths, image_key, caption_key, label_key, needs)
+        self.paths = [path for path in self.paths for _ in missing.passing_over(path, _checked)]
+        missing.check_some_left(self.paths)
+        self._begin()  # readers are numbered as the paths that are left
+        self.skipped_shards = missing.names
         groups: list[tuple[int, int, int]] = []  # file, row group, first row in the file
         lengths: list[int] = []
         for number, path in enumerate(self.paths):
             file = self._reader(number)
-            if file.metadata.num_rows == 0:
-                raise DataError(f"{path}: wanted rows, found an empty table")
             self.choose_columns(file.schema_arrow.names, path)
             first = 0
             for group in range(file.metadata.num_row_groups):
@@ -142,15 +139,9 @@ class Parquet(ArrowRows):
         self._open: tuple[dict[int, Any], OrderedDict[int, Any]] = ({}, OrderedDict())
 
     def _reader(self, number: int) -> Any:
-        arrow = _pyarrow()
-        import pyarrow.parquet
-
         files = self._open[0]
         if number not in files:
-            try:
-                files[number] = pyarrow.parquet.ParquetFile(self.paths[number], memory_map=True)
-            except (arrow.ArrowException, OSError) as error:
-                raise DataError(f"{self.paths[number]}: wanted a parquet file, found none ({error})") from error
+            files[number] = _parquet_file(self.paths[number])
         return files[number]
 
     def _file(self, part: int) -> tuple[Path, int]:
@@ -170,6 +161,22 @@ class Parquet(ArrowRows):
                     kept.popitem(last=False)
             kept.move_to_end(part)
             return kept[part]
+
+
+def _parquet_file(path: Path) -> Any:
+    arrow = _pyarrow()
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path, memory_map=True)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: wanted a parquet file, found none ({error})") from error
+
+
+def _checked(path: Path) -> None:
+    """Raise DataError for a file that can't be read, or is empty."""
+    if _parquet_file(path).metadata.num_rows == 0:
+        raise DataError(f"{path}: wanted rows, found an empty table")
 
 
 class SavedDataset(ArrowRows):
@@ -240,13 +247,7 @@ def _data_files(folder: Path) -> list[str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: wanted JSON, found something else ({error})") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: wanted a JSON object, found {type(found).__name__}")
-    return found
+    return json_object(decode_text(path.read_bytes(), str(path)), str(path))
 
 
 def _features(schema: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..train.config import AugmentSection
+from .config import AugmentSection
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)

@@ -14,10 +14,11 @@ import numpy as np
 
 from clip_core.machine import usable_cpus
 
-from ..train.engine import Process
+from .config import Process
 from .pictures import PictureReader
 from .prepare import BROKEN, Broken, Texts
-from .sources import Source, open_source
+from .source import Source
+from .sources import open_source
 
 logger = logging.getLogger("triclip")
 

@@ -1,105 +1,67 @@
-"""tf.train.Example from its bytes: a few rules of protobuf's wire format, and nothing else.
-
-Example  { Features features = 1; }
-Features { map<string, Feature> feature = 1; }    (an entry: key = 1, value = 2)
-Feature  { BytesList = 1 | FloatList = 2 | Int64List = 3, each with `repeated value = 1`, numbers packed or not }
-"""
+"""tf.train.Example from its bytes, by protobuf: TensorFlow is not needed."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+import functools
 from typing import Any
 
-from clip_core.errors import DataError
+from clip_core.errors import DataError, MissingDependencyError
 
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
-BYTES_LIST, FLOAT_LIST, INT64_LIST = 1, 2, 3
+# The messages of tensorflow/core/example/{example,feature}.proto, as the descriptor that protoc would make of them.
+_DESCRIPTOR = """
+name: "triclip/example.proto" package: "triclip" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type {
+  name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".triclip.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".triclip.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".triclip.Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Features"
+  nested_type {
+    name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".triclip.Feature" }
+  }
+  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".triclip.Features.FeatureEntry" }
+}
+message_type {
+  name: "Example"
+  field { name: "features" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".triclip.Features" }
+}
+"""  # noqa: E501
+
+
+@functools.cache
+def _example() -> Any:
+    """The message's class, from a pool of its own: TensorFlow's, where it is loaded, stays as it is."""
+    try:
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+    except ImportError as error:
+        raise MissingDependencyError("ArrayRecord files need protobuf: pip install 'triclip[train]'") from error
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(_DESCRIPTOR, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("triclip.Example"))
 
 
 def parse_example(record: bytes, name: str) -> dict[str, list[Any]]:
     """Feature -> its values: bytes, floats or whole numbers. Raises DataError for anything but an Example."""
-    found: dict[str, list[Any]] = {}
+    example = _example()()
+    from google.protobuf.message import DecodeError
+
     try:
-        for features in _messages(record, 1):
-            for entry in _messages(features, 1):
-                key, value = b"", b""
-                for number, _, content in _fields(entry):
-                    key, value = (content, value) if number == 1 else (key, content) if number == 2 else (key, value)
-                found[_bytes(key).decode("utf-8")] = _feature(_bytes(value))
-    except (IndexError, struct.error, UnicodeDecodeError, ValueError) as error:
+        example.ParseFromString(record)
+    except (DecodeError, ValueError) as error:
         raise DataError(f"{name}: wanted a tf.train.Example, found other bytes ({error})") from error
+    found = {key: _values(feature) for key, feature in sorted(example.features.feature.items())}
     if not found:
         raise DataError(f"{name}: wanted a tf.train.Example with features, found none")
     return found
 
 
-def _feature(data: bytes) -> list[Any]:
-    values: list[Any] = []
-    for kind, _, content in _fields(data):
-        for number, wire, value in _fields(_bytes(content)):
-            if number != 1:
-                continue
-            if kind == BYTES_LIST:
-                values.append(_bytes(value))
-            elif kind == FLOAT_LIST:
-                packed = _bytes(value)
-                values += struct.unpack(f"<{len(packed) // 4}f", packed)
-            elif kind == INT64_LIST:
-                values += [_signed(one) for one in (_varints(_bytes(value)) if wire == LENGTH else [value])]
-    return values
-
-
-def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    return (_bytes(content) for number, _, content in _fields(data) if number == wanted)
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
-    """(field number, wire type, an int or bytes) one after the other."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        wire = tag & 7
-        value: int | bytes
-        if wire == VARINT:
-            value, position = _varint(data, position)
-        else:
-            if wire == LENGTH:
-                size, position = _varint(data, position)
-            elif wire in (FIXED32, FIXED64):
-                size = 4 if wire == FIXED32 else 8
-            else:
-                raise ValueError(f"wire type {wire} at byte {position}")
-            if size > len(data) - position:
-                raise ValueError(f"{size} bytes wanted at byte {position} of {len(data)}")
-            value, position = data[position : position + size], position + size
-        yield tag >> 3, wire, value
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    result = shift = 0
-    while shift < 70:  # ten bytes at most
-        byte = data[position]
-        position += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result, position
-        shift += 7
-    raise ValueError(f"a number of more than ten bytes at byte {position}")
-
-
-def _varints(data: bytes) -> Iterator[int]:
-    position = 0
-    while position < len(data):
-        value, position = _varint(data, position)
-        yield value
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _bytes(value: Any) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError("a number where a message or string was wanted")
-    return value
+def _values(feature: Any) -> list[Any]:
+    kind = feature.WhichOneof("kind")
+    return [] if kind is None else list(getattr(feature, kind).value)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import json
 import os
+import re
+import tokenize
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,8 +52,8 @@ def as_captions(values: Sequence[Any], name: str) -> list[str]:
     """Strings, or lists of strings, as captions; white space at the ends and empty ones go."""
     captions: list[str] = []
     for value in values:
-        if isinstance(value, str) and value.startswith("[") and value.rstrip().endswith("]"):
-            value = _json_list(value)
+        if isinstance(value, str):
+            value = _listed(value, name)
         if isinstance(value, list) and all(type(caption) is str for caption in value):  # the usual, quickly
             captions += filter(None, map(str.strip, value))
             continue
@@ -77,13 +81,53 @@ def captions_if_any(values: Sequence[Any], name: str) -> list[str]:
         return []
 
 
-def _json_list(text: str) -> Any:
-    """The text itself unless it is a JSON list of strings: a caption may well stand in brackets."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+def _listed(text: str, name: str) -> Any:
+    """A list of strings that a column of text holds, in JSON or as pandas writes Python's lists and NumPy's arrays.
+
+    The text itself where it is none: a caption may well stand in brackets. Raises DataError for a list that NumPy has
+    shortened.
+    """
+    stripped = text.strip()
+    if stripped[:1] + stripped[-1:] not in ("[]", "()", "{}"):
         return text
-    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else text
+    try:
+        value = json.loads(stripped)
+    except (ValueError, RecursionError):
+        value = _python_list(stripped, name)
+    return value if isinstance(value, list) and all(isinstance(one, str | dict | None) for one in value) else text
+
+
+def _python_list(text: str, name: str) -> list[Any] | None:
+    """['a', "b's"], ('a', 'b'), {'a', 'b'}, [{'raw': 'a'}]; and an array's ['a' 'b'], which Python would take for one
+    string. None for anything else."""
+    if not re.match(r"\[\s*[\"'Nn.]", text):
+        return _literal(text)
+    found: list[str] = []
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.STRING:
+                found.append(ast.literal_eval(token.string))
+            elif token.string == "...":
+                raise DataError(
+                    f"{name}: wanted a whole list, found one that was shortened when it was written: {text}"
+                )
+            elif token.string not in ("[", "]", ",", "None", "nan", "") and not token.string.isspace():
+                return None
+    except (tokenize.TokenError, SyntaxError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        return None
+    return found if found and all(isinstance(one, str) for one in found) else None
+
+
+def _literal(text: str) -> list[Any] | None:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if isinstance(value, set):
+        value = sorted(value, key=str)
+    return list(value) if isinstance(value, list | tuple) and value else None
 
 
 def as_label(value: Any, name: str) -> int | str:
@@ -106,8 +150,8 @@ def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str
     """Bytes, paths relative to `folder`, Hugging Face's {bytes, path}, or lists of these, as pictures."""
     images: list[bytes | str] = []
     for value in values:
-        if isinstance(value, str) and value.startswith("["):
-            value = _json_list(value)
+        if isinstance(value, str):
+            value = _listed(value, name)
         for image in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(image, dict):
                 image = image["bytes"] if image.get("bytes") else image.get("path")
@@ -127,6 +171,17 @@ def local_path(text: str, folder: str, name: str) -> str:
     if "://" in text or "\0" in text:
         raise DataError(f"{name}: wanted the path of a file, found {text[:200]!r}; download pictures first")
     return text if os.path.isabs(text) else f"{folder}{os.sep}{text}"
+
+
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """The keys and values of a JSON text. Raises DataError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: wanted a JSON object, found something else ({error})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{name}: wanted a JSON object, found {type(found).__name__}")
+    return found
 
 
 def decode_text(data: bytes, name: str) -> str:

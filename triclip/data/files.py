@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from clip_core.errors import DataError
 
+logger = logging.getLogger("triclip")
+
 OPEN_FILES = 16  # per thread: a few hundred shards must not meet the limit on open files
+
+
+class MissingShards:
+    """The shards of a set that are missing or damaged: each is named in the log, and there may be `limit` of them.
+
+    Beyond the limit, and when none is left, the first one's error is raised; so with a limit of 0 at the first one.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit, self.names = limit, []  # type: int, list[str]
+        self._first: Exception | None = None
+
+    def skip(self, path: Any, error: DataError | OSError) -> None:
+        """Count a shard. Raises its error where none may be missing, DataError beyond the limit."""
+        if self.limit == 0:
+            raise error
+        self._first = self._first or error
+        self.names.append(os.fspath(path))
+        if len(self.names) > self.limit:
+            raise DataError(
+                f"{path}: wanted at most {self.limit} missing or damaged shards (data.skip_shards), found "
+                f"{len(self.names)}, the first: {self._first}"
+            ) from error
+        logger.warning("skipped a shard (%d of at most %d): %s", len(self.names), self.limit, error)
+
+    def passing_over(self, path: Any, read: Callable[[Any], Any]) -> Iterator[Any]:
+        """read(path), or nothing when the shard had to be skipped."""
+        try:
+            found = read(path)
+        except (DataError, OSError) as error:
+            self.skip(path, error)
+            return
+        yield found
+
+    def check_some_left(self, left: Any) -> None:
+        """Raise the first one's error when nothing is left."""
+        if not left and self._first is not None:
+            raise self._first
 
 
 class Files:
@@ -46,6 +87,23 @@ class Files:
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class Parts:
+    """Samples numbered through several parts, one after the other."""
+
+    def __init__(self, lengths: Iterable[int]) -> None:
+        self._first = np.cumsum([0, *lengths], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def place(self, number: int) -> tuple[int, int]:
+        """(part, number in it). Raises IndexError."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        part = int(np.searchsorted(self._first, number, "right")) - 1
+        return part, number - int(self._first[part])
 
 
 class PackedStrings:

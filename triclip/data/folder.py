@@ -12,7 +12,7 @@ from clip_core.errors import DataError
 
 from .fields import as_captions, captions_if_any, decode_text
 from .files import PackedStrings
-from .sources import PARTS, PICTURES, Sample, Source
+from .source import PARTS, PICTURES, Sample, Source
 
 
 def open_folder(

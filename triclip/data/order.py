@@ -1,4 +1,4 @@
-"""Which sample stands at a place of a run: a function of the seed and the place alone, whoever asks."""
+"""The sample at each place of a run: a function of the seed and the place alone, in every process and worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Order:
 
     Shuffled: every epoch is a fresh permutation (grain's index shuffle, without memory), cut into whole batches; the
     fewer than `batch_size` samples left over, others every time, are not seen in that epoch. Not shuffled: the samples
-    in turn, round and round, nothing left out. Either way no sample is twice in a batch.
+    in turn, round and round, nothing left out. Either way no sample is twice in a batch, whichever are broken.
 
     Args:
         samples: how many there are; at least `batch_size` (ConfigError), because a sample and its copy in one batch
@@ -41,17 +41,20 @@ class Order:
     def candidates(self, step: int, row: int) -> Iterator[int]:
         """The sample at a row of a step, then those to take its place when it is broken, one after the other.
 
-        The first of these stand in the same row of the epoch's other batches, so that no two rows of a batch get the
-        same; only when all of them are broken come the others. Every sample comes at least once.
+        They stand in the same row of the epoch's other batches: no two rows of a batch share one.
         """
+        return self._places(step, range(row, self.samples, self.batch_size))
+
+    def all(self, step: int) -> Iterator[int]:
+        """Every sample once, beginning with the batch of a step."""
+        return self._places(step, range(self.samples))
+
+    def _places(self, step: int, places: range) -> Iterator[int]:
         epoch, start = 0, step * self.batch_size % self.samples
         if self.shuffle:
             epoch, batch = divmod(step, self.samples // self.batch_size)
             start = batch * self.batch_size
-        for place in range(row, self.samples, self.batch_size):
-            yield self._at(epoch, start + place)
-        for place in range(1, self.samples):
-            yield self._at(epoch, start + row + place)
+        return (self._at(epoch, start + place) for place in places)
 
     def _at(self, epoch: int, place: int) -> int:
         place %= self.samples

@@ -19,12 +19,12 @@ import numpy as np
 
 from clip_core.errors import ConfigError, DataError, MissingDependencyError
 
-from ..train.config import TrainConfig
-from ..train.engine import Batch, Process
+from .config import Batch, PipelineConfig, Process
 from .order import Order
 from .pictures import PictureReader
 from .prepare import Broken, Patches, Rows, Texts
-from .sources import Source, open_source
+from .source import Source
+from .sources import open_source
 
 logger = logging.getLogger("triclip")
 
@@ -39,7 +39,7 @@ Part = tuple[dict[str, np.ndarray], list[Broken]]  # rows of a batch, and the br
 
 
 class Pipeline:
-    """An endless iterator of one process's rows of every step (see `train.engine.Batch`).
+    """An endless iterator of one process's rows of every step (see `config.Batch`).
 
     samples: how many the source has. skipped: how many broken ones this process has met; each is named in the log once,
     and another takes its place, the same in every process and on every number of processes.
@@ -54,15 +54,26 @@ class Pipeline:
         self._step = 0
         self._iterator: Any = None
 
+    @property
+    def source(self) -> Source:
+        """The samples."""
+        return self._rows.source
+
     def __iter__(self) -> Pipeline:
         return self
 
     def __next__(self) -> Batch:
-        """The next step's rows. Raises DataError when the data hold nothing but broken samples."""
+        """The next step's rows. Raises DataError when too few samples are usable, or a worker process has ended."""
         if self._iterator is None:
             self._iterator = iter(self._dataset())
             _close_at_exit(self)
-        joined = next(self._iterator)
+        try:
+            joined = next(self._iterator)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):  # grain's words
+                raise
+            self.close()
+            raise DataError(_worker_lost(error, self._workers)) from error
         if isinstance(joined, DataError):
             self.close()
             raise joined
@@ -155,7 +166,7 @@ class Pipeline:
 
 
 def open_pipeline(
-    config: TrainConfig, processor: Any, process: Process, source: Source | None = None, model_config: Any = None
+    config: PipelineConfig, processor: Any, process: Process, source: Source | None = None, model_config: Any = None
 ) -> Pipeline:
     """The training batches of one process.
 
@@ -180,7 +191,7 @@ def open_pipeline(
             f"data.batch_size: wanted a multiple of the number of processes ({process.count}), found {data.batch_size}"
         )
     if source is None:
-        source = open_source(data.train, data.format, data.image_key, data.caption_key)
+        source = open_source(data.train, data.format, data.image_key, data.caption_key, skip_shards=data.skip_shards)
     pictures = PictureReader(processor.image_processor, data.augment)
     length = None
     if model_config is not None:
@@ -214,6 +225,18 @@ def _join(parts: list[Part | DataError]) -> Part | DataError:
     keys = whole[0][0]
     batch = {key: np.concatenate([np.asarray(part[key]) for part, _ in whole]) for key in keys}
     return batch, [sample for _, broken in whole for sample in broken]
+
+
+def _worker_lost(error: Exception, workers: int) -> str:
+    reason = str(error)
+    if "code -9" in reason:
+        reason = "killed, as systems do when memory runs out"
+    elif "code -7" in reason:
+        reason = "no shared memory was left"
+    return (
+        f"data.workers: a worker process ended ({reason}): set fewer than {workers}, or 0 for threads, or a smaller "
+        f"data.batch_size; in a container raise its memory and --shm-size"
+    )
 
 
 _OPEN: weakref.WeakSet[Pipeline] = weakref.WeakSet()

@@ -13,7 +13,7 @@ from clip_core.errors import ConfigError, DataError, ImageError, InputError
 
 from .order import AUGMENT, CHOICE, PATCHES, Order
 from .pictures import PictureReader
-from .sources import Source
+from .source import Source
 
 # A sample that raises one of these is replaced; anything else is a mistake in the program and ends it.
 BROKEN = (DataError, ImageError, InputError, OSError)
@@ -91,6 +91,7 @@ class Rows:
     ) -> None:
         self.source, self.order, self.pictures, self.texts = source, order, pictures, texts
         self.patches, self.numbered = patches, numbered
+        self._sound: dict[int, bool] = {}  # of the samples that `_is_sound` has tried
 
     def make(self, step: int, rows: Sequence[int]) -> tuple[dict[str, np.ndarray], list[Broken]]:
         """The batch's arrays for some rows of a step's global batch, and the broken samples met on the way.
@@ -113,18 +114,60 @@ class Rows:
 
     def _fill(self, out: np.ndarray, step: int, row: int, broken: list[Broken]) -> tuple[str, int]:
         """Put a picture into `out`; its caption, and the number of its sample."""
-        failed = 0
-        for number in self.order.candidates(step, row):
+        for failed, number in enumerate(self.order.candidates(step, row)):
+            if failed == MOST_BROKEN:
+                last = broken[-1].reason
+                raise DataError(f"wanted a usable sample, found {failed} broken ones in a row, the last: {last}")
             try:
-                sample = self.source[number]
-                random = self.order.random(step, row, CHOICE)
-                caption = sample.captions[int(random.integers(len(sample.captions)))]
-                picture = sample.images[int(random.integers(len(sample.images)))]
-                self.pictures.read(picture, sample.name, out, self.order.random(step, row, AUGMENT))
-                return caption, number
+                return self._read(out, step, row, number), number
             except BROKEN as error:
                 broken.append(Broken(number, self.source.name(number), str(error)))
-                failed += 1
-                if failed >= MOST_BROKEN:
+        number = self._spare(step, row, broken[-1])
+        return self._read(out, step, row, number), number
+
+    def _read(self, out: np.ndarray, step: int, row: int, number: int) -> str:
+        """Put a picture of sample `number` into `out`; a caption of it. Raises one of BROKEN."""
+        sample = self.source[number]
+        random = self.order.random(step, row, CHOICE)
+        caption = sample.captions[int(random.integers(len(sample.captions)))]
+        picture = sample.images[int(random.integers(len(sample.images)))]
+        self.pictures.read(picture, sample.name, out, self.order.random(step, row, AUGMENT))
+        return caption
+
+    def _spare(self, step: int, row: int, broken: Broken) -> int:
+        """The sample for a row all of whose candidates are broken: one that no other row of the batch has.
+
+        Which those are is known only when every row's first sound candidate is; in a set this small that is quick, and
+        all processes find the same. Raises DataError when fewer sound samples are left than the batch has rows.
+        """
+        rows = range(self.order.batch_size)
+        first = {r: next((n for n in self.order.candidates(step, r) if self._is_sound(step, r, n)), None) for r in rows}
+        taken = set(first.values())
+        free = (number for number in self.order.all(step) if number not in taken)
+        for other in rows:
+            if first[other] is None:
+                number = next((n for n in free if self._is_sound(step, other, n)), None)
+                if number is None:
                     break
-        raise DataError(f"wanted a usable sample, found {failed} broken ones in a row, the last: {broken[-1].reason}")
+                if other == row:
+                    return number
+                taken.add(number)
+        raise DataError(
+            f"data.batch_size: wanted at most the number of usable samples ({len(taken - {None})}), found "
+            f"{self.order.batch_size}: a sample twice in a batch would count as its own negative; one of the broken "
+            f"ones: {broken.name} ({broken.reason})"
+        )
+
+    def _is_sound(self, step: int, row: int, number: int) -> bool:
+        """Whether the sample can be read for this row: known of one picture and caption, tried of several."""
+        if number in self._sound:
+            return self._sound[number]
+        sound, alike = True, True  # whether every draw of it is alike
+        try:
+            alike = len(self.source[number].images) == 1
+            self._read(np.empty(self.pictures.shape, np.float32), step, row, number)
+        except BROKEN:
+            sound = False
+        if alike:
+            self._sound[number] = sound
+        return sound

@@ -1,65 +1,23 @@
-"""Where samples come from: one interface over every format, and how a format is recognised."""
+"""Opening image-text data: the files that paths and patterns name, the format they have, the source for it."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from clip_core.errors import DataError
 
-FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+from .config import FORMATS
+from .files import MissingShards
+from .source import PARTS, Source
+
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-PARTS = ("images", "captions")  # of a sample
 PROBED = 16  # samples read when a source is opened
 ARRAY_RECORD = re.compile(r"\.array_?record(-\d+-of-\d+)?$")  # also "name.array_record-00000-of-00010"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One record.
-
-    name: for logs: its file, and where in it.
-    images: encoded pictures, as bytes or as the path of a file (read when it is needed); one is drawn per epoch.
-    captions: texts, none of them empty; one is drawn per epoch. May be missing where a label was asked for.
-    label: class number or class name; None where none was asked for.
-    """
-
-    name: str
-    images: Sequence[bytes | str]
-    captions: Sequence[str] = field(default_factory=list)
-    label: int | str | None = None
-
-
-class Source(ABC):
-    """Random access to samples. Can be pickled, and read from several threads.
-
-    `source[i]` raises DataError for a sample that is broken; whoever asks decides what to do about it.
-    `label_names`: the names of label numbers where the data hold them, else None. `damage`: what was lost of files that
-    were opened with `salvage`.
-    """
-
-    label_names: list[str] | None = None
-    damage: Sequence[str] = ()
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, number: int) -> Sample: ...
-
-    @abstractmethod
-    def name(self, number: int) -> str:
-        """What to call sample `number` in a message, broken or not."""
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[number] for number in range(len(self)))
 
 
 def open_source(
@@ -72,6 +30,7 @@ def open_source(
     needs: Collection[str] = PARTS,
     salvage: bool = False,
     probe: bool = True,
+    skip_shards: int = 0,
 ) -> Source:
     """The samples at `paths`, in the order given (patterns: sorted).
 
@@ -89,26 +48,31 @@ def open_source(
         salvage: of a shard that was cut off, give the samples before the cut, and say so in `source.damage`; samples
             of shards that were left out are counted there too, not in the log.
         probe: raise the first sample's error when the first 16 are all broken.
+        skip_shards: how many shards (.tar, .array_record, .parquet) may be missing or damaged: they are passed over,
+            named in the log and in `source.skipped_shards`. One at least must be left.
     Raises:
         FileNotFoundError: a path, or a pattern without files. DataError: a damaged or empty file, no pairs in it, no
         such column (the message lists those there are), several formats, a URL.
     """
-    kind, files = separate(paths, format)
+    missing = MissingShards(skip_shards)
+    kind, files = separate(paths, format, missing)
     keys: dict[str, Any] = {"image_key": image_key, "caption_key": caption_key, "label_key": label_key, "needs": needs}
-    source = _open(kind, files, keys, salvage)
+    source = _open(kind, files, keys, salvage, missing)
     if probe:
         check_samples(source, range(min(PROBED, len(source))))
     return source
 
 
-def separate(paths: Sequence[str | os.PathLike] | str | os.PathLike, format: str = "auto") -> tuple[str, list[Path]]:
+def separate(
+    paths: Sequence[str | os.PathLike] | str | os.PathLike, format: str = "auto", missing: MissingShards | None = None
+) -> tuple[str, list[Path]]:
     """(kind, files) at `paths`: the parts that can be opened one by one, in order; folders stay where they are a part.
 
     Each of them opens with `open_source(file)`. Raises as that does; nothing is read of the files themselves.
     """
     if format not in FORMATS:
         raise DataError(f"format: wanted one of {', '.join(FORMATS)}, found {format!r}")
-    files = expand(paths)
+    files = expand(paths, missing)
     found = {_format_of(file) if format == "auto" else format for file in files}
     if len(found) > 1:
         raise DataError(f"{files[0]}: wanted data of one format, found {' and '.join(sorted(found))}")
@@ -120,11 +84,11 @@ def separate(paths: Sequence[str | os.PathLike] | str | os.PathLike, format: str
     return (kind, files) if kind == "datasets" else _separate_tables(files)
 
 
-def _open(kind: str, files: list[Path], keys: dict[str, Any], salvage: bool) -> Source:
+def _open(kind: str, files: list[Path], keys: dict[str, Any], salvage: bool, missing: MissingShards) -> Source:
     if kind == "webdataset":
         from .webdataset import WebDataset
 
-        return WebDataset(files, **keys, salvage=salvage)
+        return WebDataset(files, **keys, salvage=salvage, missing=missing)
     if kind == "datasets":
         from .arrow import open_saved
 
@@ -132,14 +96,14 @@ def _open(kind: str, files: list[Path], keys: dict[str, Any], salvage: bool) -> 
     if kind == "arrayrecord":
         from .arrayrecord import ArrayRecords
 
-        return ArrayRecords(files, **keys)
+        return ArrayRecords(files, **keys, missing=missing)
     if kind == "folder":
         from .folder import open_folder
 
         return open_folder(files, **keys)
     from .table import open_tables
 
-    return open_tables(files, **keys)
+    return open_tables(files, missing, **keys)
 
 
 def check_samples(source: Source, numbers: Sequence[int]) -> None:
@@ -168,8 +132,12 @@ def _separate_tables(files: list[Path]) -> tuple[str, list[Path]]:
     return "table", _inside(files, TABLES)
 
 
-def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike) -> list[Path]:
-    """Paths without braces and patterns, each of them there. Raises FileNotFoundError, DataError for URLs and []."""
+def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike, missing: MissingShards | None = None) -> list[Path]:
+    """Paths without braces and patterns, each of them there; shards that are not, as far as `missing` allows.
+
+    Raises FileNotFoundError, DataError for URLs and [].
+    """
+    missing = missing or MissingShards()
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     if not paths:
@@ -184,11 +152,20 @@ def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike) -> list[Path]
             continue
         for pattern in _braces(text):
             found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
-            if not found or not os.path.exists(found[0]):
-                asked = text if pattern == text else f"{pattern} (of {text})"
-                raise FileNotFoundError(f"{asked}: no such file or folder")
-            files += map(Path, found)
+            if found and os.path.exists(found[0]):
+                files += map(Path, found)
+                continue
+            asked = text if pattern == text else f"{pattern} (of {text})"
+            error = FileNotFoundError(f"{asked}: no such file or folder")
+            if glob.has_magic(pattern) or not _is_shard(pattern):
+                raise error
+            missing.skip(pattern, error)
+    missing.check_some_left(files)
     return files
+
+
+def _is_shard(name: str) -> bool:
+    return _matches(name, (".tar", ".parquet")) or _matches(name, ARRAY_RECORD)
 
 
 def _braces(text: str) -> list[str]:

@@ -8,7 +8,7 @@ import json
 import os
 from abc import abstractmethod
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,25 +16,15 @@ import numpy as np
 
 from clip_core.errors import DataError
 
-from .fields import (
-    CAPTIONS,
-    IMAGES,
-    LABELS,
-    as_captions,
-    as_images,
-    as_label,
-    captions_if_any,
-    choose,
-    decode_text,
-    first_present,
-)
-from .files import Files
-from .sources import PARTS, Sample, Source
+from .fields import decode_text, json_object
+from .files import Files, MissingShards, Parts
+from .rows import TableRows
+from .source import PARTS, Sample, Source
 
 PROBED_ROWS = 20  # JSON rows whose keys are taken for the columns
 
 
-def open_tables(files: Sequence[Path], **keys: Any) -> Source:
+def open_tables(files: Sequence[Path], missing: MissingShards, **keys: Any) -> Source:
     """The rows of the tables, one after the other; all of one kind. Pictures' paths are relative to their table."""
     kinds = {_kind(file) for file in files}
     if len(kinds) > 1:
@@ -43,7 +33,7 @@ def open_tables(files: Sequence[Path], **keys: Any) -> Source:
     if kind == "parquet":
         from .arrow import Parquet
 
-        return Parquet(files, **keys)
+        return Parquet(files, **keys, missing=missing)
     return JsonLines(files, **keys) if kind == "JSONL" else DelimitedText(files, **keys)
 
 
@@ -58,51 +48,7 @@ def _kind(file: Path) -> str:
     raise DataError(f"{file}: wanted a table ending in .csv, .tsv, .jsonl, .ndjson or .parquet, found {suffix!r}")
 
 
-class Rows(Source):
-    """What all tables have in common: columns chosen by name, and a row made a sample."""
-
-    def __init__(
-        self,
-        image_key: str | None,
-        caption_key: str | None,
-        label_key: str | None,
-        needs: Collection[str] = PARTS,
-    ) -> None:
-        self.image_key, self.caption_key, self.label_key = image_key, caption_key, label_key
-        self.needs = frozenset(needs)
-        self.images: list[str] = []
-        self.captions: list[str] = []
-        self.label: str | None = None
-
-    def choose_columns(self, found: Sequence[str], where: Any) -> None:
-        """Fix the columns to read. Raises DataError that lists those there are."""
-        if "images" in self.needs or self.image_key:
-            self.images = choose("image", self.image_key, IMAGES, found, where)
-        if self.label_key is not None:
-            self.label = choose("label", self.label_key or None, LABELS, found, where)[0]
-        others = [column for column in found if column not in (*self.images, self.label)]
-        self.captions = first_present(CAPTIONS, others)
-        if self.caption_key or (self.label_key is None and "captions" in self.needs):
-            others = [column for column in found if column not in self.images] or list(found)
-            self.captions = choose("caption", self.caption_key, CAPTIONS, others, where)
-
-    def sample(self, row: dict[str, Any], folder: str, name: str) -> Sample:
-        """A row's values as a sample. Raises DataError when they can't be."""
-        label = None
-        if self.label is not None:
-            label = as_label(row.get(self.label), name)
-        captions: list[str] = []
-        texts = [row.get(key) for key in self.captions]
-        if label is None and "captions" in self.needs:
-            captions = as_captions(texts, name)
-        elif any(texts):
-            captions = as_captions(texts, name) if "captions" in self.needs else captions_if_any(texts, name)
-        pictures = [row.get(key) for key in self.images]
-        images = as_images(pictures, folder, name) if "images" in self.needs or any(pictures) else []
-        return Sample(name, images, captions, label)
-
-
-class TextRows(Rows):
+class TextRows(TableRows):
     """Rows of text files by their place in them."""
 
     def __init__(
@@ -115,17 +61,18 @@ class TextRows(Rows):
     ) -> None:
         super().__init__(image_key, caption_key, label_key, needs)
         self.files = Files(files)
-        starts, sizes, first = array("q"), array("q"), array("q")
+        starts, sizes, lengths = array("q"), array("q"), []  # type: array, array, list[int]
         for path in files:
-            first.append(len(starts))
+            before = len(starts)
             with open(path, "rb") as file:
                 for start, size in self.places(file, path):
                     starts.append(start)
                     sizes.append(size)
-            if len(starts) == first[-1]:
+            lengths.append(len(starts) - before)
+            if not lengths[-1]:
                 raise DataError(f"{path}: wanted rows, found an empty table")
         self._starts, self._sizes = np.frombuffer(starts, np.int64), np.frombuffer(sizes, np.int64)
-        self._first = np.frombuffer(first, np.int64)
+        self._parts = Parts(lengths)
 
     @abstractmethod
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
@@ -136,19 +83,14 @@ class TextRows(Rows):
         """A row's values by column."""
 
     def __len__(self) -> int:
-        return len(self._starts)
-
-    def _file(self, number: int) -> int:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        return int(np.searchsorted(self._first, number, "right")) - 1
+        return len(self._parts)
 
     def name(self, number: int) -> str:
-        file = self._file(number)
-        return f"{self.files.paths[file]}: row {number - int(self._first[file]) + 1}"
+        file, row = self._parts.place(number)
+        return f"{self.files.paths[file]}: row {row + 1}"
 
     def __getitem__(self, number: int) -> Sample:
-        file, name = self._file(number), self.name(number)
+        file, name = self._parts.place(number)[0], self.name(number)
         text = decode_text(self.files.read(file, int(self._starts[number]), int(self._sizes[number])), name)
         return self.sample(self.parse(text, name, file), os.path.dirname(self.files.paths[file]) or ".", name)
 
@@ -170,13 +112,7 @@ class JsonLines(TextRows):
             self.choose_columns(list(keys), path)
 
     def parse(self, text: str, name: str, file: int) -> dict[str, Any]:
-        try:
-            row = json.loads(text.removeprefix("\ufeff"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}: wanted a JSON object, found something else ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{name}: wanted a JSON object, found {type(row).__name__}")
-        return row
+        return json_object(text.removeprefix("\ufeff"), name)
 
 
 def _keys(line: bytes) -> list[str]:
@@ -192,42 +128,63 @@ class DelimitedText(TextRows):
     """CSV with a header, quoted as spreadsheets do; separated by tabs in a .tsv, or where the header has only those."""
 
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
-        header = decode_text(file.readline(), f"{path}: the header").removeprefix("\ufeff")
+        lines = _Lines(file)
+        header = decode_text(lines.first.encode("latin-1"), f"{path}: the header").removeprefix("\ufeff")
         tabs = path.suffix.lower() == ".tsv" or ("\t" in header and "," not in header)
         self._separator = "\t" if tabs else ","
-        columns = next(csv.reader([header], delimiter=self._separator), [])
-        columns = [column.strip() for column in columns]
+        try:
+            columns = [column.strip() for column in next(self._reader([header]), [])]
+        except csv.Error as error:
+            raise DataError(f"{path}: wanted a header, found none ({error}); check its quotes") from error
         if not any(columns):
             raise DataError(f"{path}: wanted a header and rows, found {'an empty file' if not header else 'no header'}")
         self.choose_columns(columns, path)
+        for column in (*self.images, *self.captions, self.label):
+            if columns.count(column) > 1:
+                raise DataError(f"{path}: wanted one column {column!r}, found {columns.count(column)}")
         self._columns = [*getattr(self, "_columns", []), columns]
-        yield from self._rows(file, path)
+        yield from self._rows(lines, path)
 
-    def _rows(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
-        position = start = file.tell()
+    def _reader(self, lines: Iterable[str]) -> Any:
+        """Strict: a quote that is not closed is an error, not a caption that holds the rest of the table."""
+        return csv.reader(lines, delimiter=self._separator, strict=True)
 
-        def lines() -> Iterator[str]:
-            nonlocal position
-            for line in file:
-                position += len(line)
-                # Latin-1 keeps every byte, so that a row of another encoding breaks itself alone, later.
-                yield line.decode("latin-1")
-
-        rows = csv.reader(lines(), delimiter=self._separator)
+    def _rows(self, lines: _Lines, path: Path) -> Iterator[tuple[int, int]]:
+        rows, start, count, line = self._reader(lines), lines.position, 0, 2  # lines from 1, the header's
         try:
             for row in rows:
                 if row:
-                    yield start, position - start
-                start = position
+                    count += 1
+                    yield start, lines.position - start
+                start, line = lines.position, rows.line_num + 2
         except csv.Error as error:
-            raise DataError(f"{path}: wanted a row at byte {start}, found none ({error}); check its quotes") from error
+            raise DataError(
+                f"{path}: row {count + 1} (line {line}): wanted fields in quotes that are closed, found none ({error})"
+            ) from error
 
     def parse(self, text: str, name: str, file: int) -> dict[str, Any]:
         columns = self._columns[file]
         try:
-            values = next(csv.reader(io.StringIO(text, newline="\n"), delimiter=self._separator))
+            values = next(self._reader(io.StringIO(text, newline="")))
         except csv.Error as error:
             raise DataError(f"{name}: wanted a row, found none ({error})") from error
         if len(values) != len(columns):
             raise DataError(f"{name}: wanted {len(columns)} fields, found {len(values)}")
         return dict(zip(columns, values, strict=True))
+
+
+class _Lines:
+    """The lines of a file behind the first, and where the next one begins; CR, LF and CRLF end them.
+
+    As Latin-1, which keeps every byte, so that a row of another encoding breaks itself alone, later.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._text = io.TextIOWrapper(file, "latin-1", newline="")
+        self.first = self._text.readline()
+        self.position = len(self.first)
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self.position += len(line)
+            yield line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from array import array
 from collections.abc import Collection, Iterator, Sequence
@@ -13,9 +12,19 @@ import numpy as np
 
 from clip_core.errors import DataError
 
-from .fields import CAPTIONS, LABELS, as_captions, as_label, captions_if_any, decode_text, first_present, split_keys
-from .files import Files
-from .sources import PARTS, PICTURES, Sample, Source
+from .fields import (
+    CAPTIONS,
+    LABELS,
+    as_captions,
+    as_label,
+    captions_if_any,
+    decode_text,
+    first_present,
+    json_object,
+    split_keys,
+)
+from .files import Files, MissingShards
+from .source import PARTS, PICTURES, Sample, Source
 from .tar import BLOCK, Member, block_name, members
 
 logger = logging.getLogger("triclip")
@@ -44,19 +53,31 @@ class WebDataset(Source):
         label_key: str | None = None,
         needs: Collection[str] = PARTS,
         salvage: bool = False,
+        missing: MissingShards | None = None,
     ) -> None:
-        self.files = Files(paths)
         self.caption_key, self.label_key = caption_key, label_key
         self.damage: list[str] = []
         self._wanted, self._salvage = _Wanted(image_key, caption_key, label_key, needs), salvage
         # Per member that is used: where it is, and what for. Per sample: its first member. Per shard: its first sample.
         self._offset, self._size, self._use = array("q"), array("q"), array("b")
         first, shard = array("q"), array("q")
-        for number, path in enumerate(paths):
-            shard.append(len(first))
-            self._index(path, first)
-            if len(first) == shard[number]:
-                raise DataError(self._no_samples(path))
+        missing = missing or MissingShards()
+        kept: list[Path] = []
+        for path in paths:
+            start, used = len(first), len(self._use)
+            try:
+                self._index(path, first)
+                if len(first) == start:
+                    raise DataError(self._no_samples(path))
+            except (DataError, OSError) as error:
+                missing.skip(path, error)
+                for column, length in ((first, start), *((own, used) for own in (self._offset, self._size, self._use))):
+                    del column[length:]
+                continue
+            shard.append(start)
+            kept.append(path)
+        missing.check_some_left(kept)
+        self.files, self.skipped_shards = Files(kept), missing.names
         first.append(len(self._use))
         self._first = np.frombuffer(first, np.int64)
         self._shard = np.frombuffer(shard, np.int64)
@@ -233,10 +254,4 @@ def _record(parts: list[bytes], name: str, needed: bool = True) -> dict[str, Any
             return _record(parts, name)
         except DataError:
             return {}
-    try:
-        record = json.loads(decode_text(parts[0], name))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: wanted a JSON record, found something else ({error})") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{name}: wanted a JSON object, found {type(record).__name__}")
-    return record
+    return json_object(decode_text(parts[0], name), name)

@@ -9,6 +9,7 @@ from clip_core.lazy import lazy_names
 # public name -> the module that defines it
 _HOME = {
     "DivergedError": "loop",
+    "OutOfMemoryError": "memory",
     "TrainConfig": "config",
     "evaluate_clip": "evaluate",
     "export": "loop",
@@ -23,5 +24,6 @@ if TYPE_CHECKING:
     from .evaluate import evaluate_clip
     from .load import load_config, validate
     from .loop import DivergedError, export, train
+    from .memory import OutOfMemoryError
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_core.errors import ConfigError
 
+from ..data.config import FORMATS
 from .config import TrainConfig
 
 Where = Callable[[str], str]
@@ -28,7 +29,7 @@ _SHARE = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
 _BELOW_ONE = ("a number from 0 to less than 1", lambda value: 0 <= value < 1)
 _POSITIVE = ("a number above 0", lambda value: value > 0)
 _NOT_NEGATIVE = ("a number from 0", lambda value: value >= 0)
-_FORMATS = _one_of("auto", "webdataset", "table", "datasets", "arrayrecord")
+_FORMATS = _one_of(*FORMATS)
 _DEVICES = ("an integer from 1, or -1 for the rest", lambda value: value == -1 or 1 <= value <= _LARGEST)
 _FILLED = ("a text", lambda value: bool(value.strip()))
 _TEXTS = ("texts that are not empty", lambda value: all(item.strip() for item in value))
@@ -52,6 +53,7 @@ _RULES: dict[str, tuple[str, Test]] = {
     "data.train": ("paths or patterns of the training data", lambda value: bool(value) and _TEXTS[1](value)),
     "data.format": _FORMATS,
     "data.batch_size": _whole(1),
+    "data.skip_shards": _whole(0),
     "data.workers": _whole(0, 4096),
     "data.augment.crop_scale": (
         "two shares of the area, [low, high], above 0 and at most 1",
@@ -73,6 +75,7 @@ _RULES: dict[str, tuple[str, Test]] = {
     "loss.mode": _one_of("dense", "chunked", "ring"),
     "loss.chunk": _whole(1),
     "loss.label_smoothing": _BELOW_ONE,
+    "loss.logit_scale": _NOT_NEGATIVE,
     "loss.anchors.image_weight": _NOT_NEGATIVE,
     "loss.anchors.text_weight": _NOT_NEGATIVE,
     "loss.anchors.scale": _POSITIVE,
@@ -146,12 +149,25 @@ def _model_and_data(config: TrainConfig) -> Iterator[tuple[str, str]]:
         yield "model.init", "wanted model.init (a checkpoint) or model.config (fresh weights), found neither"
     if not (model.config is None or isinstance(model.config, str | dict) or hasattr(model.config, "vision_config")):
         yield "model.config", f"wanted a CLIP config as keys and values, or its file, found {model.config!r}"
+    for tower, groups in model.unlocked_groups().items():
+        if groups < 0:
+            yield f"model.lock.{tower}.unlocked_groups", f"wanted an integer from 0, found {groups}"
     if batch % config.accumulate:
         yield "accumulate", f"wanted a divisor of data.batch_size {batch}, found {config.accumulate}"
 
 
 def _loss_and_optimizer(config: TrainConfig) -> Iterator[tuple[str, str]]:
     loss, optimizer = config.loss, config.optimizer
+    if loss.logit_bias is not None and loss.kind != "sigmoid":
+        yield "loss.logit_bias", f"wanted none with loss.kind {loss.kind}, found {loss.logit_bias}"
+    if loss.logit_scale is not None and loss.logit_scale > optimizer.max_logit_scale:
+        yield (
+            "loss.logit_scale",
+            (
+                f"wanted at most optimizer.max_logit_scale {optimizer.max_logit_scale} (logarithms), "
+                f"found {loss.logit_scale}"
+            ),
+        )
     if loss.label_smoothing > 0 and loss.kind == "sigmoid":
         yield "loss.label_smoothing", f"wanted 0 with loss.kind sigmoid, found {loss.label_smoothing}"
     if loss.label_smoothing > 0 and loss.mode != "dense":

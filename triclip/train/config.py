@@ -9,6 +9,34 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..data.config import AugmentSection, DataSection
+
+__all__ = [
+    "AnchorSection",
+    "AugmentSection",
+    "CheckpointSection",
+    "DataSection",
+    "EvaluateSection",
+    "LockSection",
+    "LogSection",
+    "LossSection",
+    "MeshSection",
+    "ModelSection",
+    "OptimizerSection",
+    "TrainConfig",
+]
+
+
+@dataclass
+class LockSection:
+    """How much of a locked tower is trained all the same.
+
+    unlocked_groups: groups from the top, as open_clip counts them: the projection; the last layer with the norm behind
+        it; each layer below; the embeddings with the norm before the layers. 0 locks all of the tower.
+    """
+
+    unlocked_groups: int = 0
+
 
 @dataclass
 class ModelSection:
@@ -18,7 +46,8 @@ class ModelSection:
     config: a CLIPConfig as a mapping, or the path of its JSON file: fresh weights, drawn from `seed` alike everywhere.
     tokenizer: folder of the tokenizer; default the checkpoint's own, or OpenAI's vocabulary.
     image_size: pixels; another one than the checkpoint's resamples the position embedding (bicubic).
-    lock: towers that stay as they are: "vision", "text" (LiT). Projections are always trained.
+    lock: towers that stay as they are, projection included, so that an index of their vectors stays valid: "vision",
+        "text" (LiT); or, to train the upper part of one, keys of these: {vision: {unlocked_groups: 2}}.
     gradient_checkpointing: "none", "full", or "dots" (Flax: keep the matrix products' results; elsewhere as "full").
     patch_dropout: share of the patches left out in training, [0, 1) (FLIP).
     """
@@ -27,57 +56,15 @@ class ModelSection:
     config: Any = None
     tokenizer: str | None = None
     image_size: int | None = None
-    lock: list[str] = field(default_factory=list)
+    lock: list[str] | dict[str, LockSection] = field(default_factory=list)
     gradient_checkpointing: str = "none"
     patch_dropout: float = 0.0
 
-
-@dataclass
-class AugmentSection:
-    """What is done to a training picture, besides resizing to the model's size. All draws depend on the seed alone.
-
-    crop_scale: area of the random crop, as shares of the picture; [1, 1] is the plain centre crop.
-    crop_ratio: its width over height.
-    flip, grayscale: probabilities.
-    color_jitter: [brightness, contrast, saturation, hue], each the largest change; hue in turns, at most 0.5.
-    rotate: degrees, at most, either way.
-    background: what shows through transparent pixels: "white", "black", or "random" (white for half of the
-        pictures, any colour for the others).
-    """
-
-    crop_scale: list[float] = field(default_factory=lambda: [0.9, 1.0])
-    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333333333333])
-    flip: float = 0.0
-    grayscale: float = 0.0
-    color_jitter: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
-    rotate: float = 0.0
-    background: str = "white"
-
-
-@dataclass
-class DataSection:
-    """Where image-text pairs come from.
-
-    train: paths or patterns; one format for all. Relative to the config file.
-    format: "webdataset" (.tar), "table" (CSV, TSV, JSONL, parquet beside the pictures, or a folder of pictures with a
-        .txt beside each), "datasets" (a folder written by Hugging Face `save_to_disk`), "arrayrecord" (tf.train.Example
-        records), or "auto" (by suffix and contents).
-    image_key, caption_key: column, suffix or feature; None: the usual ones. Either may hold several per sample, of
-        which each epoch draws one.
-    batch_size: pairs per step over all processes and devices; also the size of the contrastive loss.
-    workers: processes that decode, tokenise and augment; 0 for threads of this one. A script that asks for them needs
-        the `if __name__ == "__main__":` of Python's multiprocessing.
-    shuffle: a fresh order per epoch, cut into whole batches; false: round and round in the order of the data.
-    """
-
-    train: list[str] = field(default_factory=list)
-    format: str = "auto"
-    image_key: str | None = None
-    caption_key: str | None = None
-    batch_size: int = 256
-    workers: int = 0
-    shuffle: bool = True
-    augment: AugmentSection = field(default_factory=AugmentSection)
+    def unlocked_groups(self) -> dict[str, int]:
+        """Locked tower -> how many groups of it are trained."""
+        if isinstance(self.lock, dict):
+            return {tower: section.unlocked_groups for tower, section in self.lock.items()}
+        return dict.fromkeys(self.lock, 0)
 
 
 @dataclass
@@ -100,12 +87,18 @@ class LossSection:
     mode: "dense" (the matrix of all pairs), "chunked" (streamed in blocks of `chunk` rows), "ring" (chunked, and the
         texts travel round the devices, so that no device holds all). All equal to rounding.
     label_smoothing: softmax only, dense only.
+    logit_scale: what the parameter (a logarithm) begins at; None: the checkpoint's, or of fresh weights the config's,
+        with kind "sigmoid" ln 10.
+    logit_bias: what the bias of kind "sigmoid" begins at; None: what `training.json` says beside the model that the run
+        goes on from, else -10.
     """
 
     kind: str = "softmax"
     mode: str = "dense"
     chunk: int = 1024
     label_smoothing: float = 0.0
+    logit_scale: float | None = None
+    logit_bias: float | None = None
     anchors: AnchorSection | None = None
 
 
@@ -160,8 +153,9 @@ class EvaluateSection:
     """In-training evaluation, on the averaged weights where there are any.
 
     every: steps; 0 for the end alone. retrieval: image-text data as in `data.train`. zero_shot: image-label data;
-    labels: file of one label per line, in the order of the numbers in the data, or None when the data hold names;
-    templates: sentences with {} for the label.
+    labels: file of one label per line, in the order of the numbers in the data, or "imagenet" for its 1,000 names, or
+    None when the data hold names; templates: sentences with {} for the label; default the model's own, with labels
+    "imagenet" OpenAI's 80.
     """
 
     every: int = 0

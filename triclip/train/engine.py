@@ -10,22 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..data.config import Batch, Process
 from .config import TrainConfig
 
-# One process's rows of a step, NumPy, the same bytes whichever backend asks:
-#   pixel_values  float32 [b, C, h, w]
-#   input_ids     int32 [b, S], padded behind the end token to the model's length; no mask, the tower is causal
-#   patches       int32 [b, K], only with patch_dropout: which patches are looked at, ascending, from 0
-#   sample        int32 [b], only with anchors: the number of the sample in the training set
-Batch = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Process:
-    """This process among those of the run. Rows of a global batch belong to processes in equal shares."""
-
-    index: int
-    count: int
+__all__ = ["Batch", "Engine", "Job", "Process", "Rule", "TrainingModule"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +34,7 @@ class Job:
     weights: canonical name -> float32 array, read when asked for; positions already resampled.
     rules: canonical name, "logit_bias" (sigmoid) and "anchors" -> Rule (`rules.parameter_rules`).
     samples: rows of the anchors' table; 0 without anchors.
+    logit_bias: what the sigmoid's bias begins at.
     """
 
     config: TrainConfig
@@ -53,13 +42,14 @@ class Job:
     weights: Mapping[str, np.ndarray]
     rules: Mapping[str, Rule]
     samples: int
+    logit_bias: float = -10.0
 
 
 class Engine(Protocol):
     """One process's share of a training run: parameters, optimiser, average; their checkpoints.
 
-    Extra parameters beside the model's: "logit_bias", a scalar that begins at -10, with kind "sigmoid" (whose
-    logit_scale then begins at ln 10 when the weights are fresh); "anchors" [samples, P] with anchors.
+    Extra parameters beside the model's: "logit_bias", a scalar that begins at `job.logit_bias`, with kind "sigmoid"
+    (whose logit_scale then begins at ln 10 when the weights are fresh); "anchors" [samples, P] with anchors.
 
     A step: gradients of the mean loss over the global batch; `grad_norm` over all trainable parameters; clipping to
     clip_norm; AdamW (bias-corrected, eps added to the root, decay lr * lr_scale * weight_decay * parameter decoupled);
@@ -80,15 +70,16 @@ class Engine(Protocol):
         the data (JSON, equal in every process); returns when training may go on. Keeps `checkpoint.keep`."""
 
     def restore(self) -> Mapping[str, Any] | None:
-        """Load the newest whole checkpoint, on whatever devices there are now; sets `step`. Returns its data state,
-        None when there is none. Raises CheckpointError when it is another architecture's, naming what differs."""
+        """Load the newest checkpoint that can be read, on whatever devices there are now; sets `step`. Damaged ones are
+        named in the log and passed over. Returns its data state, None when there is none. Raises CheckpointError when
+        it is another architecture's, naming what differs, or when all are damaged."""
 
     def wait(self) -> None:
         """Until everything saved is on the disk. Raises OSError, naming the path, when it could not be written."""
 
     def stopping(self) -> bool:
-        """Whether the run was asked to stop (SIGTERM): the same answer in every process at the same step. Asked after
-        every step, and during an evaluation after every batch, equally often in every process."""
+        """Whether the run was asked to stop (SIGTERM, Ctrl-C): the same answer in every process at the same step.
+        Asked after every step, and during an evaluation after every batch, equally often in every process."""
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """This process's rows [b, C, h, w] -> unit rows [b, P] float32, of the averaged weights where there are any.
@@ -111,7 +102,7 @@ class Engine(Protocol):
 
 
 class TrainingModule(Protocol):
-    """What `clip_<backend>/training.py` holds."""
+    """What `triclip/train/engines/<backend>_/training.py` holds."""
 
     Engine: type[Engine]
 

@@ -19,14 +19,15 @@ from .. import metrics
 from ..zero_shot import DEFAULT_TEMPLATES, as_templates, unit
 from .config import TrainConfig
 from .engine import Process
-from .labels import check_labels, column, names_in_data, numbered, read_labels
+from .labels import check_labels, column, default_templates, names_in_data, numbered, read_labels
+from .memory import explained
 
 Paths = Sequence[str | os.PathLike] | str | os.PathLike
 _ALONE = Process(0, 1)
 
 
 class Encoder(Protocol):
-    """What embeds: an Engine, or a Clip (`ClipEncoder`). See `engine.Engine` for the three."""
+    """Embeds pictures and texts: an Engine, or a `ClipEncoder`. See `engine.Engine` for the three methods."""
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray: ...
 
@@ -54,16 +55,16 @@ class ClipEncoder:
     """A `Clip` as an Encoder, in one process."""
 
     def __init__(self, clip: Any) -> None:
-        self._model, self._bridge = clip.model, clip._bridge
-        self._none = np.empty((0, clip.config.projection_dim), np.float32)  # models are not asked about nothing
+        self._model, self._runner = clip.model, clip.runner
+        self._none = np.empty((0, clip.config.projection_dim), np.float32)  # an empty batch is not passed to the model
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
-        return unit(self._bridge.image_features(self._model, pixel_values)) if len(pixel_values) else self._none
+        return unit(self._runner.image_features(self._model, pixel_values)) if len(pixel_values) else self._none
 
     def text_features(self, input_ids: np.ndarray) -> np.ndarray:
         if not len(input_ids):
             return self._none
-        return unit(self._bridge.text_features(self._model, _without_padding(input_ids).astype(np.int64)))
+        return unit(self._runner.text_features(self._model, _without_padding(input_ids).astype(np.int64)))
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         return rows
@@ -90,9 +91,11 @@ def evaluate_clip(
         clip: a `clip_core.Clip`, of any backend.
         retrieval: image-text data: files, folders or patterns.
         zero_shot: image-label data; also a folder with a folder of pictures per class.
-        labels: a file of one label per line, or a list; default the names that the data hold. Numbers in the data
-            stand for lines, from 0, or for the lines that the data's own names of them are found in.
-        templates: sentences with {} for the label; default the model's own (`clip.templates`).
+        labels: a file of one label per line, a list, or "imagenet"; default the names that the data hold. Numbers in
+            the data stand for lines, from 0, or for the lines that the data's own names of them are found in. Where
+            they are numbers, a name may stand for several classes, as two of ImageNet's do.
+        templates: sentences with {} for the label; default the model's own (`clip.templates`), with "imagenet" OpenAI's
+            80.
         format, image_key, caption_key, label_key: see `triclip.data.open_source`.
         batch_size: samples per batch; the figures do not depend on it.
         progress: None shows a bar on a terminal when it takes a while.
@@ -114,17 +117,19 @@ def evaluate_clip(
     common["length"] = text.max_position_embeddings
     names = read_labels(labels) if isinstance(labels, str | os.PathLike) else labels and check_labels(labels, "labels")
     encoder, found = ClipEncoder(clip), {}
-    if retrieval:
-        data = open_evaluation(retrieval, clip.processor, caption_key=caption_key, **common)
-        with Progress("pictures", data.samples, progress) as bar:
-            found["retrieval"] = evaluate_retrieval(encoder, data, lambda batch: bar.advance(_samples(batch)))
-    if zero_shot:
-        data = open_evaluation(zero_shot, clip.processor, label_key=label_key, labelled=True, **common)
-        chosen = as_templates(clip.templates if templates is None else templates)
-        with Progress("pictures", data.samples, progress) as bar:
-            head = _HeadMaker(encoder, clip.processor, text.max_position_embeddings, chosen, batch_size)
-            advance = lambda batch: bar.advance(_samples(batch))  # noqa: E731
-            found["zero_shot"] = evaluate_zero_shot(encoder, data, names or None, head, advance, predictions)
+    with explained([f"lower batch_size (now {batch_size})"]):
+        if retrieval:
+            data = open_evaluation(retrieval, clip.processor, caption_key=caption_key, **common)
+            with Progress("pictures", data.samples, progress) as bar:
+                found["retrieval"] = evaluate_retrieval(encoder, data, lambda batch: bar.advance(_samples(batch)))
+        if zero_shot:
+            data = open_evaluation(zero_shot, clip.processor, label_key=label_key, labelled=True, **common)
+            templates = default_templates(labels) if templates is None else templates
+            chosen = as_templates(clip.templates if templates is None else templates)
+            with Progress("pictures", data.samples, progress) as bar:
+                head = _HeadMaker(encoder, clip.processor, text.max_position_embeddings, chosen, batch_size)
+                advance = lambda batch: bar.advance(_samples(batch))  # noqa: E731
+                found["zero_shot"] = evaluate_zero_shot(encoder, data, names or None, head, advance, predictions)
     return found
 
 
@@ -133,7 +138,7 @@ def _samples(batch: Any) -> int:
 
 
 def _without_padding(input_ids: np.ndarray) -> np.ndarray:
-    """Without the columns at the end in which every row repeats its last token, but for the first of them."""
+    """The rows without trailing columns in which every row repeats its last token; the first of these stays."""
     differs = np.flatnonzero((input_ids != input_ids[:, -1:]).any(0))
     return input_ids[:, : (differs[-1] if len(differs) else 0) + 2]
 
@@ -155,7 +160,7 @@ class Evaluator:
         self._length = model_config.text_config.max_position_embeddings
         self._batch_size = max(1, section.batch_size // process.count)
         own = getattr(model_config, "prompt_templates", None) or DEFAULT_TEMPLATES
-        self._templates = as_templates(section.templates or own)
+        self._templates = as_templates(section.templates or default_templates(section.labels) or own)
         self._labels = None if section.labels is None else read_labels(section.labels)
         common: dict[str, Any] = {"format": section.format, "image_key": section.image_key}
         common["batch_size"] = self._batch_size
@@ -282,10 +287,12 @@ class _HeadMaker:
         self._templates, self._batch_size, self._process = templates, batch_size, process
 
     def __call__(self, labels: Sequence[str]) -> np.ndarray:
-        sentences = [template.replace("{}", label) for label in labels for template in self._templates]
+        names = list(dict.fromkeys(labels))  # classes of one name get equal columns, to the bit
+        sentences = [template.replace("{}", name) for name in names for template in self._templates]
         vectors = [self._encoder.text_features(self._texts.encode(part)) for part in self._parts(sentences)]
         rows = self._encoder.gather(np.concatenate(vectors))
-        return unit(rows.reshape(len(labels), len(self._templates), -1).mean(axis=1)).T
+        columns = unit(rows.reshape(len(names), len(self._templates), -1).mean(axis=1)).T
+        return columns[:, [names.index(label) for label in labels]]
 
     def _parts(self, sentences: list[str]) -> Iterator[list[str]]:
         share = -(-len(sentences) // self._process.count)
@@ -320,7 +327,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _in_all(encoder: Encoder, work: Callable[[], Any]) -> Any:
-    """The result of what needs no other process; when it fails in one, all raise, and none waits for that one."""
+    """The result of `work`, which needs no other process. If it fails in one process, all raise, so that none waits."""
     problem, result = None, None
     try:
         result = work()

@@ -8,7 +8,7 @@ accumulation compute again: MFU is about the work asked for, not the work done.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -30,7 +30,16 @@ def _encoder(tower: Any, length: int) -> int:
     return tower.num_hidden_layers * (products + attention)
 
 
-def training_flops(model_config: Any, patches: int | None = None, lock: Collection[str] = ()) -> int:
-    """Operations of one pair's share of a training step: 3 x forward, 1 x for a locked tower."""
-    vision, text = forward_flops(model_config, patches)
-    return vision * (1 if "vision" in lock else 3) + text * (1 if "text" in lock else 3)
+def training_flops(
+    model_config: Any, patches: int | None = None, unlocked_groups: Mapping[str, int] | None = None
+) -> int:
+    """Operations of one pair's share of a training step: 3 x forward, 1 x for a locked tower.
+
+    unlocked_groups: of locked towers (see `config.LockSection`); the layers among them count backwards too.
+    """
+    total = 0.0
+    for tower, forward in zip(("vision", "text"), forward_flops(model_config, patches), strict=True):
+        layers = getattr(model_config, f"{tower}_config").num_hidden_layers
+        trained = min((unlocked_groups or {}).get(tower, layers + 2) - 1, layers)
+        total += forward * (1 + 2 * max(trained, 0) / max(layers, 1))
+    return round(total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,18 @@ import numpy as np
 
 from clip_core.errors import ConfigError, DataError
 
+IMAGENET = "imagenet"  # instead of a file
+_IMAGENET_LABELS = Path(__file__).with_name("imagenet_labels.txt")  # OpenAI's and open_clip's names; see NOTICE
+
 
 def read_labels(path: str | os.PathLike[str]) -> list[str]:
-    """A file of one label per line, in the order of the numbers in the data.
+    """A file of one label per line, in the order of the numbers in the data; of "imagenet" the 1,000 names that OpenAI
+    and open_clip evaluate with ("missile" and "sunglasses" stand for two classes each).
 
-    Raises FileNotFoundError, and ConfigError naming the line of an empty or repeated label.
+    Raises FileNotFoundError, and ConfigError naming the line of an empty label.
     """
+    if path == IMAGENET:
+        path = _IMAGENET_LABELS
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -26,18 +32,25 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
 
 
 def check_labels(labels: Sequence[str], source: str) -> list[str]:
-    """Labels without the spaces around them; ConfigError when one is empty or stands twice."""
-    lines: dict[str, int] = {}
+    """Labels without the spaces around them; ConfigError when one is empty. A name may stand for several classes."""
+    found = []
     for number, line in enumerate(labels, 1):
         label = line.strip() if isinstance(line, str) else ""
         if not label:
             raise ConfigError(f"{source}: line {number}: wanted a label, found {line!r}")
-        if label in lines:
-            raise ConfigError(f"{source}: line {number}: {label!r} stands in line {lines[label]} already")
-        lines[label] = number
-    if not lines:
+        found.append(label)
+    if not found:
         raise ConfigError(f"{source}: wanted labels, found none")
-    return list(lines)
+    return found
+
+
+def default_templates(labels: Any) -> Sequence[str] | None:
+    """The sentences that labels given by a name of their own are evaluated with; None for those of the model."""
+    if labels != IMAGENET:
+        return None
+    from ..prompts import OPENAI_IMAGENET_TEMPLATES
+
+    return OPENAI_IMAGENET_TEMPLATES
 
 
 def names_in_data(gather: Callable[[np.ndarray], np.ndarray], data: Any, labels: Sequence[int | str]) -> list[str]:
@@ -58,19 +71,18 @@ def names_in_data(gather: Callable[[np.ndarray], np.ndarray], data: Any, labels:
 def numbered(
     labels: Sequence[int | str], names: Sequence[str], names_of_numbers: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Class numbers int64 [N], places in `names`. Raises DataError for a label that is none of the classes.
+    """Class numbers int64 [N], places in `names`. Raises DataError for a label that is none of the classes, or a name
+    that stands for several.
 
     `names_of_numbers`: what the data call their numbers. Where these are the same names as `names`, in whatever order,
     numbers are understood by them; where none is, as when a file says "tench" for n01440764, by their order.
     """
-    places = {name: number for number, name in enumerate(names)}
+    places = _Places(names)
     of_numbers = _places_of_numbers(places, names_of_numbers)
     out = np.empty(len(labels), np.int64)
     for row, label in enumerate(labels):
         if isinstance(label, str):
-            if label.strip() not in places:
-                raise DataError(f"labels: wanted one of the {len(names)} labels, found {label!r} in the data")
-            out[row] = places[label.strip()]
+            out[row] = places.of(label.strip())
         elif not 0 <= label < len(of_numbers):
             wanted = f"wanted numbers from 0 to {len(of_numbers) - 1}, one per label"
             raise DataError(f"labels: {wanted}, found {label} in the data")
@@ -79,15 +91,41 @@ def numbered(
     return out
 
 
-def _places_of_numbers(places: Mapping[str, int], names_of_numbers: Sequence[str] | None) -> list[int]:
+class _Places:
+    """Names of classes to their numbers."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self._numbers = list(names), {}  # type: list[str], dict[str, list[int]]
+        for number, name in enumerate(names):
+            self._numbers.setdefault(name, []).append(number)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers
+
+    def of(self, name: str) -> int:
+        """Raises DataError for a name that is not there, or stands for several classes."""
+        found = self._numbers.get(name, ())
+        if not found:
+            raise DataError(f"labels: wanted one of the {len(self.names)} labels, found {name!r} in the data")
+        if len(found) > 1:
+            lines = " and ".join(str(number + 1) for number in found)
+            raise DataError(
+                f"labels: {name!r} stands in lines {lines}: wanted numbers in the data, or names that stand once, "
+                f"found the name {name!r} there"
+            )
+        return found[0]
+
+
+def _places_of_numbers(places: _Places, names_of_numbers: Sequence[str] | None) -> list[int]:
     """The place among the classes of each number in the data."""
     own = [name.strip() for name in names_of_numbers or ()]
+    in_order = list(range(len(places.names)))
+    if not own or own == places.names:
+        return in_order
     unknown = [name for name in own if name not in places]
-    if own and not unknown:
-        return [places[name] for name in own]
-    if unknown and (len(unknown) < len(own) or len(own) != len(places)):
-        raise DataError(f"labels: wanted one of the {len(places)} labels, found {unknown[0]!r} in the data")
-    return list(range(len(places)))
+    if len(unknown) == len(own) == len(places.names):  # the data call all of them otherwise
+        return in_order
+    return [places.of(name) for name in [*unknown, *own]][len(unknown) :]
 
 
 def column(values: np.ndarray) -> np.ndarray:

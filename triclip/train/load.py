@@ -20,6 +20,7 @@ from clip_core.errors import ConfigError, MissingDependencyError
 
 from . import checks
 from .config import TrainConfig
+from .labels import IMAGENET
 
 # Keys that hold paths: relative ones are taken from the folder of the file they stand in.
 _PATHS = (
@@ -186,6 +187,8 @@ def _absolute_value(key: str, value: Any, folder: str) -> Any:
         return [_absolute_value(key, item, folder) for item in value]
     if not isinstance(value, str) or not value or key not in _PATHS + _NAMES_OR_PATHS or "://" in value:
         return value
+    if key == "evaluate.labels" and value == IMAGENET:
+        return value
     joined = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
     if key in _NAMES_OR_PATHS and not (value.startswith((".", "~")) or os.path.exists(joined)):
         return value
@@ -232,6 +235,12 @@ class _Builder:
             return None if value is None else self.value(inner, key, value)
         if dataclasses.is_dataclass(hint):
             return self._section_value(typing.cast(type, hint), key, value)
+        if isinstance(hint, types.UnionType):  # a list of names, or the names as keys of sections
+            names, sections = typing.get_args(hint)
+            if not isinstance(value, Mapping):
+                return self._list(typing.get_args(names)[0], key, value)
+            section = typing.get_args(sections)[1]
+            return {str(name): self._section_value(section, f"{key}.{name}", inner) for name, inner in value.items()}
         if typing.get_origin(hint) is list:
             return self._list(typing.get_args(hint)[0], key, value)
         return self._scalar(hint, key, value)
@@ -288,10 +297,8 @@ def _describe(value: Any) -> str:
 
 def _optional(hint: Any) -> Any:
     """X of `X | None`; None when the hint is something else."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        others = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return others[0]
-    return None
+    arguments = typing.get_args(hint)
+    return arguments[0] if len(arguments) == 2 and arguments[1] is type(None) else None
 
 
 def _hint_at(key: str) -> Any:

@@ -24,12 +24,13 @@ from .engine import Batch, Engine, Job, Process, TrainingModule
 from .evaluate import Evaluator, Stopped
 from .flops import training_flops
 from .load import validate
+from .memory import explained, ways_in_training
 from .runlog import METRICS, Meter, RunLog
 from .same_run import CHECKPOINTS, RUN, check_same_run, describe, read_run
 from .schedule import learning_rate
-from .start import load_processor, prepare
+from .start import REPORT, load_processor, prepare
 
-MODEL, REPORT = "model", "training.json"
+MODEL = "model"
 
 
 class DivergedError(ValueError):
@@ -44,18 +45,19 @@ def train(config: TrainConfig, stream: TextIO | None = None) -> dict[str, Any]:
         stream: where the progress line goes; default standard error.
 
     Returns a summary: "first" (whether this is the first process, which alone writes and prints), "step", "steps",
-    "stopped" (by SIGTERM: the same call goes on later), "output", "model" (the exported folder, None when stopped),
-    "loss", "skipped" (samples, by all processes; a line of metrics.jsonl counts the first's), "seconds", "evaluation"
-    (the last figures).
+    "stopped" (by SIGTERM or Ctrl-C: the same call goes on later), "output", "model" (the exported folder, None when
+    stopped), "loss", "skipped" (samples, by all processes; a line of metrics.jsonl counts the first's), "seconds",
+    "evaluation" (the last figures).
 
     Raises ConfigError, CheckpointError, DataError, FileNotFoundError, MissingDependencyError on what can't be used,
-    DivergedError on a loss that is not finite, OSError when the disk is full; the last whole checkpoint stays.
+    DivergedError on a loss that is not finite, OutOfMemoryError, OSError when the disk is full; the last whole
+    checkpoint stays.
     """
     config = validate(config)
     backend = backend_module(config.backend)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
+    with explained(ways_in_training(config)), contextlib.ExitStack() as stack:
         process = backend.start(config)
         run = _Run(config, backend, process, stack, stream)
         return run.go()
@@ -110,7 +112,8 @@ class _Run:
         known = read_run(self.output)
         if data:
             self._open_data(job)
-            self.changes = check_same_run(self.output, config, describe(config, job))
+            self.described = describe(config, job, self.pipeline.source)
+            self.changes = check_same_run(self.output, config, self.described)
         elif job.config.loss.anchors is not None:
             job.samples = known.get("samples", 0)
         self.job = job
@@ -150,10 +153,12 @@ class _Run:
     def _open_log(self) -> RunLog | None:
         if not self.first:
             return None
-        write_text(self.output / RUN, json.dumps(describe(self.config, self.job), indent=2) + "\n")
+        write_text(self.output / RUN, json.dumps(self.described, indent=2) + "\n")
         steps, batch_size = self.config.steps, self.config.data.batch_size
         log = RunLog(self.output, steps, batch_size, self.engine.step, self.config.log.tensorboard, self._stream)
         self._stack.callback(log.close)
+        if skipped := self.pipeline.source.skipped_shards:
+            log.say(f"data.train: missing or damaged shards: {len(skipped)} ({', '.join(skipped)})")
         if self.engine.step:
             log.say(f"going on from step {self.engine.step} of {self.config.steps}")
             for change in self.changes:
@@ -195,7 +200,7 @@ class _Run:
 
     def _utilisation(self, batch: Batch, rate: float) -> float:
         patches = batch["patches"].shape[1] if "patches" in batch else None
-        flops = training_flops(self.job.model_config, patches, self.config.model.lock)
+        flops = training_flops(self.job.model_config, patches, self.config.model.unlocked_groups())
         peak = (self.config.log.peak_flops or math.inf) * self.engine.devices
         return round(flops * rate / peak, 5)
 

@@ -24,15 +24,18 @@ def parameter_rules(model_config: Any, config: TrainConfig) -> dict[str, Rule]:
     Rate: as BEiT's layer-wise decay. In a tower of L layers the norm and the projection above the layers have factor
     1, layer i (from 0) `layer_decay ** (L - i)`, embeddings (with the norm before the layers) `layer_decay ** (L + 1)`.
 
-    Locked towers (LiT) are not trainable; projections, logit scale and bias always are.
+    Locked towers (LiT) are not trainable, their projection included, but for the groups from the top that
+    `unlocked_groups` names (see `config.LockSection`); logit scale and bias always are.
     """
     patterns = [re.compile(pattern) for pattern in config.optimizer.no_decay]
-    locked = tuple(f"{tower}_model." for tower in config.model.lock)
+    unlocked = config.model.unlocked_groups()
     rules = {}
     for name, weight in weight_table(model_config).items():
         decay = _decays(weight) and not any(pattern.search(name) for pattern in patterns)
-        scale = config.optimizer.layer_decay ** _depth(name, model_config)
-        rules[name] = Rule(lr_scale=scale, decay=decay, trainable=not name.startswith(locked))
+        depth, tower = _depth(name, model_config), _tower(name)
+        group = 0 if "_projection." in name else max(depth, 1)  # from the top; a tower's last norm is its last layer's
+        trainable = tower not in unlocked or group < unlocked[tower]
+        rules[name] = Rule(lr_scale=config.optimizer.layer_decay**depth, decay=decay, trainable=trainable)
     if config.loss.kind == "sigmoid":
         rules["logit_bias"] = Rule(lr_scale=1.0, decay=False, trainable=True)
     if config.loss.anchors is not None:
@@ -42,6 +45,13 @@ def parameter_rules(model_config: Any, config: TrainConfig) -> dict[str, Rule]:
 
 def _decays(weight: Weight) -> bool:
     return weight.leaf == "weight" and weight.kind in ("linear", "conv", "embedding")
+
+
+def _tower(name: str) -> str:
+    """ "vision" or "text"; "" for the logit scale."""
+    return {"vision_model": "vision", "visual_projection": "vision"}.get(
+        name.partition(".")[0], "text" if name.startswith("text_") else ""
+    )
 
 
 def _depth(name: str, model_config: Any) -> int:

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: the progress line, metrics.jsonl, evaluation.jsonl, TensorBoard, loss.png.
+"""What a run writes for its reader: the progress line, metrics.jsonl, evaluation.jsonl, TensorBoard, loss.png.
 
 The first process has one RunLog; the others none.
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clip_core.files import write_text
+
+from ..nested import flatten
 
 METRICS, EVALUATION, CURVE = "metrics.jsonl", "evaluation.jsonl", "loss.png"
 
@@ -234,14 +236,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def flatten(record: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a/b": 1}."""
-    out: dict[str, Any] = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            out |= {f"{name}{separator}{key}": inner for key, inner in flatten(value, separator).items()}
-        else:
-            out[name] = value
-    return out

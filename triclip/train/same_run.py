@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clip_core.errors import ConfigError
 
+from ..data.source import Source, fingerprint
+from ..nested import flatten
+from . import start
 from .config import TrainConfig
 from .engine import Job
 from .load import to_dict
-from .runlog import flatten
+
+logger = logging.getLogger("triclip")
 
 RUN, CHECKPOINTS = "run.json", "checkpoints"
 
@@ -37,15 +42,39 @@ _FIXED = (
 _FREE = ("output", "steps", "compile_cache", "model", "data", "log", "evaluate", "checkpoint", "mesh", "accumulate")
 
 
-def describe(config: TrainConfig, job: Job) -> dict[str, Any]:
-    """What run.json holds: the configuration, the model's, and the number of samples."""
+# Of a tower's config, what its function depends on: not what another library adds when it saves the file again.
+_TOWER = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+    "pruned_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "eos_token_id",
+    "image_size",
+    "patch_size",
+    "num_channels",
+)
+
+
+def describe(config: TrainConfig, job: Job, source: Source) -> dict[str, Any]:
+    """What run.json holds: the configuration, the model's, the number of samples, and what the run begins with."""
     plain = dataclasses.replace(config, model=dataclasses.replace(config.model, config=None))
     values = job.model_config.to_dict()
-    model = {key: values[key] for key in ("projection_dim", "text_config", "vision_config")}
+    model = {"projection_dim": values["projection_dim"]}
     for tower in ("text_config", "vision_config"):
-        known = type(getattr(job.model_config, tower))().to_dict()  # not what a checkpoint's author added
-        model[tower] = {key: model[tower][key] for key in known if key in model[tower] and not key.startswith("_")}
-    described = {"config": to_dict(plain), "model_config": model, "samples": job.samples}
+        model[tower] = {key: values[tower][key] for key in _TOWER if key in values[tower]}
+    described = {
+        "config": to_dict(plain),
+        "model_config": model,
+        "samples": job.samples,
+        "weights": start.fingerprint(job),
+        "data": fingerprint(source),
+    }
     return json.loads(json.dumps(described))
 
 
@@ -70,6 +99,7 @@ def check_same_run(output: Path, config: TrainConfig, described: Mapping[str, An
         )
     known = read_run(output)
     if not known:
+        logger.warning("%s: no run description that can be read: whether this is the same run is unknown", output / RUN)
         return []
     before, now = _comparable(known), _comparable(described)
     differing = [key for key in now if before.get(key) != now[key]]
@@ -94,7 +124,8 @@ def _comparable(described: Mapping[str, Any]) -> dict[str, Any]:
         values[key] = value
     values["data.train"] = [Path(path).name for path in values["data.train"] or ()]  # data may have been moved
     values["ema"], values["loss.anchors"] = values["ema"] is not None, values["loss.anchors"] is not None
-    values["samples"] = described.get("samples")
+    values["samples"], values["data.train, its content"] = described.get("samples"), described.get("data")
+    values["model.init, its weights"] = described.get("weights")
     return values | {f"model: {key}": value for key, value in flatten(described.get("model_config", {}), ".").items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from .rules import parameter_rules
 _POSITIONS = "vision_model.embeddings.position_embedding.weight"
 _SIGMOID_SCALE = math.log(10)  # SigLIP's beginning: t = ln 10, b = -10
 _SIGMOID_BIAS = -10.0
+REPORT = "training.json"  # beside an exported model: what a CLIP checkpoint has no place for
 _ANCHOR_DEVIATION = 0.05
 
 
@@ -38,18 +40,56 @@ def prepare(config: TrainConfig, samples: int = 0) -> Job:
 
     Raises FileNotFoundError, CheckpointError, ConfigError naming file or key.
     """
+    saved = None
     if config.model.init is not None:
-        model_config, weights = _from_checkpoint(config)
+        model_config, weights, saved = _from_checkpoint(config)
     else:
         model_config, weights = _fresh(config)
-    return Job(config, model_config, weights, parameter_rules(model_config, config), samples)
+    bias = _first_bias(config, saved)
+    return Job(config, model_config, weights, parameter_rules(model_config, config), samples, bias)
+
+
+def _first_bias(config: TrainConfig, saved: float | None) -> float:
+    """The sigmoid's bias as it begins: as configured, as `model.init` holds it among its weights (open_clip's do), as
+    the run that exported that model left it, or SigLIP's."""
+    if config.loss.logit_bias is not None:
+        return config.loss.logit_bias
+    if config.loss.kind != "sigmoid" or config.model.init is None:
+        return _SIGMOID_BIAS
+    if saved is not None:
+        return saved
+    from clip_core.hub import resolve_folder
+
+    path = resolve_folder(str(config.model.init))
+    report = (path if path.is_dir() else path.parent) / REPORT
+    try:
+        found = json.loads(report.read_text("utf-8")).get("logit_bias", _SIGMOID_BIAS)
+        return float(found)
+    except FileNotFoundError:
+        return _SIGMOID_BIAS
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{report}: wanted a number logit_bias in a JSON object, found none ({error})") from error
+
+
+def fingerprint(job: Job) -> str:
+    """What tells the weights that a run begins with from any others: a digest of them, or of what they are drawn by."""
+    digest = hashlib.blake2b(digest_size=12)
+    if isinstance(job.weights, _Fresh):
+        digest.update(job.weights.described().encode())
+    else:
+        for name in sorted(job.weights):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(job.weights[name]).tobytes())
+    if "logit_bias" in job.rules:
+        digest.update(repr(job.logit_bias).encode())
+    return digest.hexdigest()
 
 
 def extra_parameters(job: Job) -> dict[str, np.ndarray]:
     """What is trained beside the model, as it begins: "logit_bias" [] and "anchors" [samples, P], where asked for."""
     extra: dict[str, np.ndarray] = {}
     if "logit_bias" in job.rules:
-        extra["logit_bias"] = np.array(_SIGMOID_BIAS, np.float32)
+        extra["logit_bias"] = np.array(job.logit_bias, np.float32)
     if "anchors" in job.rules:
         shape = (job.samples, job.model_config.projection_dim)
         extra["anchors"] = draw(job.config.seed, "anchors", shape, _ANCHOR_DEVIATION)
@@ -133,7 +173,8 @@ class _Lazy(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
 
-def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
+def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray], float | None]:
+    """The model's config, its weights, and the sigmoid's bias where it is one of them."""
     from clip_core import checkpoint
     from clip_core.hub import resolve_folder
 
@@ -146,12 +187,15 @@ def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.n
         raise CheckpointError(f"{path}: wanted a full CLIP model to train, found {kind or 'no config.json'}")
     model_config = CLIPConfig.from_dict(read.config)
     tensors = {name: tensor for name, tensor in read.tensors.items() if not name.startswith("classifier.")}
+    bias = tensors.pop("logit_bias", None)
     table = weight_table(model_config)
     check(tensors, table, str(path))
     tensors = {name: tensors[name] for name in table}
     if config.model.image_size is not None:
         model_config, tensors = _resized(model_config, tensors, config.model.image_size)
-    return model_config, _Lazy(tensors)
+    if config.loss.logit_scale is not None:
+        tensors["logit_scale"] = checkpoint.Tensor.from_numpy(np.array(config.loss.logit_scale, np.float32))
+    return model_config, _Lazy(tensors), None if bias is None else float(bias.astype("float32").numpy().reshape(()))
 
 
 def _resized(model_config: CLIPConfig, tensors: dict[str, Any], size: int) -> tuple[CLIPConfig, dict[str, Any]]:
@@ -204,6 +248,11 @@ class _Fresh(Mapping[str, np.ndarray]):
             return np.full(shape, value, np.float32)
         return draw(self._seed, name, shape, value)
 
+    def described(self) -> str:
+        """What all values follow from."""
+        shapes = {name: weight.shape for name, weight in self._table.items()}
+        return json.dumps([self._seed, shapes, dict(self._values)], sort_keys=True)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._table)
 
@@ -233,7 +282,9 @@ def _fresh(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
         raise ConfigError(f"{source}: {error}") from error
     if config.model.image_size is not None:
         model_config = with_image_size(model_config, config.model.image_size)
-    if config.loss.kind == "sigmoid":
+    if config.loss.logit_scale is not None:
+        model_config.logit_scale_init_value = config.loss.logit_scale
+    elif config.loss.kind == "sigmoid":
         model_config.logit_scale_init_value = _SIGMOID_SCALE
     return model_config, _Fresh(model_config, config.seed)
 

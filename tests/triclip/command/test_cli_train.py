@@ -133,9 +133,9 @@ def test_evaluate_a_folder_per_class_with_a_file_of_labels(pairs, tmp_path, caps
 
 def test_what_evaluate_refuses(pairs, tmp_path, capsys):
     assert "--retrieval PATH or --zero-shot PATH" in failing(capsys, "evaluate")
-    (tmp_path / "labels.txt").write_text("red\nred\n")
+    (tmp_path / "labels.txt").write_text("red\n\nred\n")
     wrong = ["evaluate", "--labels", tmp_path / "labels.txt"]
-    assert "line 2: 'red' stands in line 1" in failing(capsys, *wrong, "--zero-shot", pairs / "classes")
+    assert "line 2: wanted a label" in failing(capsys, *wrong, "--zero-shot", pairs / "classes")
     assert "--zero-shot" in failing(capsys, *wrong, "--retrieval", pairs / "pairs.tsv")
     assert "none.tar" in failing(capsys, "evaluate", "--retrieval", tmp_path / "none.tar")
     assert "'no braces'" in failing(capsys, "evaluate", "--zero-shot", pairs / "classes", "--template", "no braces")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
+import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 from clip_core.errors import CheckpointError, ConfigError
 from clip_flax import FlaxCLIPModel
 from conformance.training.flax_worker import MODEL, SAMPLES, Spec, batch, run_config
-from triclip.train.config import MeshSection, TrainConfig
+from triclip.train.config import LockSection, MeshSection, TrainConfig
 from triclip.train.engine import Process, Rule
 from triclip.train.engines.flax_ import training
 from triclip.train.engines.flax_.sharding import make_mesh, parameter_spec
@@ -172,13 +175,18 @@ def test_steps_are_the_contracts(tmp_path: Path) -> None:
     run.close()
 
 
-def test_locked_tower(tmp_path: Path) -> None:
-    run = engine(tmp_path, model={"lock": ["vision"]})
+UPPER = ("visual_projection.", "vision_model.post_layernorm.", "vision_model.encoder.layers.1.")
+
+
+@pytest.mark.parametrize(("lock", "free"), [(["vision"], ()), ({"vision": LockSection(2)}, UPPER)])
+def test_locked_tower(tmp_path: Path, lock: Any, free: tuple[str, ...]) -> None:
+    run = engine(tmp_path, model={"lock": lock})
     before = host(run.state["params"])
     for step in range(2):
         run.train_step(batch(run.job, ALONE, step), 1e-3)
     after = host(run.state["params"])
-    locked = {name for name in before if name.startswith("vision_model.")}
+    locked = {name for name in before if name.startswith(("vision_model.", "visual_projection."))}
+    locked = {name for name in locked if not name.startswith(free)} if free else locked
     for name in before:
         assert (before[name].tobytes() == after[name].tobytes()) == (name in locked), name
     assert len(jax.tree.leaves(run.state["moments"])) == 1 + 2 * (len(before) - len(locked))  # a counter, and two each
@@ -266,6 +274,52 @@ def test_full_disk_and_another_model(trained: training.Engine, tmp_path: Path) -
     text = str(wrong.value)
     assert str(folder / "3") in text and "+ params/logit_bias" in text
     assert f"params/anchors: got ({SAMPLES}, 16), want (3, 16)" in text
+
+
+@pytest.mark.parametrize("damage", ["no state", "cut", "empty"])
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog: Any) -> None:
+    state = {"params": {"a": jnp.arange(4096.0)}, "moments": {"b": jnp.ones((64, 64))}}
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+
+    def opened() -> Any:
+        return training.Checkpoints(tmp_path, 2)
+
+    first = opened()
+    for step in (1, 2):
+        first.save(step, jax.tree.map(lambda leaf, by=step: leaf * by, state), {"position": step})
+    first.close()
+    if damage == "no state":
+        shutil.rmtree(tmp_path / "2" / "state")
+    elif damage == "empty":
+        shutil.rmtree(tmp_path / "2")
+        (tmp_path / "2").mkdir()
+    else:
+        for file in (tmp_path / "2" / "state").rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:10])
+    second = opened()
+    step, found, data = second.restore(like)
+    assert step == 1 and data == {"position": 1} and np.array_equal(found["params"]["a"], np.arange(4096.0))
+    assert "passed over a damaged checkpoint" in caplog.text and str(tmp_path / "2") in caplog.text
+    second.save(2, state, {"position": 3})
+    second.close()
+    assert {"1", "2", "2.damaged"} <= {path.name for path in tmp_path.iterdir()}
+    assert opened().restore(like)[2] == {"position": 3}
+    for number in (1, 2):
+        shutil.rmtree(tmp_path / str(number) / "state")
+    with pytest.raises(CheckpointError, match="2 that are damaged"):
+        opened().restore(like)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_to_stop(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    request = training.processes.StopRequest()
+    assert not request.seen()
+    os.kill(os.getpid(), number)
+    assert request.seen()
+    request.close()
+    assert signal.getsignal(number) is before
 
 
 def test_nothing_to_restore(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_rate_scales_average_and_what_is_locked(engines: Any) -> None:
         averages = {name: decay * averages[name] + (1 - decay) * now[name] for name in now}
     found = engine.weights(True)
     for name in now:
-        locked = name.startswith("vision_model.")
+        locked = name.startswith(("vision_model.", "visual_projection."))
         assert (now[name].tobytes() == begin[name].tobytes()) == locked, name
         if locked:
             assert found[name].tobytes() == begin[name].tobytes()
@@ -245,6 +245,24 @@ def test_a_damaged_checkpoint_is_named(engines: Any, tmp_path: Path, file: str, 
         engines().restore()
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("state.json", None), ("state.json", b"[]"), ("state.safetensors", None), ("state.safetensors", b"")],
+)
+def test_a_damaged_newest_checkpoint_is_passed_over(
+    engines: Any, tmp_path: Path, file: str, content: bytes | None, caplog: Any
+) -> None:
+    advance(engines(), 2, save_at=[1, 2])
+    path = tmp_path / "run/checkpoints/2" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    other = engines()
+    assert other.restore() == {"position": 1} and other.step == 1
+    assert "passed over a damaged checkpoint" in caplog.text and "checkpoints/2" in caplog.text
+    advance(other, 2, save_at=[2])
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["1", "2", "2.damaged"]
+    assert engines().restore() == {"position": 2}
+
+
 def test_full_disk(engines: Any, tmp_path: Path) -> None:
     """An OSError that names the checkpoint; the one before stays, and nothing half-written."""
     engine = engines()
@@ -260,14 +278,15 @@ def test_full_disk(engines: Any, tmp_path: Path) -> None:
     assert engine.restore() == {"position": 1}
 
 
-def test_asked_to_stop(engines: Any) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop(engines: Any, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     engine = engines()
     assert not engine.stopping()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
     assert engine.stopping()
     engine.close()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

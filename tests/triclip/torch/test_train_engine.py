@@ -19,7 +19,7 @@ from clip_core.errors import CheckpointError, ConfigError
 from clip_torch import CLIPModel
 from conformance import losses_reference
 from conformance.training.torch_worker import BATCH, TINY, advance, batch_of, tiny_config, tiny_job
-from triclip.train.config import MeshSection
+from triclip.train.config import LockSection, MeshSection
 from triclip.train.engines.torch_.parallel import mesh_shape
 from triclip.train.engines.torch_.training import Engine, shortened, start
 from triclip.train.start import extra_parameters
@@ -99,6 +99,7 @@ def adamw(job: Any, weights: dict, grads: dict, moments: dict, step: int, lr: fl
     {"loss.kind": "sigmoid", "loss.mode": "chunked", "loss.chunk": 5, "optimizer.layer_decay": 0.7,
      "optimizer.no_decay": ["projection"], "accumulate": 3},
     {"model.lock": ["vision"], "optimizer.max_logit_scale": 2.6585, "loss.mode": "ring", "ema": 0.5},
+    {"model.lock": {"vision": LockSection(2), "text": LockSection()}, "loss.kind": "sigmoid", "loss.logit_bias": -2.0},
 ])  # fmt: skip
 def test_steps_are_the_contract(tmp_path: Path, engines: Any, values: dict[str, Any]) -> None:
     # A small eps would make a step of the mere rounding of gradients that are 0, a key bias's for one.
@@ -268,8 +269,8 @@ def test_the_newest_stay_and_leftovers_go(tmp_path: Path, engines: Any) -> None:
     assert files == [".json", ".safetensors"]
 
 
-@pytest.mark.parametrize("damage", ["shorter", "no state", "bad state", "no tensors"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, engines: Any, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["shorter", "no state", "bad state", "no tensors", "bad header"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, engines: Any, damage: str, caplog: Any) -> None:
     engine = engines(tmp_path)
     advance(engine, 2, save_at=(1, 2))
     newest = tmp_path / "checkpoints" / "step-00000002"
@@ -278,12 +279,22 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, engines: Any, damag
         file.write_bytes(file.read_bytes()[:-100])
     elif damage == "no tensors":
         file.unlink()
+    elif damage == "bad header":
+        file.write_bytes(b"\xff" * 64 + file.read_bytes()[64:])
     elif damage == "no state":
         (newest / "state.json").unlink()
     else:
         (newest / "state.json").write_text('{"step": "two", "files": []}')
     other = engines(tmp_path)
-    assert other.restore() == {"position": 1}
+    assert other.restore() == {"position": 1} and other.step == 1
+    assert "passed over a damaged checkpoint" in caplog.text and "step-00000002" in caplog.text
+    advance(other, 2, save_at=(2,))
+    assert sorted(path.name for path in newest.parent.iterdir()) == [
+        "step-00000001",
+        "step-00000002",
+        "step-00000002.damaged",
+    ]
+    assert engines(tmp_path).restore() == {"position": 2}
 
 
 def test_damage_that_sizes_do_not_show_is_an_error(tmp_path: Path, engines: Any) -> None:
@@ -334,14 +345,15 @@ def test_no_room_is_an_oserror_that_names_the_place(tmp_path: Path, engines: Any
         blocked.wait()
 
 
-def test_sigterm_is_asked_for_and_given_back(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_listened_to_and_given_back(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     engine = Engine(tiny_job(tmp_path))
     assert not engine.stopping()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
     assert engine.stopping() and engine.stopping()
     engine.close()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 # -- evaluation, export, start ----------------------------------------------------------------------------------------

@@ -14,6 +14,12 @@ import orbax.checkpoint as ocp
 from clip_core.errors import CheckpointError
 from clip_core.weights import compare
 
+from ...newest import DamagedCheckpointError, load_newest, set_aside
+from . import processes
+
+# What Orbax and TensorStore raise on files that are not what they were.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+
 
 class Checkpoints:
     """Numbered by step under a folder. A save appears whole, by a rename, or not at all."""
@@ -31,6 +37,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(dict(data)))
         with self._naming():
             self._sweep()
+            self._set_aside(step)
             self._manager.save(step, args=args, force=True)
 
     def _sweep(self) -> None:
@@ -41,30 +48,45 @@ class Checkpoints:
                 shutil.rmtree(left)
         self._swept = True
 
+    def _set_aside(self, step: int) -> None:
+        """Damaged checkpoints that this run has passed over: their numbers are wanted again."""
+        newer = [number for number in self._manager.all_steps() if number >= step]
+        if not newer:
+            return
+        if jax.process_index() == 0:
+            for number in newer:
+                set_aside(self.folder / str(number))
+        processes.gather_counts(0)  # the others wait
+        self._manager.reload()
+
     def wait(self) -> None:
         with self._naming():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
     def restore(self, like: Any) -> tuple[int, Any, Mapping[str, Any]] | None:
-        """(step, state, data) of the newest checkpoint, laid out as `like`: jax.ShapeDtypeStructs with shardings."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        """(step, state, data) of the newest checkpoint that can be read, laid out as `like`: jax.ShapeDtypeStructs with
+        shardings."""
+        steps = self._manager.all_steps()
+        return load_newest(steps, lambda step: self._load(step, like), processes.gather_rows, jax.process_index() == 0)
+
+    def _load(self, step: int, like: Any) -> tuple[int, Any, Mapping[str, Any]]:
         path = self.folder / str(step)
         try:
             self._check(path, step, like)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
-        except (OSError, ValueError, KeyError) as error:
+            return step, restored["state"], dict(restored["data"])
+        except _DAMAGE as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{path}: can't be restored: {error}") from error
-        return step, restored["state"], restored["data"]
+            raise DamagedCheckpointError(f"{path}: a damaged checkpoint: {error}") from error
 
     def _check(self, path: Path, step: int, like: Any) -> None:
         """Raise CheckpointError naming what the checkpoint has otherwise."""
         found, wanted = _named(self._manager.item_metadata(step)["state"]), _named(like)
+        if not found:
+            raise DamagedCheckpointError(f"{path}: a damaged checkpoint: it holds no description of its arrays")
         for part in ("params", ""):  # another model's moments and average differ too, and say nothing new
             difference = compare(
                 {name: leaf for name, leaf in found.items() if name.startswith(part)},

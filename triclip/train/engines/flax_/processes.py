@@ -5,10 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import signal
-import threading
-from types import FrameType
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +13,7 @@ from jax.experimental import multihost_utils
 from clip_core.errors import ConfigError
 
 from ...engine import Process
+from ...stop import StopSignals
 
 # Seconds. JAX itself leaves the group at the end of the process, and waits for the others so long: when one has failed,
 # the others learn of it no earlier. Its own 300 is long for that.
@@ -59,30 +56,23 @@ def _number(name: str) -> int | None:
 
 
 class StopRequest:
-    """Whether the run was asked to stop, by SIGTERM to any process: the same answer everywhere at the same step."""
+    """Whether the run was asked to stop, by a signal to any process: the same answer everywhere at the same step."""
 
     def __init__(self) -> None:
-        self._asked, self._calls = False, 0
-        self._former: Any = None
-        # In a group, jax.distributed has its own handler; it finds a call that no process has passed yet.
+        # In a group, jax.distributed has its own handler of SIGTERM; it finds a call that no process has passed yet.
         self._alone = jax.process_count() == 1
-        if self._alone and threading.current_thread() is threading.main_thread():
-            self._former = signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._signals = StopSignals(forward=not self._alone)
+        self._asked, self._calls = False, 0
 
     def seen(self) -> bool:
         """To be asked equally often in every process: they agree on one of these calls, not on a moment."""
         if not self._alone and not self._asked:
             self._calls += 1
             self._asked = multihost_utils.reached_preemption_sync_point(self._calls)
-        return self._asked
+        return self._signals.asked if self._alone else self._asked
 
     def close(self) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGTERM, self._former)
-            self._former = None
+        self._signals.close()
 
 
 def gather_counts(count: int) -> list[int]:

@@ -20,6 +20,8 @@ from clip_core.checkpoint import Tensor, safetensors_file
 from clip_core.errors import CheckpointError
 from clip_core.weights import Difference
 
+from ...newest import DamagedCheckpointError, set_aside
+
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
@@ -57,6 +59,9 @@ class Checkpoints:
         target = self.folder / str(step)
         try:
             self._sweep()
+            for newer in self.steps():
+                if newer >= step:  # damaged ones, which this run has passed over
+                    set_aside(self.folder / str(newer))
             with files.replace_folder(target) as stage:
                 tensors = {name: Tensor.from_numpy(array) for name, array in arrays.items()}
                 safetensors_file.write(stage.path / _TENSORS, tensors)
@@ -79,17 +84,20 @@ class Checkpoints:
             self._swept = True
 
     def steps(self) -> list[int]:
-        """The steps of all whole checkpoints, ascending."""
-        return sorted(int(path.parent.name) for path in self.folder.glob(f"*/{_STATE}") if path.parent.name.isdecimal())
+        """The steps of all checkpoints there are, whole or damaged, ascending."""
+        return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
 
     def read(self, step: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, lazily read; state). Raises CheckpointError when the names and shapes are not those wanted."""
+        """(tensors, lazily read; state). Raises CheckpointError when the names and shapes are not those wanted,
+        DamagedCheckpointError when files are missing or can't be read."""
         path = self.folder / str(step)
         try:
             state = json.loads((path / _STATE).read_text("utf-8"))
             tensors, _ = safetensors_file.read(path / _TENSORS)
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: a damaged checkpoint: {error}") from error
+            if not isinstance(state, dict) or state.get("step") != step or not isinstance(state.get("data"), dict):
+                raise ValueError(f"wanted step {step} and the data's position in {_STATE}, found {str(state)[:200]}")
+        except (ValueError, RecursionError, OSError) as error:
+            raise DamagedCheckpointError(f"{path}: a damaged checkpoint: {error}") from error
         missing = [name for name in shapes if name not in tensors]
         unexpected = [name for name in tensors if name not in shapes]
         mismatched = [
@@ -102,9 +110,5 @@ class Checkpoints:
             raise CheckpointError(
                 f"{path}: a checkpoint of another model or another configuration than this run's "
                 f"(- missing, + unexpected):\n{difference.report()}"
-            )
-        if not isinstance(state, dict) or state.get("step") != step or not isinstance(state.get("data"), dict):
-            raise CheckpointError(
-                f"{path / _STATE}: wanted step {step} and the data's position, found {str(state)[:200]}"
             )
         return tensors, state

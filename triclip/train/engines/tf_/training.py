@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,9 @@ from clip_tf.modeling import TFCLIPModel
 
 from ...config import TrainConfig
 from ...engine import Batch, Job, Process
+from ...newest import load_newest
 from ...start import extra_parameters
+from ...stop import StopSignals
 from .checkpointing import Checkpoints
 from .distribution import find_group
 from .optimizer import AdamW
@@ -117,7 +117,7 @@ class Engine:
     def train_step(self, batch: Batch, lr: float) -> Mapping[str, Any]:
         """See the protocol. Loss and gradients are of the step's beginning, logit_scale and logit_bias of its end."""
         rows = {name: batch[name] for name in ("pixel_values", "input_ids", "patches", "sample") if name in batch}
-        numbers = {"stop": np.array(self._asked, np.int32), "step": np.array(self.step, np.int32)}
+        numbers = {"stop": np.array(self._stop.asked, np.int32), "step": np.array(self.step, np.int32)}
         inputs = self._group.feed({**rows, **numbers})
         metrics = self._train(inputs, tf.constant(self._optimizer.scalars(lr, self.step)))
         self._votes = [*self._votes[-1:], metrics.pop("stop")]
@@ -265,16 +265,15 @@ class Engine:
 
     def restore(self) -> Mapping[str, Any] | None:
         """See the protocol."""
-        steps = self._checkpoints.steps()
-        newest = int(self._group.gather(np.array([max(steps, default=-1)]))[0])
-        if newest < 0:
-            return None
+        return load_newest(self._checkpoints.steps(), self._load, self.gather, self._group.process.index == 0)
+
+    def _load(self, step: int) -> Mapping[str, Any]:
         state = self._state()
         shapes = {name: _canonical_shape(source) for name, source in state.items()}
-        tensors, saved = self._checkpoints.read(newest, shapes)
+        tensors, saved = self._checkpoints.read(step, shapes)
         for name, target in state.items():
             self._assign(target, tensors[name].numpy())
-        self.step = newest
+        self.step = step
         return saved["data"]
 
     def wait(self) -> None:
@@ -301,29 +300,22 @@ class Engine:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """SIGTERM asks for the end of the run; `stopping` tells the loop."""
-        self._asked, self._before = False, None
+        """SIGTERM or Ctrl-C asks for the end of the run; `stopping` tells the loop."""
+        self._stop = StopSignals()
         self._votes: list[tf.Tensor] = []  # of the last two steps, how many processes were asked
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, *_: Any) -> None:
-        self._asked = True
 
     def stopping(self) -> bool:
         """See the protocol. Among several processes the requests travel with the steps, and count one step later: the
         answer of a step that is still being computed would have to be waited for. Between steps they are gathered."""
         if self._group.process.count == 1:
-            return self._asked
+            return self._stop.asked
         if len(self._votes) < 2:
-            return bool(self._group.gather(np.array([self._asked])).any())
+            return bool(self._group.gather(np.array([self._stop.asked])).any())
         return int(self._votes.pop(0)) > 0
 
     def close(self) -> None:
         """See the protocol."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        self._stop.close()
         self.wait()
         self._checkpoints.close()
 

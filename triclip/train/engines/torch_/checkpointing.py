@@ -8,7 +8,6 @@ name, and renamed when every process's file is on the disk; it can be read by an
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import secrets
@@ -29,6 +28,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from clip_core.errors import CheckpointError, MissingDependencyError
 from clip_core.weights import Difference
 
+from ...newest import DamagedCheckpointError, set_aside
 from .parallel import Topology, index, world
 
 STATE = "state.json"
@@ -113,8 +113,9 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         _sync(stage)
-        if target.exists():  # of a run that was told not to resume
-            shutil.rmtree(target)
+        for step, path in self._numbered():
+            if step >= state["step"]:  # damaged ones, which this run has passed over
+                set_aside(path)
         os.rename(stage, target)
         _sync(self.folder)
         for _, old in sorted(self._numbered())[: -self.keep]:
@@ -133,48 +134,50 @@ class Checkpoints:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def newest(self) -> Found | None:
-        """The newest whole checkpoint, the same one in every process; None when there is none."""
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints there are, whole or damaged."""
         self.wait()
-        found = next((f for _, path in sorted(self._numbered(), reverse=True) if (f := self._whole(path))), None)
-        first = self.topology.most((-1 if found is None else found.step) if index() == 0 else -1)
-        if first < 0:
-            return None
-        folder = self.folder / f"step-{first:08d}"
-        found = self._whole(folder)
-        if found is None:
-            raise CheckpointError(f"{folder}: the first process can read this checkpoint, process {index()} can't")
+        return [step for step, _ in self._numbered()]
+
+    def open(self, step: int) -> Found:
+        """What a checkpoint says of itself. Raises DamagedCheckpointError in all processes when it is so for one."""
+        found, problem = None, None
+        try:
+            found = self._described(self.folder / f"step-{step:08d}")
+        except DamagedCheckpointError as error:
+            problem = error
+        if self.topology.most(int(problem is not None)):  # before they read together
+            raise problem or DamagedCheckpointError(f"{self.folder}: another process can't read the one of step {step}")
+        assert found is not None
         return found
 
-    def _whole(self, folder: Path) -> Found | None:
+    def _described(self, folder: Path) -> Found:
         try:
             state = json.loads((folder / STATE).read_text("utf-8"))
             found = Found(folder, int(state["step"]), int(state["processes"]), state["data"])
             wrong = [name for name, size in state["files"].items() if (folder / name).stat().st_size != size]
             if wrong or folder.name != f"step-{found.step:08d}":
                 raise ValueError(f"{wrong[0]} has another size" if wrong else f"it says step {found.step}")
+            dcp.HuggingFaceStorageReader(str(folder)).read_metadata()
         except _DAMAGE as error:
-            logging.getLogger("triclip").warning("%s: passed over, this checkpoint is damaged: %s", folder, error)
-            return None
+            raise DamagedCheckpointError(f"{folder}: a damaged checkpoint: {error}") from error
         return found
 
     def load(self, found: Found, tensors: Mapping[str, torch.Tensor], optional: Mapping[str, torch.Tensor]) -> set[str]:
         """Read into `tensors`, and into those of `optional` that are there, in place. Returns the latter's names.
 
-        Raises CheckpointError when the checkpoint holds other tensors than these, naming what differs.
+        Raises CheckpointError when the checkpoint holds other tensors than these, naming what differs;
+        DamagedCheckpointError when they can't be read, with some of `tensors` perhaps overwritten.
         """
         reader = dcp.HuggingFaceStorageReader(str(found.folder))
-        try:
-            saved = reader.read_metadata().state_dict_metadata
-        except _DAMAGE as error:
-            raise CheckpointError(f"{found.folder}: a damaged checkpoint: {error}") from error
+        saved = reader.read_metadata().state_dict_metadata
         _check(saved, tensors, found.folder)
         wanted = {**tensors, **{name: tensor for name, tensor in optional.items() if name in saved}}
         try:
             group = self.topology.saving
             dcp.load(wanted, storage_reader=reader, process_group=group, no_dist=group is None)
         except (CheckpointException, *_DAMAGE) as error:
-            raise CheckpointError(f"{found.folder}: a damaged checkpoint: {error}") from error
+            raise DamagedCheckpointError(f"{found.folder}: a damaged checkpoint: {error}") from error
         return set(wanted) - set(tensors)
 
 

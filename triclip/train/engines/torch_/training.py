@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import signal
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,10 @@ from clip_torch.loss import anchor_loss, contrastive_loss
 from clip_torch.modeling import CLIPModel, normalize
 
 from ...engine import Batch, Job
+from ...newest import load_newest
 from ...schedule import ema_decay
 from ...start import extra_parameters, is_model_parameter
+from ...stop import StopSignals
 from .checkpointing import Checkpoints, barrier
 from .parallel import Topology, distributed, fill, full, index, local, replicated, start, world
 
@@ -86,10 +86,7 @@ class Engine:
         self.checkpoints = Checkpoints(
             Path(job.config.output) / "checkpoints", job.config.checkpoint.keep, self.topology
         )
-        self._stop = threading.Event()
-        self._handler = None
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGTERM, lambda number, frame: self._stop.set())
+        self._stop = StopSignals()
 
     def _build(self) -> Network:
         job, extra = self.job, extra_parameters(self.job)
@@ -287,11 +284,11 @@ class Engine:
 
     def restore(self) -> Mapping[str, Any] | None:
         """Load the newest whole checkpoint; see the contract."""
-        found = self.checkpoints.newest()
-        if found is None:
-            return None
         self._hold(average=False)
-        random = self._own_random()
+        return load_newest(self.checkpoints.steps(), self._load, self.gather, index() == 0)
+
+    def _load(self, step: int) -> Mapping[str, Any]:
+        found, random = self.checkpoints.open(step), self._own_random()
         there = self.checkpoints.load(found, self._tensors(), random)
         self.step = found.step
         for parameter in self.trained.values():
@@ -307,14 +304,14 @@ class Engine:
         self.checkpoints.wait()
 
     def stopping(self) -> bool:
-        """Whether SIGTERM reached any process: the same answer in all of them at the same step."""
-        return bool(self.topology.most(int(self._stop.is_set())))
+        """Whether SIGTERM or Ctrl-C reached any process: the same answer in all of them at the same step."""
+        return bool(self.topology.most(int(self._stop.asked)))
 
     # -- evaluation and results ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _hold(self, average: bool) -> None:
-        """Exchange parameters and average, where there is one, until the network holds what is asked for."""
+        """Swap parameters and average, where there is one, so that the network holds the one asked for."""
         if not self.average or average == self._averaged:
             return
         for name, parameter in self.trained.items():
@@ -362,12 +359,11 @@ class Engine:
             barrier(self.topology)
 
     def close(self) -> None:
-        """Finish the saves, give SIGTERM back, and leave the group of processes."""
+        """Finish the saves, give the signals back, and leave the group of processes."""
         try:
             self.wait()
         finally:
-            if self._handler is not None:
-                signal.signal(signal.SIGTERM, self._handler)
+            self._stop.close()
             if dist.is_initialized():
                 dist.destroy_process_group()
 
