@@ -29,6 +29,10 @@ class _TowerConfig(PretrainedConfig):
                 f"{type(self).__name__}: num_attention_heads: wanted a divisor of hidden_size "
                 f"{self.hidden_size}, found {self.num_attention_heads}"
             )
+        self._check_pruned_heads()
+
+    def check_values(self) -> None:
+        super().check_values()
         if not callable(self.hidden_act) and self.hidden_act not in ACTIVATIONS:
             raise ConfigError(
                 f"{type(self).__name__}: hidden_act: wanted one of {', '.join(ACTIVATIONS)} or a callable, "
@@ -36,7 +40,6 @@ class _TowerConfig(PretrainedConfig):
             )
         self._check_range("attention_dropout", 0.0, 1.0)
         self._check_range("layer_norm_eps", 0.0, 1.0)
-        self._check_pruned_heads()
 
     def _check_pruned_heads(self) -> None:
         heads = range(self.num_attention_heads)
@@ -75,7 +78,7 @@ class CLIPTextConfig(_TowerConfig):
         pad_token_id, bos_token_id, eos_token_id: 1, 49406, 49407. `eos_token_id == 2` marks files older than 4.31,
             which pool at argmax(input_ids).
 
-    Raises ConfigError on impossible values.
+    Raises ConfigError on impossible values; `validate` also on those that don't fit each other.
     """
 
     model_type = "clip_text_model"
@@ -123,10 +126,10 @@ class CLIPTextConfig(_TowerConfig):
         self.attention_dropout = attention_dropout
         self.initializer_range = initializer_range
         self.initializer_factor = initializer_factor
-        self.validate()
+        self.check_values()
 
-    def validate(self) -> None:
-        super().validate()
+    def check_values(self) -> None:
+        super().check_values()
         eos = self.eos_token_id
         if not isinstance(eos, numbers.Integral) or isinstance(eos, bool):
             raise ConfigError(f"CLIPTextConfig: eos_token_id: wanted an integer, found {eos!r}")
@@ -189,7 +192,7 @@ class CLIPVisionConfig(_TowerConfig):
         self.attention_dropout = attention_dropout
         self.initializer_range = initializer_range
         self.initializer_factor = initializer_factor
-        self.validate()
+        self.check_values()
 
     def validate(self) -> None:
         super().validate()
@@ -234,22 +237,28 @@ class CLIPConfig(PretrainedConfig):
         self.projection_dim = projection_dim
         self.logit_scale_init_value = logit_scale_init_value
         self.initializer_factor = 1.0
-        self.validate()
+        self.check_values()
 
     @classmethod
     def from_text_vision_configs(cls, text_config: Any, vision_config: Any, **kwargs: Any) -> CLIPConfig:
         """A full config from the two towers' configs (copied); keywords as for the constructor."""
-        return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **kwargs)
+        return cls(text_config=text_config, vision_config=vision_config, **kwargs)
 
     def validate(self) -> None:
         super().validate()
         self.text_config.validate()
         self.vision_config.validate()
 
+    def check_values(self) -> None:
+        super().check_values()
+        self.text_config.check_values()
+        self.vision_config.check_values()
+
 
 def _sub_config(cls: type[_TowerConfig], values: Any, override: Any) -> Any:
-    if isinstance(values, cls):
-        values = values.to_dict()
+    if not isinstance(values, PretrainedConfig) or isinstance(values, cls):
+        to_dict = getattr(values, "to_dict", None)  # ours, or another library's
+        values = to_dict() if callable(to_dict) else values
     for name, given in ((cls._key_in_full_model, values), (f"{cls._key_in_full_model}_dict", override)):
         if given is not None and not isinstance(given, Mapping):
             raise ConfigError(f"CLIPConfig: {name}: wanted a dict or a {cls.__name__}, found {given!r}")

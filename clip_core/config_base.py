@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .absent import absent_attribute
 from .errors import ConfigError
-from .files import write_text as write_text_atomically
+from .files import write_text
+from .hub import PushToHub, is_hub_name, upload_arguments, upload_message
+from .hub import push_to_hub as upload_files
+from .reading import read_json_object
 
 CONFIG_NAME = "config.json"
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu", "silu", "swish")
@@ -83,8 +89,11 @@ _LARGEST = {"num_hidden_layers": 4096, "num_attention_heads": 65536}
 _LARGEST_SIZE = 2**28
 
 
-class PretrainedConfig:
+class PretrainedConfig(PushToHub):
     """The fields and files that all three configs share. Unknown keywords become attributes and are saved.
+
+    A value that no model can have is refused at once; whether values fit each other is checked by the models, with
+    `validate`, since a config may be completed after it was made.
 
     Args:
         return_dict: outputs as classes (True) or tuples. Default True.
@@ -94,11 +103,18 @@ class PretrainedConfig:
     """
 
     model_type = ""
+    is_composition = False
+    attribute_map: dict[str, str] = {}  # other names of fields, for subclasses that have some
     _sub_configs: tuple[str, ...] = ()
 
-    if TYPE_CHECKING:  # fields are set by name, and users add their own
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(self.attribute_map.get(name, name), value)
 
-        def __getattr__(self, name: str) -> Any: ...
+    def __getattr__(self, name: str) -> Any:  # only for what isn't found otherwise
+        own = type(self).attribute_map.get(name)
+        if own is None:
+            raise absent_attribute(self, name, "config")
+        return getattr(self, own)
 
     def __init__(self, **kwargs: Any) -> None:
         if "dtype" in kwargs:  # transformers >= 4.56 writes this name
@@ -163,24 +179,49 @@ class PretrainedConfig:
         Also takes the path of a JSON file. Raises FileNotFoundError when there is none, ConfigError when it is no
         JSON object.
         """
-        from .hub import HUB_ARGUMENTS, resolve_file
+        from .hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, resolve_file
 
         where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         path = resolve_file(pretrained_model_name_or_path, kwargs.pop("_configuration_file", CONFIG_NAME), **where)
-        config_dict = read_json_object(path)
+        config_dict = read_json_object(path, ConfigError)
         config_dict.setdefault("_name_or_path", str(pretrained_model_name_or_path))
-        return config_dict, kwargs
+        return config_dict, {key: value for key, value in kwargs.items() if key not in ACCEPTED_ARGUMENTS}
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        cache_dir: str | os.PathLike | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Load from a folder, a config.json or a hub name; other keywords override single values.
 
-        `subfolder`, `revision`, `cache_dir`, `local_files_only` and `token` are as for models. With
+        `revision`, `cache_dir`, `local_files_only`, `token` and `subfolder` are as for models; `force_download` changes
+        nothing, since the hub's cache is checked against the hub in any case. With
         `return_unused_kwargs=True` returns (config, unused keywords). A text or vision config also loads from a full
         model's config.json; `text_config_dict` / `vision_config_dict` are then ignored, as in v4.37.
+
+        A config of another model gives a warning that names both, as in v4.37; models refuse it. Raises
+        FileNotFoundError, and ConfigError naming the file.
         """
-        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        return cls.from_dict(cls._own_part(config_dict), **kwargs)
+        where = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token, "revision": revision}
+        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **where, **kwargs)
+        with _naming(pretrained_model_name_or_path):
+            part = cls._own_part(config_dict)
+            kind = part.get("model_type")
+            if kind is not None and cls.model_type and kind != cls.model_type:
+                logging.getLogger("triclip").warning(
+                    "%s: you are using a model of type %s to instantiate a model of type %s. This is not supported "
+                    "for all configurations of models and can yield errors.",
+                    pretrained_model_name_or_path,
+                    kind,
+                    cls.model_type,
+                )
+            return cls.from_dict(part, **kwargs)
 
     @classmethod
     def _own_part(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
@@ -206,13 +247,14 @@ class PretrainedConfig:
             setattr(config, name, _dtype_name(value) if name == "torch_dtype" else value)
             if name == "torch_dtype":
                 unused[key] = value  # the caller that loads weights needs it too (v4.37)
-        config.validate()
+        config.check_values()
         return (config, unused) if return_unused else config
 
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike) -> Any:
         """Build from the JSON file at this path."""
-        return cls(**read_json_object(Path(json_file)))
+        with _naming(json_file):
+            return cls(**read_json_object(Path(json_file), ConfigError))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -244,10 +286,10 @@ class PretrainedConfig:
             if key in self._sub_configs and isinstance(getattr(self, key), PretrainedConfig):
                 defaults = type(getattr(self, key))().to_dict()
                 sub = {k: v for k, v in value.items() if k not in defaults or defaults[k] != v}
-                diff[key] = {**sub, "model_type": value["model_type"]}
+                diff[key] = {**_without_local_path(sub), "model_type": value["model_type"]}
             elif key not in common or value != common[key] or (key in own and value != own[key]):
                 diff[key] = value
-        return diff
+        return _without_local_path(diff)
 
     def to_json_string(self, use_diff: bool = True) -> str:
         """JSON, indented by 2, keys sorted, newline at the end."""
@@ -258,21 +300,50 @@ class PretrainedConfig:
             raise ConfigError(f"{type(self).__name__}: a value can't be written as JSON: {error}") from error
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
-        """Write `to_json_string` atomically."""
-        write_text_atomically(Path(json_file_path), self.to_json_string(use_diff))
+        """Write `to_json_string`; a crash leaves the old file or the new one, whole."""
+        write_text(Path(json_file_path), self.to_json_string(use_diff))
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Write config.json into the folder, making it if needed."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write config.json into the folder, making it if needed.
+
+        Args:
+            push_to_hub: upload it too. **kwargs: where to, as for `push_to_hub`: repo_id (default the folder's
+                name), commit_message, private, token, ...
+
+        The path of a local folder that the config was read from is not written.
+        """
+        upload = upload_arguments(kwargs, save_directory)
         folder = Path(save_directory)
         if folder.is_file():
             raise FileExistsError(f"save_directory: wanted a folder, found a file: {folder}")
         folder.mkdir(parents=True, exist_ok=True)
         self.to_json_file(folder / CONFIG_NAME)
+        if push_to_hub:
+            upload_files(folder, files=[CONFIG_NAME], **{"commit_message": upload_message(self), **upload})
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several attributes."""
         for key, value in config_dict.items():
             setattr(self, key, value)
+
+    def update_from_string(self, update_str: str) -> None:
+        """Set attributes that exist from "hidden_size=10,layer_norm_eps=0.2,return_dict=false,hidden_act=gelu".
+
+        Raises ConfigError (a ValueError) for a name that isn't there and for a value of another type.
+        """
+        for pair in update_str.split(","):
+            key, found, text = pair.partition("=")
+            if not found or not hasattr(self, key):
+                raise ConfigError(f"{type(self).__name__}: wanted name=value with a field's name, found {pair!r}")
+            setattr(self, key, _parsed(type(self).__name__, key, text, getattr(self, key)))
+
+    def dict_torch_dtype_to_str(self, d: dict[str, Any]) -> None:
+        """Turn every `torch_dtype` in a dict, and in the dicts in it, into a bare name: "float32"."""
+        if d.get("torch_dtype") is not None:
+            d["torch_dtype"] = _dtype_name(d["torch_dtype"])
+        for value in d.values():
+            if isinstance(value, dict):
+                self.dict_torch_dtype_to_str(value)
 
     # -- checking -----------------------------------------------------------------------------------------------------
 
@@ -281,7 +352,11 @@ class PretrainedConfig:
     _finite: tuple[str, ...] = ()
 
     def validate(self) -> None:
-        """Raise ConfigError on a value that no model can have. Models call this before they allocate anything."""
+        """Raise ConfigError on values that no model can have. Models call this before they allocate anything."""
+        self.check_values()
+
+    def check_values(self) -> None:
+        """Raise ConfigError on a single value that no model can have, whatever the others are."""
         for key in self._positive + self._at_least_zero:
             self._check_integer(key, getattr(self, key, None), lowest=1 if key in self._positive else 0)
         for key in self._finite:
@@ -315,6 +390,38 @@ class PretrainedConfig:
         return f"{type(self).__name__} {self.to_json_string()}"
 
 
+@contextmanager
+def _naming(source: Any) -> Iterator[None]:
+    """A ConfigError says in which file or folder the value is."""
+    try:
+        yield
+    except ConfigError as error:
+        named = str(error) if str(source) in str(error) else f"{source}: {error}"
+        raise ConfigError(named) from None
+
+
+def _without_local_path(values: dict[str, Any]) -> dict[str, Any]:
+    """Without `_name_or_path` where it is a path on this machine: a hub's name may be published, a path not."""
+    name = values.get("_name_or_path")
+    if isinstance(name, str) and name and (not is_hub_name(name) or os.path.exists(name)):
+        return {key: value for key, value in values.items() if key != "_name_or_path"}
+    return values
+
+
+def _parsed(owner: str, key: str, text: str, old: Any) -> Any:
+    words = {"true": True, "1": True, "y": True, "yes": True, "false": False, "0": False, "n": False, "no": False}
+    try:
+        if isinstance(old, bool):
+            return words[text.lower()]
+        if isinstance(old, int | float):
+            return type(old)(text)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{owner}: {key}: wanted {type(old).__name__}, found {text!r}") from None
+    if not isinstance(old, str):
+        raise ConfigError(f"{owner}: {key}: only bool, int, float and str can be set so, it is {type(old).__name__}")
+    return text
+
+
 def _dtype_name(value: Any) -> str | None:
     """A dtype as its bare name: "float16" for "torch.float16", torch.float16, np.float16, jnp.float16."""
     if value is None or isinstance(value, str):
@@ -331,15 +438,3 @@ def _activation_name(function: Any) -> str:
             f"found {function!r}"
         )
     return name
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ConfigError naming the file when it is anything else."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, or nesting without end
-        raise ConfigError(f"{path}: wanted a JSON object, found a file that does not parse: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: wanted a JSON object, found {type(value).__name__}")
-    return value

@@ -127,6 +127,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def json_bytes(content: object) -> bytes:
+    """A JSON file as transformers writes it. Raises CheckpointError for what JSON can't hold."""
+    try:
+        return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"config: it can't be written as JSON: {error}") from None
+
+
 def view(folder: Path) -> Callable[[str], Path]:
     """name -> the path where that file of the folder is now, also in the middle of an unfinished commit."""
     journal = _journal(folder)

@@ -5,6 +5,7 @@ Folders are used as they are. Names of bundled models (`BUNDLED`) resolve to fol
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -99,7 +100,7 @@ def resolve_folder(
     path = Path(BUNDLED.get(str(name_or_path), name_or_path)).expanduser()
     if path.exists() or str(name_or_path) in BUNDLED:
         folder = path
-    elif _looks_like_hub_name(str(name_or_path)):
+    elif is_hub_name(str(name_or_path)):
         patterns = [_inside(subfolder, pattern) for pattern in files]
         where = {"revision": revision, "cache_dir": cache_dir, "token": token}
         folder = _download(str(name_or_path), subfolder, patterns, weights, variant, local_files_only, where)
@@ -121,7 +122,8 @@ def resolve_file(name_or_path: str | os.PathLike, filename: str, **where: Any) -
     return path
 
 
-def _looks_like_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form of a hub's: "name" or "owner/name"."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) is not None and ".." not in name
 
 
@@ -331,7 +333,6 @@ class PushToHub:
 
         Returns huggingface_hub's CommitInfo.
         """
-        import inspect
         import tempfile
 
         given = {

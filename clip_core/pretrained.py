@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config import CLIPConfig, PretrainedConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .hub import (
     ACCEPTED_ARGUMENTS,
     HUB_ARGUMENTS,
@@ -253,10 +253,13 @@ def _read_files(
 ) -> tuple[str, Any]:
     """(the path, the opened checkpoint) of a folder, file or name."""
     from . import checkpoint
+    from .checkpoint.stated import CLIP_TYPES, check_kind
 
     path = resolve_folder(name_or_path, weights=True, variant=variant, **where)
     given = _as_dict(config, where)
-    if given is None and cls.config_class.model_type not in ("clip", "clip_text_model", "clip_vision_model"):
+    if cls.config_class.model_type in CLIP_TYPES:
+        check_kind(given or {}, f"config={config!r}" if isinstance(config, str) else "config")
+    elif given is None:
         given = _as_dict(path, {})  # a config class of somebody's own, whose model_type the checkpoint doesn't know
     scope, own = cls.weight_scope, cls.weight_scope is None
     options = {"prefer": prefer, "own": own, "beside": (*cls._own_dialects, "hf-flat")}
@@ -352,9 +355,13 @@ def _resolve_config(cls: type[Pretrained], given: Any, read: Any, overrides: dic
     values = read.config
     if cls.weight_scope == "full":
         _refuse_tower(cls, values, read, path)
-    config, unused = cls.config_class.from_dict(
-        cls.config_class._own_part(values), return_unused_kwargs=True, **overrides
-    )
+    try:
+        config, unused = cls.config_class.from_dict(
+            cls.config_class._own_part(values), return_unused_kwargs=True, **overrides
+        )
+        config.validate()
+    except ConfigError as error:
+        raise ConfigError(f"{read.config_path or path}: {error}") from None
     if unused:
         raise TypeError(f"{cls.__name__}.from_pretrained: unknown argument {sorted(unused)[0]!r}")
     return config

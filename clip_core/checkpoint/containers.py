@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import CheckpointError
+from ..reading import IMPOSTOR_BYTES, impostor
 from .source import FileSource
 from .tensor import Tensor
 
@@ -22,7 +23,10 @@ class Content(NamedTuple):
 def kind(path: Path) -> str:
     """'safetensors', 'torch', 'npz', 'keras', 'h5' or 'msgpack'. CheckpointError when it is none of them."""
     source = FileSource(path)
-    start = source.bytes(0, min(16, source.size))
+    start = source.bytes(0, min(IMPOSTOR_BYTES, source.size))
+    what = "an empty file" if not start else _OTHERS.get(start[:4]) or impostor(start)
+    if what:
+        raise CheckpointError(f"{path}: wanted weights, found {what}")
     if start.startswith(b"PK\x03\x04"):
         return {".npz": "npz", ".keras": "keras"}.get(path.suffix, "torch")
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -34,6 +38,9 @@ def kind(path: Path) -> str:
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
         return "torch"
     raise CheckpointError(f"{path}: not a checkpoint: neither safetensors, PyTorch, HDF5 nor msgpack")
+
+
+_OTHERS = {b"GGUF": "a GGUF file, which is not read here: convert it back to safetensors"}
 
 
 def read(path: Path) -> Content:

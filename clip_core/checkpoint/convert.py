@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..files import replace_file
+from ..reading import read_json_object
 from ..weights import check, weight_table
-from . import containers, infer, processors, single_file
+from . import containers, families, infer, processors, single_file
 from . import scope as scopes
-from .loading import Checkpoint, load
-from .locate import ENDINGS, locate, read_json
+from .loading import Checkpoint, load, opened
+from .locate import ENDINGS, locate
 from .saving import Saved, prepare, save
+from .stated import check_kind
 
 SINGLE_FILE = ("sd1", "sdxl")
 Progress = Callable[[int, int], None]
@@ -51,7 +54,9 @@ def convert(
 
     Raises: CheckpointError, FileNotFoundError, MissingDependencyError; ValueError for an unknown `to` or `dtype`.
     """
-    given = read_json(Path(config)) if isinstance(config, str | os.PathLike) else config
+    given = read_json_object(Path(config)) if isinstance(config, str | os.PathLike) else config
+    if given is not None:
+        check_kind(given, f"config: {config}" if isinstance(config, str | os.PathLike) else "config")
     if to in SINGLE_FILE:
         return _into_single_file(src, Path(dst), to, component, given, subfolder, variant)
     read = load(src, subfolder=subfolder, variant=variant, component=component, config=given)
@@ -99,13 +104,13 @@ def _into_single_file(
     for name in wanted:
         try:
             read = load(
-                src, subfolder=subfolder, variant=variant, component=name, scope="text_projection", config=config
+                src, subfolder=subfolder, variant=variant, component=name, scope="text_projection", config=config or {}
             )
         except CheckpointError:
             if not component or component not in single_file.NEW[to]:
                 raise
             # the component names the place in the target; the source has a single text tower
-            read = load(src, subfolder=subfolder, variant=variant, scope="text_projection", config=config)
+            read = load(src, subfolder=subfolder, variant=variant, scope="text_projection", config=config or {})
         known = name in single_file.NEW[to]
         encoders[name if name and known else ""] = read.tensors
         notes += read.notes
@@ -141,13 +146,18 @@ def checked_config(read: Checkpoint, notes: list[str]) -> dict[str, Any]:
         scope = {"clip": "full", "clip_text_model": "text", "clip_vision_model": "vision"}[kind]
         classes: dict[str, Any] = {"full": CLIPConfig, "text": CLIPTextConfig, "vision": CLIPVisionConfig}
         made = classes[scope].from_dict(config)
+        made.validate()
         if scope != "full" and f"{'visual' if scope == 'vision' else scope}_projection.weight" in read.tensors:
             scope += "_projection"
         table = weight_table(made, scope)
-    except ConfigError as error:
-        raise CheckpointError(f"{read.files[0]}: {error}") from None
+    except (ConfigError, CheckpointError) as error:
+        raise CheckpointError(f"{read.config_path or read.files[0]}: {error}") from None
     found = {n: t for n, t in read.tensors.items() if not (scope != "full" and n == "logit_scale")}
-    check(found, table, str(read.files[0]))
+    try:
+        check(found, table, str(read.files[0]))
+    except CheckpointError as error:
+        family = families.name_of(name for name in found if name not in table)
+        raise CheckpointError(f"{error}\nIt is {family}") from None if family else error
     return config
 
 
@@ -167,12 +177,16 @@ def inspect(
     found = locate(path, subfolder, variant, component)
     facts: dict[str, Any] = {"path": str(path), "files": [p.name for p in found.weights]}
     try:
-        read = load(path, subfolder=subfolder, variant=variant, component=component)
+        read, activation = opened(path, subfolder, variant, component)
     except CheckpointError as error:
         resnet = _resnet(path, subfolder, variant)
         if resnet is None:
             raise
         return {**facts, **resnet, "notes": [str(error)]}
+    try:
+        read = infer.config_of(read, None, activation)
+    except (CheckpointError, FileNotFoundError) as error:  # what it is can be told all the same
+        read = replace(read, notes=[*read.notes, str(error)])
     notes = list(read.notes)
     sizes = {"total": sum(t.size for t in read.tensors.values())}
     for tower in scopes.TOWERS:
@@ -198,6 +212,8 @@ def inspect(
 
 
 def _config_or_note(read: Checkpoint, notes: list[str]) -> dict[str, Any] | None:
+    if read.config is None:
+        return None
     try:
         return checked_config(read, notes)
     except CheckpointError as error:

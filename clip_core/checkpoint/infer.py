@@ -1,145 +1,247 @@
-"""A config for a checkpoint: the file's own where it has one, completed by the shapes of the weights.
+"""A config for a checkpoint: what its own files state, and the shapes of the weights.
 
-Shapes say everything but two things, which change the results and not the shapes: the number of heads and the
-activation. They come from the file's own config, from open_clip's, from what the prefix or the file's name says, or,
-last, from the rule that nearly all CLIPs follow; whatever was assumed is put in the notes.
+A Hugging Face config is read as transformers reads it: what it leaves out has the class's default, and nothing that
+the weights don't contradict is changed. Guesses are for files without any config, from what their names, their
+prefix and the published CLIPs tell; where more than one reading is left, the file is refused, with what to give.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
+from ..config import CLIPTextConfig, CLIPVisionConfig
 from ..errors import CheckpointError
-from .foreign_config import from_kerashub, from_open_clip
+from .locate import WEIGHTS
+from .opened import Checkpoint
+from .stated import beside, stated
 from .tensor import Tensor
 
-if TYPE_CHECKING:
-    from .loading import Checkpoint
-    from .locate import Found
-
-CLIP_TYPES = ("clip", "clip_text_model", "clip_vision_model")
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), the paper's initial value
-# Towers that break the rule of 64 numbers a head (OpenAI, LAION): H, g, bigG and e.
-_ODD_VISION_HEADS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
-_STANDARD_VOCABULARY = 49408
-# What a file's or folder's name says about the activation: open_clip's model names and pretrained tags.
+LARGEST_ID = 2  # as eos_token_id: pools at argmax(input_ids), as OpenAI's code and its descendants do
+STANDARD_VOCABULARY = 49408
+# Published CLIPs (OpenAI, LAION, MetaCLIP, DFN, TinyCLIP): width -> heads
+_PUBLISHED_HEADS = {
+    "text": {512: 8, 640: 10, 768: 12, 1024: 16, 1280: 20},
+    "vision": {384: 6, 512: 8, 640: 10, 768: 12, 896: 14, 1024: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16},
+}
+# What a file's or folder's name says about the activation: names of models, pretrained tags, programs' files.
 _NAMED_ACTIVATIONS = (
     (r"quickgelu", "quick_gelu"),
-    (r"laion|datacomp|commonpool", "gelu"),
-    (r"openai|metaclip|dfn", "quick_gelu"),
+    (r"laion|datacomp|commonpool|clipvision[gh]|clipg\b", "gelu"),
+    (r"openai|metaclip|dfn|clipl\b|clipvisionl", "quick_gelu"),
+    (r"^(vit[bl](32|16|14|14336px)|rn50|rn101|rn50x4|rn50x16|rn50x64)\.pt$", "quick_gelu"),  # OpenAI's downloads
 )
+# A text tower alone is a diffusion model's: OpenAI's L of Stable Diffusion 1; LAION's H and bigG of SD2 and SDXL.
+_LONE_TEXT_ACTIVATIONS = {768: "quick_gelu", 1024: "gelu", 1280: "gelu"}
+_OPENAI_NAMES = ("openai", "open_clip-custom")
 _PREFIXES = {"text": "text_model.", "vision": "vision_model."}
 _PROJECTIONS = {"text": "text_projection.weight", "vision": "visual_projection.weight"}
+_CLASSES: dict[str, Any] = {"text": CLIPTextConfig, "vision": CLIPVisionConfig}
+# What changes the outputs; written out in every config that is made here.
+_ACTING = {
+    "text": ("num_attention_heads", "hidden_act", "layer_norm_eps", "eos_token_id"),
+    "vision": ("num_attention_heads", "hidden_act", "layer_norm_eps"),
+}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def config_of(
-    read: Checkpoint, given: Mapping[str, Any] | None, activation: str | None
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """(config in Hugging Face's form, notes). `given` wins; then the file's; then one made from the shapes.
+def config_of(read: Checkpoint, given: Mapping[str, Any] | None, activation: str | None) -> Checkpoint:
+    """The checkpoint with its config and notes. `given` wins; then the file's; then one made from the shapes.
 
     Args:
         read: the checkpoint, with its canonical tensors.
         given: the caller's config, or None.
         activation: what the prefix inside the file says, or None.
 
-    Raises: CheckpointError for a config of another architecture, and where neither file nor shapes tell the heads.
+    Raises: CheckpointError for a config of another architecture, and where more than one reading is possible;
+        FileNotFoundError for a folder of weights without a config.
     """
     if given is not None:
-        return dict(given), []
-    own, source = stored(read)
-    if own is not None and source == "config.json":
-        kind = own.get("model_type")
-        if kind is not None and kind not in CLIP_TYPES:
-            raise CheckpointError(f"{read.files[0].parent / source}: wanted a CLIP, found model_type {kind!r}")
-        return own, []
-    shapes = {name: tensor.shape for name, tensor in read.tensors.items()}
-    if own is None and read.found is not None and read.folder is None:
-        beside = _beside(read.found, shapes)
-        if beside is not None:
-            return beside, ["the config.json beside the file was used; its sizes are those of the weights"]
-    notes = [] if own is None else [f"config from {source}"]
-    return infer(shapes, own, activation or _named(read), notes), notes
+        return replace(read, config=dict(given))
+    shapes = _shapes(read.tensors)
+    notes = list(read.notes)
+    found = stated(read)
+    if found is None and read.folder is None:
+        found = beside(read, lambda content: _fits(content, shapes))
+        if found is not None:
+            notes.append("the config.json beside the file was used")
+    if found is None:
+        _refuse_bare_folder(read)
+        made = _from_shapes(shapes, _guess(read, shapes, activation, notes))
+        return replace(read, config=made, notes=notes)
+    if found.hugging_face:
+        return replace(read, config=found.config, notes=notes, config_path=found.path)
+    notes.append(f"config from {found.path.name}")
+    return replace(read, config=_from_shapes(shapes, found.config), notes=notes, config_path=found.path)
 
 
-def stored(read: Checkpoint) -> tuple[dict[str, Any] | None, str]:
-    """(the config that the checkpoint carries, in Hugging Face's form, and where it was)."""
-    import json
-
-    from .locate import read_json
-
-    found = read.found
-    if found is not None and found.folder is not None:
-        path = found.file("config.json")
-        content = read_json(path) if path.is_file() else {}
-        if "class_name" in content:
-            own = from_kerashub(content, path)
-            return _with_kept(own, found.file("metadata.json")), "KerasHub's config.json"
-        if content.get("model_type") or "text_config" in content or "hidden_size" in content:
-            return content, "config.json"
-        other = found.file("open_clip_config.json")
-        if other.is_file():
-            return from_open_clip(read_json(other), other), other.name
-        if content and read.dialect.startswith("hf"):
-            return content, "config.json"
-    if "config" in read.metadata:
-        try:
-            content = json.loads(read.metadata["config"])
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{read.files[0]}: the config inside can't be read: {error}") from None
-        if isinstance(content, dict) and "class_name" in content:
-            content = from_kerashub(content, read.files[0])
-        return (content, "the file itself") if isinstance(content, dict) else (None, "")
-    if read.heads:  # KerasHub's layout states them in its shapes
-        return {f"{tower}_config": {"num_attention_heads": count} for tower, count in read.heads.items()}, "the shapes"
-    return None, ""
+def _refuse_bare_folder(read: Checkpoint) -> None:
+    standard = {name.partition(".")[0] for name in WEIGHTS}
+    if read.folder is not None and re.split(r"[.-]", read.files[0].name)[0] in standard:
+        raise FileNotFoundError(
+            f"{read.folder}: weights without a config.json: the number of heads, the activation and the pooling are "
+            "in no weight file. Save with save_pretrained, which writes both (docs/clients.md, for Trainer), or give "
+            "config="
+        )
 
 
-def _with_kept(own: dict[str, Any], metadata: Path) -> dict[str, Any]:
-    """KerasHub's config with what our writer kept of the Hugging Face one; KerasHub's own values win."""
-    from .locate import read_json
+def complete(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str, Any]:
+    """A Hugging Face config for exactly these tensors: of one tower when they are one tower's.
 
-    kept = read_json(metadata).get("transformers_config") if metadata.is_file() else None
-    if not isinstance(kept, dict) or not all(isinstance(kept.get(key), dict) for key in own):
-        return own
-    return {**kept, **{key: {**kept[key], **part} for key, part in own.items()}}
+    What `config` leaves out has the class's default. Sizes that the weights contradict are the weights'; every such
+    correction is added to `notes`. All that acts on the outputs is written out.
+
+    Raises: CheckpointError, ConfigError.
+    """
+    shapes, config = _shapes(tensors), config or {}
+    towers = _towers(shapes)
+    kind = config.get("model_type")
+    if kind in ("clip_text_model", "clip_vision_model") and towers != [kind.split("_")[1]]:
+        raise CheckpointError(
+            f"the config is of one tower ({kind}), the weights are of {' and '.join(towers)}: "
+            'component="text" or "vision" takes one tower'
+        )
+    parts = {tower: _completed(_part(config, tower, towers), tower, shapes, notes) for tower in towers}
+    return _assembled(parts, shapes, config)
 
 
-def _beside(found: Found, shapes: Shapes) -> dict[str, Any] | None:
-    """A config.json in the folder of a single file, when it is a CLIP's and fits the shapes."""
-    from .locate import read_json
+def _part(config: Mapping[str, Any], tower: str, towers: list[str]) -> dict[str, Any]:
+    """What a config states of a tower, whether it is a full model's or the tower's own."""
+    name = f"{tower}_config"
+    part, override = config.get(name), config.get(f"{name}_dict")
+    for key, value in ((name, part), (f"{name}_dict", override)):
+        if value is not None and not isinstance(value, Mapping):
+            raise CheckpointError(f"config: {key}: wanted an object, found {str(value)[:60]!r}")
+    if isinstance(override, Mapping):  # completed by the defaults, and then before all others, as in v4.37
+        return {**(part or {}), **_CLASSES[tower](**override).to_dict()}
+    if isinstance(part, Mapping):
+        return dict(part)
+    own = len(towers) == 1 and not any(key.endswith(("_config", "_config_dict")) for key in config)
+    return dict(config) if own else {}
 
-    path = found.file("config.json")
-    try:
-        content = read_json(path) if path.is_file() else {}
-    except CheckpointError:  # it may belong to something else: the file is read without it
-        return None
-    if content.get("model_type") not in CLIP_TYPES:
-        return None
-    towers = [tower for tower in _PREFIXES if any(n.startswith(_PREFIXES[tower]) for n in shapes)]
+
+def _completed(part: dict[str, Any], tower: str, shapes: Shapes, notes: list[str]) -> dict[str, Any]:
+    made = _CLASSES[tower](**part)
+    sizes = _sizes(shapes, tower)
+    if part.get("num_hidden_layers", sizes["num_hidden_layers"]) != sizes["num_hidden_layers"]:
+        raise CheckpointError(
+            f"{tower}: the config says num_hidden_layers {part['num_hidden_layers']!r}, the weights have "
+            f"{sizes['num_hidden_layers']}: which is meant? Give config= with the right number"
+        )
+    if tower == "vision" and _grid(made) == _grid_of(sizes):
+        sizes["image_size"] = made.image_size  # pixels beyond whole patches are cut off
+    for key, value in sizes.items():
+        if key in part and part[key] != value and key != "projection_dim":
+            notes.append(f"{tower}: the config says {key} {part[key]!r}, the weights say {value}: the weights win")
+    acting = {key: getattr(made, key) for key in _ACTING[tower]}
+    if "num_attention_heads" not in part and made.hidden_size != sizes["hidden_size"]:
+        acting["num_attention_heads"] = _published_heads(tower, sizes["hidden_size"], notes)
+    if tower == "text" and acting["eos_token_id"] >= sizes["vocab_size"]:
+        notes.append(
+            f"text: eos_token_id {acting['eos_token_id']} is beyond the vocabulary of {sizes['vocab_size']}: "
+            "every text is pooled at its first token"
+        )
+    return {**part, **acting, **sizes}
+
+
+def _grid(config: Any) -> tuple[int, int]:
+    return config.patch_size, config.image_size // config.patch_size
+
+
+def _grid_of(sizes: Mapping[str, int]) -> tuple[int, int]:
+    return sizes["patch_size"], sizes["image_size"] // sizes["patch_size"]
+
+
+def _from_shapes(shapes: Shapes, own: Mapping[str, Any]) -> dict[str, Any]:
+    """A config from shapes and `own`, which states all that they don't tell."""
+    parts = {}
+    for tower in _towers(shapes):
+        part, sizes = dict(own.get(f"{tower}_config") or {}), _sizes(shapes, tower)
+        if tower == "vision" and isinstance(part.get("image_size"), int):
+            size = part["image_size"]
+            if size // sizes["patch_size"] == sizes["image_size"] // sizes["patch_size"]:
+                sizes["image_size"] = size
+        parts[tower] = {**part, **sizes}
+    return _assembled(parts, shapes, own)
+
+
+def _assembled(parts: dict[str, dict[str, Any]], shapes: Shapes, own: Mapping[str, Any]) -> dict[str, Any]:
+    if len(parts) == 2:
+        projections = {part.get("projection_dim") for part in parts.values()}
+        if len(projections) > 1:
+            raise CheckpointError(f"the two projections have different sizes: {sorted(map(str, projections))}")
+        kept = {k: v for k, v in own.items() if not k.endswith(("_config", "_config_dict"))}
+        return {
+            "logit_scale_init_value": LOGIT_SCALE,
+            **kept,
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": projections.pop(),
+            "text_config": {**parts["text"], "model_type": "clip_text_model"},
+            "vision_config": {**parts["vision"], "model_type": "clip_vision_model"},
+        }
+    ((tower, part),) = parts.items()
+    ending = "ModelWithProjection" if _PROJECTIONS[tower] in shapes else "Model"
+    return {**part, "architectures": [f"CLIP{tower.capitalize()}{ending}"], "model_type": f"clip_{tower}_model"}
+
+
+def _fits(content: Mapping[str, Any], shapes: Shapes) -> bool:
+    """Whether the weights have the sizes that a Hugging Face config gives, its defaults included."""
+    towers = _towers(shapes)
+    kind = content["model_type"]
+    if kind != "clip" and [kind.split("_")[1]] != towers:
+        return False
     for tower in towers:
-        part = _part(content, tower)
-        if any(
-            part.get(key, value) != value for key, value in _sizes(shapes, tower).items() if key != "projection_dim"
-        ):
-            return None
-    return content if towers and ("text_config" in content or len(towers) == 1) else None
+        made = _CLASSES[tower](**_part(content, tower, towers))
+        sizes = _sizes(shapes, tower)
+        if tower == "vision" and _grid(made) == _grid_of(sizes):
+            del sizes["image_size"]
+        if any(getattr(made, key) != value for key, value in sizes.items() if key != "projection_dim"):
+            return False
+    return True
 
 
-def _part(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
-    """A tower's own part of a config, whether that is a full model's or the tower's."""
-    part = config.get(f"{tower}_config")
-    override = config.get(f"{tower}_config_dict")
-    if isinstance(part, dict) or isinstance(override, dict):
-        return {**(part if isinstance(part, dict) else {}), **(override if isinstance(override, dict) else {})}
-    return {} if "text_config" in config or "vision_config" in config else dict(config)
+# --- files without any config ----------------------------------------------------------------------------------------
 
 
-def _named(read: Checkpoint) -> str | None:
+def _guess(read: Checkpoint, shapes: Shapes, activation: str | None, notes: list[str]) -> dict[str, Any]:
+    """Heads, activation and pooling of a file that states none. Raises CheckpointError listing what is open."""
+    towers = _towers(shapes)
+    open_: list[str] = []
+    sizes = {tower: _sizes(shapes, tower) for tower in towers}
+    activation = activation or _named_activation(read) or _known_activation(read, sizes)
+    if activation is None:
+        open_.append("hidden_act (quick_gelu: OpenAI's, MetaCLIP's, DFN's; gelu: LAION's, DataComp's)")
+    else:
+        notes.append(f"hidden_act {activation} was assumed, as the file's name or its prefix tells; config= changes it")
+    parts: dict[str, dict[str, Any]] = {}
+    for tower in towers:
+        parts[tower] = {"hidden_act": activation, "layer_norm_eps": 1e-5}
+        try:
+            parts[tower]["num_attention_heads"] = _guessed_heads(read, tower, sizes[tower]["hidden_size"], notes)
+        except CheckpointError as error:
+            open_.append(str(error))
+    if "text" in towers:
+        vocabulary = sizes["text"]["vocab_size"]
+        if read.dialect in _OPENAI_NAMES or read.dialect == "kerashub":  # their code has no other rule
+            parts["text"]["eos_token_id"] = LARGEST_ID
+        elif vocabulary == STANDARD_VOCABULARY:  # 2 would find the same place in every text that has its end
+            parts["text"]["eos_token_id"] = STANDARD_VOCABULARY - 1
+        else:
+            open_.append(f"eos_token_id (49407, or 2 to pool at the largest id; the vocabulary has {vocabulary})")
+    if open_:
+        raise CheckpointError(
+            f"{read.files[0]}: no config says, and the weights don't tell: {'; '.join(open_)}. Give config= (on the "
+            "command line --config), a config.json's content or path, with text_config and vision_config"
+        )
+    return {f"{tower}_config": part for tower, part in parts.items()}
+
+
+def _named_activation(read: Checkpoint) -> str | None:
     """The activation that the name of the file or its folder tells."""
     for name in (read.files[0].name, read.files[0].parent.name):
         for pattern, activation in _NAMED_ACTIVATIONS:
@@ -148,76 +250,44 @@ def _named(read: Checkpoint) -> str | None:
     return None
 
 
-def infer(shapes: Shapes, own: Mapping[str, Any] | None, activation: str | None, notes: list[str]) -> dict[str, Any]:
-    """A Hugging Face config for canonical shapes. `own` states what shapes can't and is completed and corrected by
-    them; every assumption and correction is added to `notes`."""
-    own = own or {}
+def _known_activation(read: Checkpoint, sizes: Mapping[str, Mapping[str, int]]) -> str | None:
+    if "context_length" in read.ignored:  # OpenAI's archives, and the state dicts taken from them
+        return "quick_gelu"
+    return _LONE_TEXT_ACTIVATIONS.get(sizes["text"]["hidden_size"]) if list(sizes) == ["text"] else None
+
+
+def _guessed_heads(read: Checkpoint, tower: str, width: int, notes: list[str]) -> int:
+    if tower in read.heads:  # KerasHub's layout states them in its shapes
+        return read.heads[tower]
+    if read.dialect in _OPENAI_NAMES and width not in _PUBLISHED_HEADS[tower] and width % 64 == 0:
+        notes.append(f"{tower}: num_attention_heads {width // 64} was assumed: OpenAI's loader has one for 64 numbers")
+        return width // 64
+    return _published_heads(tower, width, notes)
+
+
+def _published_heads(tower: str, width: int, notes: list[str]) -> int:
+    heads = _PUBLISHED_HEADS[tower].get(width)
+    if heads is None:
+        raise CheckpointError(
+            f"the {tower} tower's number of heads is not in the file, and its width, {width}, is no published CLIP's "
+            "(num_attention_heads)"
+        )
+    notes.append(f"{tower}: num_attention_heads {heads} was assumed from the width {width}; config= sets another")
+    return heads
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _towers(shapes: Shapes) -> list[str]:
     towers = [tower for tower in _PREFIXES if any(name.startswith(_PREFIXES[tower]) for name in shapes)]
     if not towers:
         raise CheckpointError("no text_model or vision_model weights, so no config can be made")
-    parts = {tower: _tower(shapes, tower, _part(own, tower), activation, notes) for tower in towers}
-    if len(towers) == 2:
-        projections = {part["projection_dim"] for part in parts.values()}
-        if len(projections) > 1:
-            raise CheckpointError(f"the two projections have different sizes: {sorted(projections)}")
-        kept = {k: v for k, v in own.items() if not k.endswith("_config") and not k.endswith("_config_dict")}
-        return {
-            "logit_scale_init_value": LOGIT_SCALE,
-            **(kept if "text_config" in own else {}),
-            "architectures": ["CLIPModel"],
-            "model_type": "clip",
-            "projection_dim": projections.pop(),
-            "text_config": {**parts["text"], "model_type": "clip_text_model"},
-            "vision_config": {**parts["vision"], "model_type": "clip_vision_model"},
-        }
-    (tower,) = towers
-    ending = "ModelWithProjection" if _PROJECTIONS[tower] in shapes else "Model"
-    return {
-        **parts[tower],
-        "architectures": [f"CLIP{tower.capitalize()}{ending}"],
-        "model_type": f"clip_{tower}_model",
-    }
-
-
-def _tower(
-    shapes: Shapes, tower: str, own: Mapping[str, Any], activation: str | None, notes: list[str]
-) -> dict[str, Any]:
-    sizes = _sizes(shapes, tower)
-    for key, value in sizes.items():
-        if key in own and own[key] != value and key != "projection_dim":
-            notes.append(f"{tower}: the config says {key} {own[key]!r}, the weights say {value}: the weights win")
-    config = {**own, **sizes}
-    if not isinstance(config.get("num_attention_heads"), int):
-        config["num_attention_heads"] = _heads(tower, sizes["hidden_size"], notes)
-    if "hidden_act" not in config:
-        config["hidden_act"] = activation or "quick_gelu"
-        where = "as the prefix or the file's name tells" if activation else "OpenAI's; LAION's models have gelu"
-        notes.append(f"{tower}: hidden_act {config['hidden_act']} was assumed ({where}); config= sets another")
-    config.setdefault("layer_norm_eps", 1e-5)
-    if tower == "text" and "eos_token_id" not in config:
-        config.update(_token_ids(sizes["vocab_size"], notes))
-    return config
-
-
-def _token_ids(vocabulary: int, notes: list[str]) -> dict[str, int]:
-    if vocabulary == _STANDARD_VOCABULARY:
-        return {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
-    # 2 is the value of old configs, for which the position of the largest id is pooled: OpenAI's own rule
-    notes.append(f"text: eos_token_id 2 was assumed for a vocabulary of {vocabulary}: pools at the largest id")
-    return {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-
-
-def _heads(tower: str, width: int, notes: list[str]) -> int:
-    heads = _ODD_VISION_HEADS.get(width) if tower == "vision" else None
-    if heads is None:
-        if width % 64:
-            raise CheckpointError(
-                f"the {tower} tower's number of heads is not in the file and its width, {width}, doesn't tell it: "
-                "give config= with num_attention_heads"
-            )
-        heads = width // 64
-    notes.append(f"{tower}: num_attention_heads {heads} was assumed from the width {width}; config= sets another")
-    return heads
+    return towers
 
 
 def _sizes(shapes: Shapes, tower: str) -> dict[str, int]:
@@ -250,8 +320,3 @@ def _sizes(shapes: Shapes, tower: str) -> dict[str, int]:
 def _count_layers(shapes: Shapes, prefix: str) -> int:
     numbers = {name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)}
     return len(numbers)
-
-
-def complete(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str, Any]:
-    """A config for exactly these tensors: of one tower when they are one tower's, sizes as the weights have them."""
-    return infer({name: tensor.shape for name, tensor in tensors.items()}, config, None, notes)

@@ -4,59 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..weights import in_scope, is_ignorable
-from . import containers, dialects, infer
+from . import containers, dialects, families, infer
 from . import scope as scopes
 from .containers import Content
 from .locate import Found, locate
+from .opened import Checkpoint
 from .ops import OPS
+from .positions import kerashub_positions
 from .scope import KNOWN, Scope
-from .tensor import Tensor
+from .tensor import FLOATS, Tensor
 
 PLAIN = ("hf", "hf-flat")  # dialects whose names are those of the models here
 
 # Numbers that OpenAI's archives carry beside the weights; open_clip strips them too.
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What `load` found. Nothing has been read but headers; `tensors[name].numpy()` reads one.
-
-    Attributes:
-        tensors: canonical name -> lazy tensor; names that no CLIP has come along under their own name.
-        config: the config.json of the checkpoint, or one made from the weights' shapes, in Hugging Face's form.
-        dialect: 'hf', 'hf-flat', 'openai', 'open_clip-custom', 'tf', 'flax' or 'kerashub'.
-        files: the weight files.
-        ignored: entries of the file that are knowingly not used (`position_ids`, ...).
-        metadata: the file's own, e.g. {"format": "pt"}.
-        notes: what was assumed.
-        container: 'safetensors', 'torch', 'h5', 'msgpack' or 'orbax'.
-        prefix: under which the tensors were in the file.
-        folder: where the processor files are; None for a single file.
-        found: the files, for the processor's sake.
-        heads: tower -> number of heads, where the layout states it.
-        entries: every entry of the file, under the file's own names.
-    """
-
-    tensors: Mapping[str, Tensor]
-    config: dict[str, Any] | None
-    dialect: str
-    files: tuple[Path, ...]
-    ignored: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    container: str = ""
-    prefix: str = ""
-    folder: Path | None = None
-    found: Found | None = None
-    heads: Mapping[str, int] = field(default_factory=dict)
-    entries: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def load(
@@ -92,13 +58,28 @@ def load(
         CheckpointError: damaged, hostile, ambiguous, or not a CLIP.
         MissingDependencyError: the format needs a package that isn't there.
     """
+    result, known = opened(path, subfolder, variant, component, scope, prefer, own, beside)
+    return infer.config_of(result, config, known)
+
+
+def opened(
+    path: str | os.PathLike[str],
+    subfolder: str | None = None,
+    variant: str | None = None,
+    component: str | None = None,
+    scope: str | None = None,
+    prefer: str | None = None,
+    own: bool = False,
+    beside: Collection[str] = PLAIN,
+) -> tuple[Checkpoint, str | None]:
+    """(a checkpoint without its config, the activation that its prefix tells); arguments and errors as for `load`."""
     where = Path(path)
     if subfolder is None and component and (where / component).is_dir():
         subfolder, component = component, None  # a diffusers pipeline: each component in its folder
     found = locate(path, subfolder, variant, component, prefer)
     content = _read(found)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
-    return _translated(content, found, wanted or _tower_of(scope), component, scope, config, own, beside)
+    return _translated(content, found, wanted or _tower_of(scope), component, scope, own, beside)
 
 
 def of_tensors(
@@ -106,7 +87,9 @@ def of_tensors(
 ) -> Checkpoint:
     """A checkpoint of tensors that are in memory, under the names of any layout; otherwise as `load`."""
     found = Found(None, [Path("state_dict")], None, {}, Path)
-    return _translated(Content("memory", tensors, {}), found, _tower_of(scope), None, scope, config, own)
+    content = Content("memory", tensors, {})
+    result, known = _translated(content, found, _tower_of(scope), None, scope, own)
+    return infer.config_of(result, config, known)
 
 
 def _translated(
@@ -115,15 +98,17 @@ def _translated(
     wanted: str | None,
     component: str | None,
     scope: str | None,
-    config: Mapping[str, Any] | None,
     own: bool,
     beside: Collection[str] = PLAIN,
-) -> Checkpoint:
-    """`load`, once the entries are there; `wanted` chooses among several CLIPs."""
+) -> tuple[Checkpoint, str | None]:
+    """`opened`, once the entries are there; `wanted` chooses among several CLIPs."""
     chosen, notes = _choose(content, wanted, found, own)
-    tensors, ignored, heads = _translate(content, chosen, found, own or chosen.dialect.name in beside)
+    tensors, ignored, heads = _translate(content, chosen, found, notes, own or chosen.dialect.name in beside)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)
+    if not own:
+        _check_dtypes(tensors, str(found.manifest or found.weights[0]))
+    known = KNOWN.get(chosen.prefix)
     result = Checkpoint(
         tensors=tensors,
         config=None,
@@ -139,9 +124,7 @@ def _translated(
         heads=heads,
         entries=content.tensors,
     )
-    known = KNOWN.get(chosen.prefix)
-    made, assumed = infer.config_of(result, config, known[2] if known else None)
-    return Checkpoint(**{**result.__dict__, "config": made, "notes": notes + assumed})
+    return result, known[2] if known else None
 
 
 def _read(found: Found) -> Content:
@@ -163,6 +146,8 @@ def _choose(content: Content, component: str | None, found: Found, own: bool = F
     candidates = scopes.find(content.tensors)
     if own:  # each CLIP in it is asked for by its name
         return (candidates[0] if candidates else Scope("", dialects.HF, ())), []
+    if not candidates:
+        raise CheckpointError(f"{where}: no CLIP text or vision tower in it: {families.describe(content.tensors)}")
     chosen = scopes.choose(candidates, component, where)
     notes = []
     if len(candidates) > 1 and component is None:
@@ -173,16 +158,25 @@ def _choose(content: Content, component: str | None, found: Found, own: bool = F
             f"{where}: its vision tower is a ResNet (OpenAI's RN50 family); only ViT towers are implemented. "
             'Its text tower can be had with component="text"'
         )
+    other = next((n for n in content.tensors if n.startswith(f"{chosen.prefix}visual.")), None)
+    if other and "vision" not in chosen.towers and component != "text":
+        family = families.name_of(n for n in content.tensors if n.startswith(chosen.prefix))
+        raise CheckpointError(
+            f"{where}: its vision tower is none of CLIP's ({other}): it is {family or 'another architecture'}. "
+            'Its text tower can be had with component="text"'
+        )
     return (chosen._replace(towers=("text",)) if resnet else chosen), notes
 
 
 def _translate(
-    content: Content, chosen: Scope, found: Found, own: bool
+    content: Content, chosen: Scope, found: Found, notes: list[str], own: bool
 ) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
     """(canonical tensors, ignored names, heads of each tower) of the entries under the chosen prefix."""
     where = str(found.manifest or found.weights[0])
     inside = {n.removeprefix(chosen.prefix): t for n, t in content.tensors.items() if n.startswith(chosen.prefix)}
     inside = _tidy(inside, content, chosen)
+    if chosen.dialect is dialects.KERASHUB:
+        inside = kerashub_positions(inside, where, notes)
     heads: dict[str, int] = {}
     tensors: dict[str, Tensor] = {}
     for rule in dialects.rules(chosen.dialect, min(dialects.layers(inside), len(inside) + 1)):
@@ -198,9 +192,9 @@ def _translate(
             heads[rule.canonical[0].partition("_")[0]] = tensor.shape[0]
     ignored, foreign = _sort_out(inside, chosen)
     if foreign and not own:
-        raise CheckpointError(
-            f"{where}: not a plain CLIP; nothing here has a place for:\n" + "\n".join(f"+ {n}" for n in foreign)
-        )
+        family = families.name_of(foreign)
+        what = f"it is {family}" if family else "nothing here has a place for these"
+        raise CheckpointError(f"{where}: not a plain CLIP: {what}:\n" + "\n".join(f"+ {n}" for n in foreign))
     tensors.update({name: inside[name] for name in foreign})
     return tensors, ignored, heads
 
@@ -232,6 +226,16 @@ def _sort_out(rest: Mapping[str, Tensor], chosen: Scope) -> tuple[list[str], lis
         else:
             unknown.append(name)
     return ignored, unknown
+
+
+def _check_dtypes(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Weights must be numbers that a model computes with."""
+    whole = [n for n, t in tensors.items() if t.dtype not in FLOATS and in_scope(n, "full") and not is_ignorable(n)]
+    if whole:
+        raise CheckpointError(
+            f"{where}: {len(whole)} weights are {tensors[whole[0]].dtype}: {', '.join(whole[:3])}. It is a quantised "
+            "model, which needs the program that quantised it; load the model it was made from"
+        )
 
 
 def _keep(tensors: dict[str, Tensor], scope: str | None, tower: str | None) -> dict[str, Tensor]:

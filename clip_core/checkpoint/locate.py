@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any, NamedTuple
 
 from .. import files
 from ..errors import CheckpointError
-
-MAX_JSON = 64 << 20
+from ..reading import is_there, read_json_object
 
 # In the order of preference, as transformers prefers them; then the other libraries' names.
 WEIGHTS = (
@@ -81,9 +79,9 @@ def _in_folder(folder: Path, variant: str | None, component: str | None, prefer:
         if name == "model.weights.h5" and not variant:
             index = "model.weights.json"
         looked_for += [plain, index]
-        if file(plain).is_file():
+        if is_there(file(plain)):
             return Found(folder, [file(plain)], None, {}, file)
-        if file(index).is_file():
+        if is_there(file(index)):
             return _sharded(folder, file(index), file)
     if (item := _orbax_item(folder, component)) is not None:
         config = item.parent / item.name.replace("_state", "_config") / "metadata"
@@ -95,7 +93,13 @@ def _in_folder(folder: Path, variant: str | None, component: str | None, prefer:
         if others:
             names = ", ".join(p.name for p in others)
             raise CheckpointError(f"{folder}: which of its files is meant? Give the path of one of: {names}")
-    raise FileNotFoundError(f"{folder}: no weights; looked for {', '.join(looked_for)}")
+    raise FileNotFoundError(f"{folder}: no weights; looked for {', '.join(looked_for)}{_inner(folder)}")
+
+
+def _inner(folder: Path) -> str:
+    """The components of a pipeline's folder, for a message."""
+    inner = sorted(p.name for p in folder.iterdir() if p.is_dir() and (p / "config.json").is_file())
+    return f". Its folders {', '.join(inner)} are components: say which with component=" if inner else ""
 
 
 def _orbax_item(folder: Path, component: str | None) -> Path | None:
@@ -111,7 +115,7 @@ def _orbax_item(folder: Path, component: str | None) -> Path | None:
 
 
 def _sharded(folder: Path, index: Path, file: Callable[[str], Path]) -> Found:
-    content = read_json(index)
+    content = read_json_object(index)
     listed = content.get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise CheckpointError(f"{index}: no weight_map")
@@ -143,27 +147,12 @@ def _inside(folder: Path, shard: Any, index: Path, file: Callable[[str], Path]) 
     if not isinstance(shard, str) or not files.is_plain_name(shard):
         raise CheckpointError(f"{index}: the shard name {str(shard)[:80]!r} is not the name of a file in the folder")
     path = file(shard)
-    real, home = path.resolve(), folder.resolve()
-    if real.parent != path.parent.resolve() and not _in_hub_cache(real, home):
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve() and not in_hub_cache(path):
         raise CheckpointError(f"{index}: the shard {shard} is a link that leaves the folder")
     return path
 
 
-def _in_hub_cache(real: Path, home: Path) -> bool:
+def in_hub_cache(path: Path) -> bool:
     """huggingface_hub keeps `<repo>/snapshots/<revision>/name` as links to `<repo>/blobs/<hash>`."""
-    return any(p.name == "snapshots" and real.parent == p.parent / "blobs" for p in home.parents)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. CheckpointError names the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.stat().st_size > MAX_JSON:
-        raise CheckpointError(f"{path}: {path.stat().st_size} bytes are too many for a JSON file")
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a JSON file: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: wanted a JSON object, found a {type(content).__name__}")
-    return content
+    real = path.resolve()
+    return any(p.name == "snapshots" and real.parent == p.parent / "blobs" for p in path.parent.resolve().parents)

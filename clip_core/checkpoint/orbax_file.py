@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, MissingDependencyError
+from ..reading import read_json_object
 from .tensor import STORAGE, Tensor
 
 MAX_RATIO = 64  # zarr compresses; weights hardly shrink, freshly initialised biases do
@@ -33,9 +34,7 @@ def items(folder: Path) -> dict[str, Path]:
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(names joined by dots -> Tensor, {}) of one item. Raises CheckpointError, MissingDependencyError."""
-    from .locate import read_json
-
-    metadata = read_json(folder / "_METADATA")
+    metadata = read_json_object(folder / "_METADATA")
     tree = metadata.get("tree_metadata")
     if not isinstance(tree, dict):
         raise CheckpointError(f"{folder}: no tree_metadata in _METADATA")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .locate import MAX_JSON, read_json
+from ..reading import MAX_JSON, read_json_object
+from .locate import in_hub_cache
 
 if TYPE_CHECKING:
-    from .loading import Checkpoint
+    from .opened import Checkpoint
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -55,6 +56,7 @@ def collect(read: Checkpoint, config: Mapping[str, Any], notes: list[str]) -> di
     """
     files = {}
     for name, path in present(read).items():
+        refuse_link(path)
         if path.stat().st_size > MAX_JSON:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes are too many for such a file")
         files[name] = path.read_bytes()
@@ -64,6 +66,12 @@ def collect(read: Checkpoint, config: Mapping[str, Any], notes: list[str]) -> di
     if "vision" in towers and not set(IMAGE_FILES) & set(files):
         files |= _image_processor(read, config.get("vision_config", config), notes)
     return files
+
+
+def refuse_link(path: Path) -> None:
+    """A link that leaves the folder is not copied, so that a checkpoint can't carry off another file's content."""
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve() and not in_hub_cache(path):
+        raise CheckpointError(f"{path}: a link that leaves the folder is not copied: replace it by the file")
 
 
 def _bundled_tokenizer(config: Mapping[str, Any], prefix: str, notes: list[str]) -> dict[str, bytes]:
@@ -84,7 +92,7 @@ def _image_processor(read: Checkpoint, config: Mapping[str, Any], notes: list[st
     options: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     stated = read.found.file("open_clip_config.json") if read.found and read.folder else None
     if stated is not None and stated.is_file():
-        options |= from_open_clip(read_json(stated).get("preprocess_cfg"), side, notes)
+        options |= from_open_clip(read_json_object(stated).get("preprocess_cfg"), side, notes)
     else:
         notes.append(f"the source has no preprocessor: OpenAI's, at {side} pixels, was written")
     return _saved(CLIPImageProcessor(**options))

@@ -79,8 +79,6 @@ def find(names: Iterable[str]) -> list[Scope]:
 
 def choose(scopes: list[Scope], component: str | None, where: str) -> Scope:
     """The one that a component asks for: a component's name, a tower, or a prefix. None: the first."""
-    if not scopes:
-        raise CheckpointError(f"{where}: no CLIP text or vision tower in it")
     if component is None:
         return scopes[0]
     if component in TOWERS:
@@ -91,8 +89,15 @@ def choose(scopes: list[Scope], component: str | None, where: str) -> Scope:
             fitting = _alone(scopes[0], component)
     if not fitting:
         listed = "; ".join(map(str, scopes))
-        raise CheckpointError(f"{where}: component {component!r} is not in it; it has {listed}")
+        names = ", ".join(map(repr, component_names(scopes)))
+        raise CheckpointError(f"{where}: component: wanted one of {names}, found {component!r}; it has {listed}")
     return fitting[0]
+
+
+def component_names(scopes: list[Scope]) -> list[str]:
+    """Every name that `choose` takes for these."""
+    names = [name for scope in scopes for name in (*scope.components, scope.prefix, *scope.towers) if name]
+    return list(dict.fromkeys(names))
 
 
 def _alone(scope: Scope, component: str) -> list[Scope]:

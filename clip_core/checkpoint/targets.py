@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
-from . import dialects, foreign_config, processors, safetensors_file, torch_writer
-from .saving import json_bytes, shard_names, shards
+from ..files import json_bytes
+from . import dialects, foreign_config, positions, processors, safetensors_file, torch_writer
+from .shards import shard_names, shards
 from .tensor import FLOATS, Tensor
 
 Advance = Callable[[int], None]
@@ -140,13 +141,25 @@ def openai_tensors(job: Job) -> dict[str, Tensor]:
     if len(job.towers) < 2:
         job.notes.append(f"only a {job.towers[0]} tower: clip.model.build_model loads full models")
     for tower in job.towers:
-        part = job.part(tower)
-        width, heads, act = (part.get(k) for k in ("hidden_size", "num_attention_heads", "hidden_act"))
-        if isinstance(width, int) and heads is not None and width != 64 * heads:
-            job.notes.append(f"{tower}: OpenAI's build_model takes {width // 64} heads for width {width}, not {heads}")
-        if act not in (None, "quick_gelu"):
-            job.notes.append(f"{tower}: OpenAI's build_model computes quick_gelu, this model has {act}")
+        job.notes.extend(f"{tower}: OpenAI's build_model {what}" for what in _openai_differences(job.part(tower)))
     return tensors
+
+
+def _openai_differences(part: Mapping[str, Any]) -> list[str]:
+    """What OpenAI's code, which reads no config, does in another way than a tower's config says."""
+    width, heads = part["hidden_size"], part["num_attention_heads"]
+    found = []
+    if width != 64 * heads:
+        found.append(f"takes {width // 64} heads for width {width}, not {heads}")
+    if part["hidden_act"] != "quick_gelu":
+        found.append(f"computes quick_gelu, this model has {part['hidden_act']}")
+    if part["layer_norm_eps"] != 1e-5:
+        found.append(f"has layer_norm_eps 1e-5, this model {part['layer_norm_eps']}")
+    if part["intermediate_size"] != 4 * width:
+        found.append(f"has MLPs of {4 * width}, this model of {part['intermediate_size']}")
+    if part.get("eos_token_id", 2) not in (2, part.get("vocab_size", 0) - 1):
+        found.append(f"pools at the largest id, this model at eos_token_id {part['eos_token_id']}")
+    return found
 
 
 def _open_clip(job: Job) -> dict[str, bytes]:
@@ -179,23 +192,16 @@ def _kerashub(job: Job) -> dict[str, bytes]:
     tensors = dialects.translate(
         _supported(job, tuple(f for f in FLOATS if "8" not in f), "KerasHub"), dialects.KERASHUB, heads
     )
-    positions = tensors[_KERAS_POSITIONS].shape[0]
+    count = tensors[positions.TABLE].shape[0]
     # KerasHub keeps the position ids as a weight and initialises it to zeros
-    tensors[_KERAS_POSITION_IDS] = Tensor.from_numpy(np.arange(positions, dtype=np.int32)[None])
+    tensors[positions.IDS] = Tensor.from_numpy(np.arange(count, dtype=np.int32)[None])
     config = foreign_config.to_kerashub(job.config, _main_dtype(job.tensors))
-    if any(job.part(tower).get("layer_norm_eps") not in (None, 1e-5) for tower in job.towers):
-        raise CheckpointError("kerashub: its CLIP has layer_norm_eps 1e-5; this model has another")
     job.notes.append("KerasHub's text tower has 1e-6, not 1e-5, in its last layer norm: outputs differ slightly there")
     h5_file.write_plain(job.folder / "model.weights.h5", tensors, job.advance)
     count = sum(t.size for t in job.tensors.values())
     metadata = {"keras_version": "3.15.0", "keras_hub_version": "0.32.0", "parameter_count": count, "tasks": []}
     metadata[_HF_ONLY] = job.config
     return {"config.json": json_bytes(config), "metadata.json": json_bytes(metadata)}
-
-
-_VISION = "layers/clip_vision_encoder/layers/clip_vision_embedding"
-_KERAS_POSITIONS = f"{_VISION}/position_embedding/vars/0"
-_KERAS_POSITION_IDS = f"{_VISION}/vars/1"
 
 
 def _main_dtype(tensors: Mapping[str, Tensor]) -> str:

@@ -162,12 +162,12 @@ def concat(tensors: Sequence[Tensor]) -> Tensor:
 
 def cast(array: np.ndarray, source: str, target: str) -> np.ndarray:
     """Numbers of one dtype in another, rounded once, to nearest even; NaN stays NaN, too large becomes infinite."""
-    values = np.asarray(_widen(array, source))
     if target.startswith("float8"):
         raise ValueError(f"dtype: converting to {target} is not supported")
+    values = _widen(array.reshape(-1), source)  # NumPy computes with scalars where there are no axes, by other rules
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         cast_values = _to_bfloat16(values) if target == "bfloat16" else values.astype(STORAGE[target])
-    return np.asarray(cast_values)  # NumPy turns arrays without axes into scalars on the way
+    return cast_values.reshape(array.shape)
 
 
 def _widen(array: np.ndarray, source: str) -> np.ndarray:

@@ -45,6 +45,20 @@ same. *refused*: it can't be done, an error says so, and the note says what to d
 
 """
 
+TRAINER = """
+## transformers' Trainer
+
+A Trainer writes what its model's `save_pretrained` writes if the model is a transformers model, and else the weights
+alone: such a folder has no config.json, and `from_pretrained` refuses it, because heads, activation and pooling are in
+no weight file. Either of these makes a checkpoint that loads everywhere:
+
+- give it `clip_torch.as_transformers(model)`, which is one: every checkpoint of the run has its config.json;
+- or end with `model.save_pretrained(folder)` in place of `trainer.save_model(folder)`, and write
+  `model.config.save_pretrained(folder)` into the checkpoints of a run that are wanted, from a callback's `on_save`.
+
+A folder that was written without loads with its config named: `CLIPModel.from_pretrained(folder, config=original)`.
+"""
+
 
 def kept() -> dict[str, dict[str, Any]]:
     """The recorded results, in the order of CLIENTS."""
@@ -63,7 +77,7 @@ def text(results: dict[str, dict[str, Any]]) -> str:
     missing = [name for name in CLIENTS if name not in results]
     if missing:
         lines.append(f"\nNot recorded yet: {', '.join(missing)}.")
-    return HEAD + "\n".join(lines) + "\n" + "".join(section(result) for result in results.values())
+    return HEAD + "\n".join(lines) + "\n" + "".join(section(result) for result in results.values()) + TRAINER
 
 
 def section(result: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import json
 import pickle
 from pathlib import Path
@@ -160,9 +161,6 @@ def test_impossible_numbers(cls: type, value: Any) -> None:
     [
         (CLIPTextConfig, {"num_hidden_layers": -1}, "num_hidden_layers: wanted an integer from 0 to"),
         (CLIPTextConfig, {"num_hidden_layers": HUGE}, "num_hidden_layers: wanted an integer from 0 to"),
-        (CLIPTextConfig, {"num_attention_heads": 7}, "wanted a divisor of hidden_size 512, found 7"),
-        (CLIPVisionConfig, {"num_attention_heads": 5}, "a divisor of hidden_size 768, found 5"),
-        (CLIPVisionConfig, {"patch_size": 300}, "patch_size: wanted at most image_size 224, found 300"),
         (CLIPTextConfig, {"hidden_act": "swish7"}, "hidden_act: wanted one of gelu, gelu_new, .*found 'swish7'"),
         (CLIPTextConfig, {"hidden_act": None}, "hidden_act: wanted one of"),
         (CLIPTextConfig, {"hidden_act": ["gelu"]}, "hidden_act: wanted one of"),
@@ -173,7 +171,6 @@ def test_impossible_numbers(cls: type, value: Any) -> None:
         (CLIPTextConfig, {"eos_token_id": 2.5}, "eos_token_id: wanted"),
         (CLIPTextConfig, {"pruned_heads": {"x": [1]}}, "pruned_heads: wanted"),
         (CLIPTextConfig, {"pruned_heads": [1]}, "pruned_heads: wanted"),
-        (CLIPTextConfig, {"pruned_heads": {0: [99]}}, "pruned_heads: wanted"),
         (CLIPTextConfig, {"id2label": ["a"]}, "id2label: wanted"),
         (CLIPTextConfig, {"id2label": {"a": 1}}, "id2label: wanted"),
         (CLIPTextConfig, {"num_labels": "many"}, "num_labels: wanted"),
@@ -189,6 +186,159 @@ def test_impossible_numbers(cls: type, value: Any) -> None:
 def test_other_impossible_values(cls: type, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         cls(**values)
+
+
+@pytest.mark.parametrize(
+    "cls, values, message, completed",
+    [
+        (
+            CLIPTextConfig,
+            {"num_attention_heads": 7},
+            "wanted a divisor of hidden_size 512, found 7",
+            {"hidden_size": 511},
+        ),
+        (
+            CLIPVisionConfig,
+            {"hidden_size": 1280},
+            "wanted a divisor of hidden_size 1280, found 12",
+            {"num_attention_heads": 16},
+        ),
+        (
+            CLIPVisionConfig,
+            {"patch_size": 300},
+            "patch_size: wanted at most image_size 224, found 300",
+            {"image_size": 448},
+        ),
+        (CLIPTextConfig, {"pruned_heads": {0: [99]}}, "pruned_heads: wanted", {"pruned_heads": {0: [1]}}),
+    ],
+)
+def test_values_may_be_completed_after_they_were_given(cls, values, message, completed, tmp_path) -> None:
+    config = cls(**values)
+    for made in (config, cls.from_dict(values), CLIPConfig(**{cls._key_in_full_model: values})):
+        with pytest.raises(ConfigError, match=message):
+            made.validate()
+    config.save_pretrained(tmp_path)
+    read = cls.from_pretrained(tmp_path)
+    for key, value in completed.items():
+        setattr(read, key, value)
+    read.validate()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_local_path_is_not_written(cls: type, tmp_path: Path, monkeypatch: Any) -> None:
+    """A config that is published must not tell where it was on a disk; a hub's name may be told."""
+    cls().save_pretrained(tmp_path / "secret" / "folder")
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path / "secret" / "folder", "secret/folder", "secret/folder/config.json", "./secret/folder"):
+        config = cls.from_pretrained(place)
+        assert config.name_or_path == str(place)
+        config.save_pretrained(tmp_path / "out")
+        assert "secret" not in (tmp_path / "out" / "config.json").read_text()
+    full = CLIPConfig.from_text_vision_configs(
+        CLIPTextConfig(_name_or_path=str(tmp_path)), CLIPVisionConfig(name_or_path="~/models/x")
+    )
+    assert "_name_or_path" not in full.to_json_string()
+    config = cls(name_or_path="openai/clip-vit-base-patch32")
+    assert json.loads(config.to_json_string())["_name_or_path"] == "openai/clip-vit-base-patch32"
+
+
+def test_other_names_of_fields(tmp_path: Path) -> None:
+    class Config(CLIPTextConfig):
+        attribute_map = {"n_embd": "hidden_size"}
+
+    config = Config()
+    config.n_embd = 64
+    assert config.hidden_size == config.n_embd == 64
+    config.n_embd = 32
+    assert (config.hidden_size, "n_embd" in config.to_dict()) == (32, False)
+    assert CLIPTextConfig.attribute_map == {} and not CLIPTextConfig.is_composition and CLIPConfig.is_composition
+    with pytest.raises(AttributeError, match="'CLIPTextConfig' object has no attribute 'n_embd'"):
+        CLIPTextConfig().n_embd  # noqa: B018
+    assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(CLIPTextConfig(hidden_size=32)))
+
+
+NAMES = json.loads((GOLDEN / "config_names.json").read_text("utf-8"))  # tests/golden/make_config_names.py
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_public_names_and_their_parameters_are_v4_37_s(kind: str) -> None:
+    config = getattr(clip_core, kind)()
+    for name, parameters in NAMES[kind].items():
+        if name == "register_for_auto_class":
+            with pytest.raises(AttributeError, match="no auto classes"):
+                getattr(config, name)
+            continue
+        value = getattr(config, name)
+        if parameters is not None:
+            ours = [p.name for p in inspect.signature(value).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+            wanted = [p for p in parameters if not p.startswith("*") and p != "self"]
+            assert ours[: len(wanted)] == wanted, name
+
+
+def test_update_from_string_as_transformers_does() -> None:
+    config = CLIPTextConfig()
+    config.update_from_string("hidden_size=64,layer_norm_eps=0.5,return_dict=no,hidden_act=gelu")
+    assert (config.hidden_size, config.layer_norm_eps, config.return_dict, config.hidden_act) == (
+        64,
+        0.5,
+        False,
+        "gelu",
+    )
+    for text in ("nothing=1", "hidden_size", "hidden_size=many", "return_dict=perhaps", "pruned_heads=1"):
+        with pytest.raises(ValueError, match=text.partition("=")[0]):
+            config.update_from_string(text)
+    values = {"torch_dtype": np.float32, "inner": {"torch_dtype": "torch.float16"}}
+    config.dict_torch_dtype_to_str(values)
+    assert values == {"torch_dtype": "float32", "inner": {"torch_dtype": "float16"}}
+
+
+class Foreign:
+    """A config object of another library: what transformers' own have."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.values
+
+
+def test_configs_of_another_library_are_taken_by_their_fields() -> None:
+    text = Foreign(model_type="clip_text_model", hidden_size=64, transformers_version="4.57.6", torch_dtype="float16")
+    joined = CLIPConfig.from_text_vision_configs(text, Foreign(model_type="clip_vision_model", patch_size=16))
+    assert (joined.text_config.hidden_size, joined.vision_config.patch_size) == (64, 16)
+    assert CLIPConfig(text_config=text).text_config == joined.text_config
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_config_of_another_model_is_warned_of_by_name(cls: type, kind: str, tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "hidden_size": 64}))
+    cls.from_pretrained(tmp_path)
+    assert f"of type {kind} to instantiate a model of type {cls.model_type}" in caplog.text
+    caplog.clear()
+    cls().save_pretrained(tmp_path)
+    cls.from_pretrained(tmp_path)
+    assert not caplog.text
+
+
+def test_saving_takes_the_keywords_of_an_upload(tmp_path: Path, monkeypatch: Any) -> None:
+    uploads: list[Any] = []
+    monkeypatch.setattr("clip_core.config_base.upload_files", lambda folder, **how: uploads.append((folder, how)))
+    CLIPTextConfig().save_pretrained(tmp_path / "x", commit_message="m", repo_id="a/b", private=True, token="t")
+    assert not uploads and (tmp_path / "x" / "config.json").is_file()
+    CLIPTextConfig().save_pretrained(tmp_path / "x", push_to_hub=True, token="t")
+    how = {"files": ["config.json"], "repo_id": "x", "commit_message": "Upload config", "token": "t"}
+    assert uploads == [(tmp_path / "x", how)]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        CLIPTextConfig().save_pretrained(tmp_path, colour="red")
+
+
+def test_an_impossible_value_in_a_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"text_config": {"hidden_size": -1}, "vision_config": {}, "model_type": "clip"}')
+    for act in (lambda: CLIPConfig.from_pretrained(tmp_path), lambda: CLIPConfig.from_json_file(path)):
+        with pytest.raises(ConfigError, match=f"{tmp_path}.*CLIPTextConfig: hidden_size: wanted"):
+            act()
 
 
 def test_values_set_later_are_checked_when_used() -> None:

@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _print_figures(found)
     if args.json is not None:
-        from clip_core.config_base import write_text_atomically
+        from clip_core.files import write_text
 
-        write_text_atomically(Path(args.json), json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        write_text(Path(args.json), json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return 0
 
 

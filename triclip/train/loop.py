@@ -16,8 +16,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from clip_core.config_base import write_text_atomically
 from clip_core.errors import ConfigError, MissingDependencyError
+from clip_core.files import write_text
 
 from .config import TrainConfig
 from .engine import Batch, Engine, Job, Process, TrainingModule
@@ -153,7 +153,7 @@ class _Run:
     def _open_log(self) -> RunLog | None:
         if not self.first:
             return None
-        write_text_atomically(self.output / RUN, json.dumps(self.described, indent=2) + "\n")
+        write_text(self.output / RUN, json.dumps(self.described, indent=2) + "\n")
         steps, batch_size = self.config.steps, self.config.data.batch_size
         log = RunLog(self.output, steps, batch_size, self.engine.step, self.config.log.tensorboard, self._stream)
         self._stack.callback(log.close)
@@ -271,7 +271,7 @@ class _Run:
                 "evaluation": dict(evaluation),
                 **({} if bias is None else {"logit_bias": bias}),
             }
-            write_text_atomically(folder / REPORT, json.dumps(report, indent=2) + "\n")
+            write_text(folder / REPORT, json.dumps(report, indent=2) + "\n")
         self.engine.export(folder, average)
 
     def _summary(self, stopped: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from clip_core.config_base import write_text_atomically
+from clip_core.files import write_text
 
 from ..nested import flatten
 
@@ -179,7 +179,7 @@ def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [record for record in map(_record, lines) if record is not None and record["step"] <= step]
     if len(kept) != len(lines):
-        write_text_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
 

@@ -350,7 +350,7 @@ def lengths(folder, length):
     return safetensors(folder, {"a": ENTRY}, length=length)
 
 
-@several("too few|no CLIP|not a|header", file_empty=b"", file_7_bytes=b"1234567", file_text=b"hello world" * 9)
+@several("empty file|too few|not a|header", file_empty=b"", file_7_bytes=b"1234567", file_text=b"hello world" * 9)
 def tiny(folder, data):
     (folder / "x.safetensors").write_bytes(data)
     return folder / "x.safetensors"
@@ -430,7 +430,7 @@ def index_content(folder, text):
     return folder
 
 
-@case("pipe", "no weights|no such file")
+@case("pipe", "found no regular file")
 def pipe(folder):
     os.mkfifo(folder / "model.safetensors")  # opening it would block for ever
     return folder
@@ -442,7 +442,7 @@ def pipe_shard(folder):
     return index(folder, {"logit_scale": "a.safetensors"})
 
 
-@case("folder-for-file", "no weights")
+@case("folder-for-file", "wanted a file, found a folder")
 def folder_for_file(folder):
     (folder / "model.safetensors").mkdir()
     return folder

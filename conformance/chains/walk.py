@@ -1,0 +1,86 @@
+"""One chain: a drawn model from format to format by triclip, and what must hold at its end."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_core.checkpoint import Checkpoint, CheckpointError, convert, load
+from clip_core.checkpoint.convert import checked_config
+
+from . import reference
+from .models import CLASSES, Drawn, values
+
+FORMATS = ("hf", "hf-flat", "hf-bin", "tf", "flax", "openai", "open_clip", "kerashub")
+SINGLE = {"hf": ".safetensors", "hf-bin": ".bin", "openai": ".pt", "open_clip": ".safetensors"}
+ACTING = ("num_attention_heads", "hidden_act", "layer_norm_eps", "num_hidden_layers", "hidden_size")
+ACTING += ("intermediate_size", "eos_token_id", "vocab_size", "max_position_embeddings")
+ACTING += ("image_size", "patch_size", "num_channels")
+TOLERANCE = 1e-6  # of the largest output; numbers only move, so what is left is float64's rounding
+
+
+def reasons_against(to: str, config: Any, scope: str) -> list[str]:
+    """Why a format can't hold a model, one of which its refusal must name. Empty: it can."""
+    if to not in ("open_clip", "kerashub"):
+        return []
+    if scope != "full":
+        return ["only full models"]
+    text, vision = config.text_config, config.vision_config
+    acts = {text.hidden_act, vision.hidden_act}
+    if to == "open_clip":
+        plain = acts == {"quick_gelu"} or acts <= {"gelu", "gelu_new", "gelu_pytorch_tanh"}
+        return ["hidden_act"] * (not plain) + ["num_channels"] * (vision.num_channels != 3)
+    found = ["no activation"] * (not acts <= {"quick_gelu", "gelu", "relu", "selu"})
+    found += ["layer_norm_eps"] * ({text.layer_norm_eps, vision.layer_norm_eps} != {1e-5})
+    return found + ["eos_token_id"] * (text.eos_token_id not in (2, text.vocab_size - 1))
+
+
+def step(here: Path, folder: Path, to: str, drawn: Drawn, rng: random.Random) -> Path | None:
+    """The next place of the chain; None where the format can't hold the model, and said so."""
+    single = to in SINGLE and rng.random() < 0.2  # Random(0) begins with 0.84
+    target = folder / f"model{SINGLE[to]}" if single else folder
+    against = reasons_against(to, drawn.made, drawn.scope) if not single else []
+    try:
+        convert(here, target, to=to, shard_size=rng.choice((None, "5GB", "2KB")))
+    except CheckpointError as error:
+        assert any(reason in str(error) for reason in against), f"{to}: {error}"
+        return None
+    assert not against, f"{to} took a model that it can't hold: {against}"
+    return target
+
+
+def acting(config: Any) -> dict[str, Any]:
+    """Every field that acts on the outputs, by tower."""
+    towers = {key: getattr(config, key) for key in ("text_config", "vision_config") if hasattr(config, key)}
+    found: dict[str, Any] = {"projection_dim": config.projection_dim} if towers else {}
+    for key, part in (towers or {"": config}).items():
+        found |= {f"{key}.{name}": getattr(part, name) for name in ACTING if hasattr(part, name)}
+        end, vocabulary = part.eos_token_id, getattr(part, "vocab_size", None)
+        last = vocabulary is not None and end in (2, vocabulary - 1)  # two ways to say the same
+        found[f"{key}.eos_token_id"] = "the last" if last else end
+    return found
+
+
+def at_the_end(here: Path, drawn: Drawn) -> tuple[Checkpoint, Any, float]:
+    """(checkpoint, its config, largest difference of the outputs); AssertionError where an acting field differs."""
+    read = load(here)
+    assert read.config is not None
+    made = CLASSES[drawn.scope.split("_")[0]].from_dict(checked_config(read, []))
+    got, wanted = acting(made), acting(drawn.made)
+    assert got == wanted, {k: (got.get(k), wanted[k]) for k in wanted if got.get(k) != wanted[k]}
+    return read, made, difference(reference.outputs(made, values(dict(read.tensors)), drawn.inputs), expected(drawn))
+
+
+def expected(drawn: Drawn, last_eps: float | None = None) -> dict[str, np.ndarray]:
+    return reference.outputs(drawn.made, values(drawn.tensors), drawn.inputs, last_eps)
+
+
+def difference(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> float:
+    """The largest difference, over the largest output of its kind; infinite for other shapes or names."""
+    if set(got) != set(wanted) or any(got[n].shape != wanted[n].shape for n in wanted):
+        return float("inf")
+    errors = [float(np.abs(got[n] - wanted[n]).max() / np.abs(wanted[n]).max()) for n in wanted]
+    return max(errors) if np.isfinite(errors).all() else float("inf")

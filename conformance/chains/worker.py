@@ -1,0 +1,162 @@
+"""Runs inside another library's environment, without triclip: loads a checkpoint, computes, saves it again.
+
+    python worker.py LIBRARY        LIBRARY: torch, tf, flax (transformers' classes), open_clip, kerashub
+
+One JSON object a line on standard input: {"source", "target", "scope", "inputs", "options"}; one a line back:
+{"outputs": path} or {"error": text}. The PyTorch libraries compute in float64, so that only what was lost shows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.update(HF_HUB_OFFLINE="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1", KERAS_BACKEND="tensorflow")
+CLASSES = {
+    "full": "CLIPModel",
+    "text": "CLIPTextModel",
+    "text_projection": "CLIPTextModelWithProjection",
+    "vision": "CLIPVisionModel",
+    "vision_projection": "CLIPVisionModelWithProjection",
+}
+
+
+def features(model: Any, scope: str, ids: Any, pixels: Any) -> dict[str, Any]:
+    """Pooled, projected, not normalised: what `reference.outputs` gives."""
+    found = {}
+    if scope == "full":
+        found = {"text": model.get_text_features(ids), "image": model.get_image_features(pixels)}
+    elif scope.startswith("text"):
+        found["text"] = model(ids)
+    else:
+        found["image"] = model(pixels)
+    for key, value in found.items():
+        for name in ("text_embeds", "image_embeds", "pooler_output"):
+            if getattr(value, name, None) is not None:
+                found[key] = getattr(value, name)
+                break
+    return found
+
+
+def torch_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    model, info = getattr(transformers, CLASSES[job["scope"]]).from_pretrained(
+        job["source"], output_loading_info=True, torch_dtype=torch.float32
+    )
+    _nothing_missing(info)
+    ids, pixels = (torch.from_numpy(inputs[n]) if n in inputs else None for n in ("ids", "pixels"))
+    model = model.double().eval()
+    torch.set_default_dtype(torch.float64)  # masks are made in it
+    try:
+        with torch.no_grad():
+            found = features(model, job["scope"], ids, None if pixels is None else pixels.double())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model.float().save_pretrained(job["target"], **job["options"])
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def _nothing_missing(info: dict[str, Any]) -> None:
+    wrong = {k: list(v) for k, v in info.items() if v and k in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    wrong = {k: [n for n in v if "position_ids" not in str(n)] for k, v in wrong.items()}
+    if any(wrong.values()):
+        raise ValueError(f"keys: {wrong}")
+
+
+def tf_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import tensorflow as tf
+    import transformers
+
+    model, info = getattr(transformers, f"TF{CLASSES[job['scope']]}").from_pretrained(
+        job["source"], output_loading_info=True
+    )
+    _nothing_missing(info)
+    ids, pixels = (tf.constant(inputs[n]) if n in inputs else None for n in ("ids", "pixels"))
+    found = features(model, job["scope"], ids, pixels)
+    model.save_pretrained(job["target"], safe_serialization=job["options"].get("safe_serialization", False))
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def flax_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import transformers
+
+    model = getattr(transformers, f"Flax{CLASSES[job['scope']]}").from_pretrained(job["source"])
+    found = features(model, job["scope"], inputs.get("ids"), inputs.get("pixels"))
+    model.save_pretrained(job["target"], params=model.params)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def open_clip_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")  # a torchvision for another torch must not be compiled in
+    for name in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+        try:
+            library.define(name)
+        except RuntimeError:
+            break
+    import open_clip
+    from safetensors.torch import load_file, save_file
+
+    source, target = Path(job["source"]), Path(job["target"])
+    stated = json.loads((source / "open_clip_config.json").read_text())
+    model = open_clip.model.CLIP(**stated["model_cfg"])
+    state = load_file(source / "open_clip_model.safetensors")
+    model.load_state_dict(state)
+    model = model.double().eval()
+    with torch.no_grad():
+        ids, pixels = torch.from_numpy(inputs["ids"]), torch.from_numpy(inputs["pixels"]).double()
+        found = {"text": model.encode_text(ids), "image": model.encode_image(pixels)}
+    target.mkdir(parents=True)
+    dtypes = {name: tensor.dtype for name, tensor in state.items()}
+    again = {name: tensor.to(dtypes[name]).contiguous() for name, tensor in model.state_dict().items()}
+    if job["options"].get("safe_serialization", True):
+        save_file(again, target / "open_clip_model.safetensors")
+    else:
+        torch.save(again, target / "open_clip_pytorch_model.bin")
+    (target / "open_clip_config.json").write_text(json.dumps(stated))
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def kerashub_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import keras_hub
+
+    model = keras_hub.models.Backbone.from_preset(job["source"])
+    pixels = np.moveaxis(inputs["pixels"], 1, -1)
+    found = {
+        "text": model.get_text_embeddings(inputs["ids"].astype("int32")),
+        "image": model.get_vision_embeddings(pixels),
+    }
+    model.save_to_preset(job["target"])
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+STEPS = {"torch": torch_step, "tf": tf_step, "flax": flax_step, "open_clip": open_clip_step, "kerashub": kerashub_step}
+
+
+def main() -> None:
+    step = STEPS[sys.argv[1]]
+    answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            with np.load(job["inputs"]) as inputs:
+                found = step(job, dict(inputs))
+            path = f"{job['inputs']}.out.npz"
+            np.savez(path, **{name: np.asarray(value, np.float64) for name, value in found.items()})
+            answer = {"outputs": path}
+        except Exception:  # whatever a library raises is its answer
+            answer = {"error": traceback.format_exc()[-1500:]}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
