@@ -5,6 +5,8 @@ One table for all classes. `AttributeError` speaks from it (`hasattr` stays Fals
 
 from __future__ import annotations
 
+from typing import Any
+
 _AUTO_CLASS = "this package has no auto classes: name the class, or register it with transformers' own auto class"
 _NO_TEXT = "CLIP scores texts and pictures, it generates none"
 _MEMORY = "use torch.profiler or torch.cuda.memory_stats"
@@ -58,3 +60,24 @@ def absent_attribute(owner: object, name: str, *kinds: str) -> AttributeError:
         if instead is not None:
             return AttributeError(f"{cls_name} has no {name!r}: {instead}")
     return AttributeError(f"{cls_name!r} object has no attribute {name!r}")
+
+
+class _Absent:
+    """In a class, in the place of a name that isn't there. An instance may still set an attribute of that name."""
+
+    def __init__(self, name: str, kinds: tuple[str, ...]) -> None:
+        self.name, self.kinds = name, kinds
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise absent_attribute(owner.__name__, self.name, *self.kinds)
+
+
+def absent_names(*kinds: str) -> set[str]:
+    """The names that objects of these kinds lack."""
+    return {name for kind in (*kinds, "*") for name in ABSENT.get(kind, {})}
+
+
+def refuse(cls: type, *kinds: str) -> None:
+    """Let a class's attributes speak from the table, where a `__getattr__` would slow every attribute down."""
+    for name in absent_names(*kinds):
+        setattr(cls, name, _Absent(name, kinds))

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from typing import Any
 
+from .absent import absent_names
 from .errors import MissingDependencyError
 from .image.processor import CLIPImageProcessor
 from .processor import CLIPProcessor
@@ -77,5 +79,7 @@ def _adapted_class(ours: type) -> type:
     names = next(names for cls, names in CLASSES.items() if issubclass(ours, cls))
     name = next(name for name in names if getattr(transformers, name, None) is not None)
     theirs = getattr(transformers, name)
-    body = {"__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
+    # What ours refuses, transformers' class has.
+    kept = {n: inspect.getattr_static(theirs, n) for n in absent_names("tokenizer", "processor") if hasattr(theirs, n)}
+    body = {**kept, "__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
     return type(name, (_Adapted, ours, theirs), body)

@@ -262,7 +262,7 @@ def check_9(folder: Path) -> dict[str, Any]:
         group["weight_decay"] = -1.0 if any(p.dim() == 0 for p in group["params"]) else group["weight_decay"]
     scales = [figures["logit_scale"] for figures in advance(engine, 10)]
     after, average = engine.weights(False), engine.weights(True)
-    locked = [name for name in before if name.startswith("vision_model.")]
+    locked = [name for name in before if name.startswith(("vision_model.", "visual_projection."))]
     same = all(before[n].tobytes() == after[n].tobytes() == average[n].tobytes() for n in locked)
     moved = all(before[n].tobytes() != after[n].tobytes() for n in before if n not in locked)
     highest = float(max(scales))

@@ -281,15 +281,30 @@ def test_lists_in_tables(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("written", ["['a cat', \"b's dog\"]", "['a cat' \"b's dog\"]", '["a cat", "b\'s dog"]',
-                                     "['a cat', None, \"b's dog\"]", "['a cat'\n \"b's dog\"]"])  # fmt: skip
+WRITTEN = [
+    """['a cat', "b's dog"]""",
+    """['a cat' "b's dog"]""",  # a NumPy array
+    """['a cat'\n "b's dog"]""",
+    """["a cat", "b's dog"]""",
+    """["a cat", null, "b's dog"]""",
+    """['a cat', None, "b's dog"]""",
+    """['a cat', nan, "b's dog"]""",
+    """('a cat', "b's dog")""",
+    """{"b's dog", 'a cat'}""",
+    """[{'raw': 'a cat'}, {'raw': "b's dog"}]""",
+]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
 def test_lists_as_pandas_writes_them(tmp_path, written):
     with open(tmp_path / "a.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image", "caption"], ["1.png", written]])
     assert open_source(tmp_path / "a.csv")[0].captions == ["a cat", "b's dog"]
 
 
-@pytest.mark.parametrize("caption", ["[cat]", "['a'] or ['b']", "[a 'cat']", "['tis]", "[1, 2]"])
+@pytest.mark.parametrize(
+    "caption", ["[cat]", "['a'] or ['b']", "[a 'cat']", "['tis]", "[1, 2]", "(a cat)", "{x}", "(1, 2)"]
+)
 def test_a_caption_in_brackets_is_no_list(tmp_path, caption):
     with open(tmp_path / "a.csv", "w", newline="") as file:
         csv.writer(file).writerows([["image", "caption"], [" 1.png", caption]])

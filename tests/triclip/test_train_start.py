@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from clip_core import CLIPConfig, CLIPTokenizerFast, ConfigError, checkpoint
+from clip_core.checkpoint import safetensors_file
 from clip_core.hub import MODELS
 from clip_core.init import initial_values
 from clip_core.weights import weight_table
@@ -135,6 +136,18 @@ def test_the_learnt_bias_is_kept_when_a_run_goes_on_from_an_exported_model(tmp_p
     (tmp_path / "model" / "training.json").write_text('{"logit_bias": "x"}')
     with pytest.raises(ValueError, match="training.json: wanted a number logit_bias"):
         prepare(config(init=init, loss=LossSection(kind="sigmoid")))
+
+
+def test_a_bias_among_the_weights_is_taken_up(tmp_path):
+    """As open_clip saves a model that was trained with the sigmoid."""
+    job = prepare(config(config=MODEL))
+    weights = {**job.weights, "logit_bias": np.array(-5.0, np.float32)}
+    checkpoint.save(tmp_path / "plain", dict(job.weights), job.model_config.to_dict())
+    tensors = {name: checkpoint.Tensor.from_numpy(value) for name, value in weights.items()}
+    safetensors_file.write(tmp_path / "plain" / "model.safetensors", tensors)
+    found = prepare(config(init=str(tmp_path / "plain"), loss=LossSection(kind="sigmoid")))
+    assert extra_parameters(found)["logit_bias"] == -5 and "logit_bias" not in found.weights
+    assert extra_parameters(prepare(config(init=str(tmp_path / "plain")))) == {}
 
 
 def test_a_fingerprint_knows_the_weights():

@@ -8,12 +8,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clip_core.errors import DataError, MissingDependencyError
 
 from .example import parse_example
-from .files import MissingShards
+from .files import MissingShards, Parts
 from .rows import TableRows
 from .source import PARTS, Sample
 
@@ -39,7 +37,7 @@ class ArrayRecords(TableRows):
         lengths = {str(path): length for path in paths for length in missing.passing_over(path, self._length)}
         missing.check_some_left(lengths)
         self.paths, self.skipped_shards = list(lengths), missing.names
-        self._first = np.cumsum([0, *lengths.values()])
+        self._parts = Parts(lengths.values())
         name = self.name(0)
         self.choose_columns(list(parse_example(self._record(0, 0), name)), name)
 
@@ -76,20 +74,14 @@ class ArrayRecords(TableRows):
             raise DataError(f"{path}: record {row + 1} can't be read ({error})") from error
 
     def __len__(self) -> int:
-        return int(self._first[-1])
-
-    def _place(self, number: int) -> tuple[int, int]:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        file = int(np.searchsorted(self._first, number, "right")) - 1
-        return file, number - int(self._first[file])
+        return len(self._parts)
 
     def name(self, number: int) -> str:
-        file, row = self._place(number)
+        file, row = self._parts.place(number)
         return f"{self.paths[file]}: record {row + 1}"
 
     def __getitem__(self, number: int) -> Sample:
-        file, row = self._place(number)
+        file, row = self._parts.place(number)
         name = self.name(number)
         features = parse_example(self._record(file, row), name)
         return self.sample(features, str(Path(self.paths[file]).parent), name)

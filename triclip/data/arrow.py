@@ -13,11 +13,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clip_core.errors import DataError, MissingDependencyError
 
-from .files import MissingShards
+from .fields import decode_text, json_object
+from .files import MissingShards, Parts
 from .rows import TableRows
 from .source import PARTS, Sample
 
@@ -52,8 +51,8 @@ class ArrowRows(TableRows):
         self._lock = threading.RLock()
 
     def _set_lengths(self, lengths: Sequence[int], where: Any) -> None:
-        self._first = np.cumsum([0, *lengths])
-        if self._first[-1] == 0:
+        self._parts = Parts(lengths)
+        if not len(self._parts):
             raise DataError(f"{where}: wanted rows, found an empty table")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,14 +63,7 @@ class ArrowRows(TableRows):
         self._begin()
 
     def __len__(self) -> int:
-        return int(self._first[-1])
-
-    def _place(self, number: int) -> tuple[int, int]:
-        """(part, row in it)."""
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        part = int(np.searchsorted(self._first, number, "right")) - 1
-        return part, number - int(self._first[part])
+        return len(self._parts)
 
     @abstractmethod
     def _table(self, part: int) -> Any:
@@ -86,12 +78,12 @@ class ArrowRows(TableRows):
         return list(dict.fromkeys([*self.images, *self.captions, *([self.label] if self.label else [])]))
 
     def name(self, number: int) -> str:
-        part, row = self._place(number)
+        part, row = self._parts.place(number)
         path, first = self._file(part)
         return f"{path}: row {first + row + 1}"
 
     def __getitem__(self, number: int) -> Sample:
-        part, row = self._place(number)
+        part, row = self._parts.place(number)
         name = self.name(number)
         table = self._table(part)
         try:
@@ -255,13 +247,7 @@ def _data_files(folder: Path) -> list[str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: wanted JSON, found something else ({error})") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: wanted a JSON object, found {type(found).__name__}")
-    return found
+    return json_object(decode_text(path.read_bytes(), str(path)), str(path))
 
 
 def _features(schema: Any) -> Any:

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import os
+import re
 import tokenize
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -87,17 +88,20 @@ def _listed(text: str, name: str) -> Any:
     shortened.
     """
     stripped = text.strip()
-    if not (stripped.startswith("[") and stripped.endswith("]")):
+    if stripped[:1] + stripped[-1:] not in ("[]", "()", "{}"):
         return text
     try:
         value = json.loads(stripped)
     except (ValueError, RecursionError):
         value = _python_list(stripped, name)
-    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else text
+    return value if isinstance(value, list) and all(isinstance(one, str | dict | None) for one in value) else text
 
 
-def _python_list(text: str, name: str) -> list[str] | None:
-    """['a', "b's"], and an array's ['a' 'b'], which Python itself would take for one string; None for anything else."""
+def _python_list(text: str, name: str) -> list[Any] | None:
+    """['a', "b's"], ('a', 'b'), {'a', 'b'}, [{'raw': 'a'}]; and an array's ['a' 'b'], which Python would take for one
+    string. None for anything else."""
+    if not re.match(r"\[\s*[\"'Nn.]", text):
+        return _literal(text)
     found: list[str] = []
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -114,6 +118,16 @@ def _python_list(text: str, name: str) -> list[str] | None:
             raise
         return None
     return found if found and all(isinstance(one, str) for one in found) else None
+
+
+def _literal(text: str) -> list[Any] | None:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if isinstance(value, set):
+        value = sorted(value, key=str)
+    return list(value) if isinstance(value, list | tuple) and value else None
 
 
 def as_label(value: Any, name: str) -> int | str:
@@ -157,6 +171,17 @@ def local_path(text: str, folder: str, name: str) -> str:
     if "://" in text or "\0" in text:
         raise DataError(f"{name}: wanted the path of a file, found {text[:200]!r}; download pictures first")
     return text if os.path.isabs(text) else f"{folder}{os.sep}{text}"
+
+
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """The keys and values of a JSON text. Raises DataError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: wanted a JSON object, found something else ({error})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{name}: wanted a JSON object, found {type(found).__name__}")
+    return found
 
 
 def decode_text(data: bytes, name: str) -> str:

@@ -89,6 +89,23 @@ class Files:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+class Parts:
+    """Samples numbered through several parts, one after the other."""
+
+    def __init__(self, lengths: Iterable[int]) -> None:
+        self._first = np.cumsum([0, *lengths], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def place(self, number: int) -> tuple[int, int]:
+        """(part, number in it). Raises IndexError."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        part = int(np.searchsorted(self._first, number, "right")) - 1
+        return part, number - int(self._first[part])
+
+
 class PackedStrings:
     """A list of strings as two arrays: a million paths are one block of bytes, not a million objects."""
 

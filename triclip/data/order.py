@@ -1,4 +1,4 @@
-"""Which sample stands at a place of a run: a function of the seed and the place alone, whoever asks."""
+"""The sample at each place of a run: a function of the seed and the place alone, in every process and worker."""
 
 from __future__ import annotations
 

@@ -228,7 +228,11 @@ def _join(parts: list[Part | DataError]) -> Part | DataError:
 
 
 def _worker_lost(error: Exception, workers: int) -> str:
-    reason = "killed, as systems do when memory runs out" if "-9" in str(error) else str(error)
+    reason = str(error)
+    if "code -9" in reason:
+        reason = "killed, as systems do when memory runs out"
+    elif "code -7" in reason:
+        reason = "no shared memory was left"
     return (
         f"data.workers: a worker process ended ({reason}): set fewer than {workers}, or 0 for threads, or a smaller "
         f"data.batch_size; in a container raise its memory and --shm-size"

@@ -16,8 +16,8 @@ import numpy as np
 
 from clip_core.errors import DataError
 
-from .fields import decode_text
-from .files import Files, MissingShards
+from .fields import decode_text, json_object
+from .files import Files, MissingShards, Parts
 from .rows import TableRows
 from .source import PARTS, Sample, Source
 
@@ -61,17 +61,18 @@ class TextRows(TableRows):
     ) -> None:
         super().__init__(image_key, caption_key, label_key, needs)
         self.files = Files(files)
-        starts, sizes, first = array("q"), array("q"), array("q")
+        starts, sizes, lengths = array("q"), array("q"), []  # type: array, array, list[int]
         for path in files:
-            first.append(len(starts))
+            before = len(starts)
             with open(path, "rb") as file:
                 for start, size in self.places(file, path):
                     starts.append(start)
                     sizes.append(size)
-            if len(starts) == first[-1]:
+            lengths.append(len(starts) - before)
+            if not lengths[-1]:
                 raise DataError(f"{path}: wanted rows, found an empty table")
         self._starts, self._sizes = np.frombuffer(starts, np.int64), np.frombuffer(sizes, np.int64)
-        self._first = np.frombuffer(first, np.int64)
+        self._parts = Parts(lengths)
 
     @abstractmethod
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
@@ -82,19 +83,14 @@ class TextRows(TableRows):
         """A row's values by column."""
 
     def __len__(self) -> int:
-        return len(self._starts)
-
-    def _file(self, number: int) -> int:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        return int(np.searchsorted(self._first, number, "right")) - 1
+        return len(self._parts)
 
     def name(self, number: int) -> str:
-        file = self._file(number)
-        return f"{self.files.paths[file]}: row {number - int(self._first[file]) + 1}"
+        file, row = self._parts.place(number)
+        return f"{self.files.paths[file]}: row {row + 1}"
 
     def __getitem__(self, number: int) -> Sample:
-        file, name = self._file(number), self.name(number)
+        file, name = self._parts.place(number)[0], self.name(number)
         text = decode_text(self.files.read(file, int(self._starts[number]), int(self._sizes[number])), name)
         return self.sample(self.parse(text, name, file), os.path.dirname(self.files.paths[file]) or ".", name)
 
@@ -116,13 +112,7 @@ class JsonLines(TextRows):
             self.choose_columns(list(keys), path)
 
     def parse(self, text: str, name: str, file: int) -> dict[str, Any]:
-        try:
-            row = json.loads(text.removeprefix("\ufeff"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}: wanted a JSON object, found something else ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{name}: wanted a JSON object, found {type(row).__name__}")
-        return row
+        return json_object(text.removeprefix("\ufeff"), name)
 
 
 def _keys(line: bytes) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from array import array
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +12,17 @@ import numpy as np
 
 from clip_core.errors import DataError
 
-from .fields import CAPTIONS, LABELS, as_captions, as_label, captions_if_any, decode_text, first_present, split_keys
+from .fields import (
+    CAPTIONS,
+    LABELS,
+    as_captions,
+    as_label,
+    captions_if_any,
+    decode_text,
+    first_present,
+    json_object,
+    split_keys,
+)
 from .files import Files, MissingShards
 from .source import PARTS, PICTURES, Sample, Source
 from .tar import BLOCK, Member, block_name, members
@@ -245,10 +254,4 @@ def _record(parts: list[bytes], name: str, needed: bool = True) -> dict[str, Any
             return _record(parts, name)
         except DataError:
             return {}
-    try:
-        record = json.loads(decode_text(parts[0], name))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: wanted a JSON record, found something else ({error})") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{name}: wanted a JSON object, found {type(record).__name__}")
-    return record
+    return json_object(decode_text(parts[0], name), name)

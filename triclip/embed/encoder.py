@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-SMALL = ("config.json", "open_clip_config.json", "tokenizer.json", "vocab.json", "merges.txt",
-         "preprocessor_config.json", "processor_config.json")  # fmt: skip
+from ..fingerprint import fingerprint
 
 
 class Encoder(Protocol):
@@ -67,22 +64,8 @@ class ClipSpec:
             "backend": self.backend,
             "dtype": self.dtype or "float32",
             "background": self.background,
-            "digest": self._digest(),
+            "digest": fingerprint(self.name),
         }
-
-    def _digest(self) -> str:
-        from clip_core.checkpoint.locate import locate
-        from clip_core.hub import resolve_folder
-
-        found = locate(resolve_folder(self.name, weights=True))
-        files = [found.file(name) for name in SMALL] if found.folder else []
-        files += found.weights or (sorted(found.item.rglob("*")) if found.item else [])
-        digest = hashlib.sha256()
-        for path in filter(Path.is_file, files):
-            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
 
     def load(self, batch_size: int) -> Encoder:
         from ..pipeline import Clip

@@ -20,13 +20,14 @@ from ..zero_shot import DEFAULT_TEMPLATES, as_templates, unit
 from .config import TrainConfig
 from .engine import Process
 from .labels import check_labels, column, default_templates, names_in_data, numbered, read_labels
+from .memory import explained
 
 Paths = Sequence[str | os.PathLike] | str | os.PathLike
 _ALONE = Process(0, 1)
 
 
 class Encoder(Protocol):
-    """What embeds: an Engine, or a Clip (`ClipEncoder`). See `engine.Engine` for the three."""
+    """Embeds pictures and texts: an Engine, or a `ClipEncoder`. See `engine.Engine` for the three methods."""
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray: ...
 
@@ -55,7 +56,7 @@ class ClipEncoder:
 
     def __init__(self, clip: Any) -> None:
         self._model, self._runner = clip.model, clip.runner
-        self._none = np.empty((0, clip.config.projection_dim), np.float32)  # models are not asked about nothing
+        self._none = np.empty((0, clip.config.projection_dim), np.float32)  # an empty batch is not passed to the model
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         return unit(self._runner.image_features(self._model, pixel_values)) if len(pixel_values) else self._none
@@ -116,18 +117,19 @@ def evaluate_clip(
     common["length"] = text.max_position_embeddings
     names = read_labels(labels) if isinstance(labels, str | os.PathLike) else labels and check_labels(labels, "labels")
     encoder, found = ClipEncoder(clip), {}
-    if retrieval:
-        data = open_evaluation(retrieval, clip.processor, caption_key=caption_key, **common)
-        with Progress("pictures", data.samples, progress) as bar:
-            found["retrieval"] = evaluate_retrieval(encoder, data, lambda batch: bar.advance(_samples(batch)))
-    if zero_shot:
-        data = open_evaluation(zero_shot, clip.processor, label_key=label_key, labelled=True, **common)
-        templates = default_templates(labels) if templates is None else templates
-        chosen = as_templates(clip.templates if templates is None else templates)
-        with Progress("pictures", data.samples, progress) as bar:
-            head = _HeadMaker(encoder, clip.processor, text.max_position_embeddings, chosen, batch_size)
-            advance = lambda batch: bar.advance(_samples(batch))  # noqa: E731
-            found["zero_shot"] = evaluate_zero_shot(encoder, data, names or None, head, advance, predictions)
+    with explained([f"lower batch_size (now {batch_size})"]):
+        if retrieval:
+            data = open_evaluation(retrieval, clip.processor, caption_key=caption_key, **common)
+            with Progress("pictures", data.samples, progress) as bar:
+                found["retrieval"] = evaluate_retrieval(encoder, data, lambda batch: bar.advance(_samples(batch)))
+        if zero_shot:
+            data = open_evaluation(zero_shot, clip.processor, label_key=label_key, labelled=True, **common)
+            templates = default_templates(labels) if templates is None else templates
+            chosen = as_templates(clip.templates if templates is None else templates)
+            with Progress("pictures", data.samples, progress) as bar:
+                head = _HeadMaker(encoder, clip.processor, text.max_position_embeddings, chosen, batch_size)
+                advance = lambda batch: bar.advance(_samples(batch))  # noqa: E731
+                found["zero_shot"] = evaluate_zero_shot(encoder, data, names or None, head, advance, predictions)
     return found
 
 
@@ -136,7 +138,7 @@ def _samples(batch: Any) -> int:
 
 
 def _without_padding(input_ids: np.ndarray) -> np.ndarray:
-    """Without the columns at the end in which every row repeats its last token, but for the first of them."""
+    """The rows without trailing columns in which every row repeats its last token; the first of these stays."""
     differs = np.flatnonzero((input_ids != input_ids[:, -1:]).any(0))
     return input_ids[:, : (differs[-1] if len(differs) else 0) + 2]
 
@@ -325,7 +327,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _in_all(encoder: Encoder, work: Callable[[], Any]) -> Any:
-    """The result of what needs no other process; when it fails in one, all raise, and none waits for that one."""
+    """The result of `work`, which needs no other process. If it fails in one process, all raise, so that none waits."""
     problem, result = None, None
     try:
         result = work()

@@ -24,7 +24,7 @@ from .engine import Batch, Engine, Job, Process, TrainingModule
 from .evaluate import Evaluator, Stopped
 from .flops import training_flops
 from .load import validate
-from .memory import explained
+from .memory import explained, ways_in_training
 from .runlog import METRICS, Meter, RunLog
 from .same_run import CHECKPOINTS, RUN, check_same_run, describe, read_run
 from .schedule import learning_rate
@@ -57,7 +57,7 @@ def train(config: TrainConfig, stream: TextIO | None = None) -> dict[str, Any]:
     backend = backend_module(config.backend)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    with explained(config), contextlib.ExitStack() as stack:
+    with explained(ways_in_training(config)), contextlib.ExitStack() as stack:
         process = backend.start(config)
         run = _Run(config, backend, process, stack, stream)
         return run.go()
@@ -158,7 +158,7 @@ class _Run:
         log = RunLog(self.output, steps, batch_size, self.engine.step, self.config.log.tensorboard, self._stream)
         self._stack.callback(log.close)
         if skipped := self.pipeline.source.skipped_shards:
-            log.say(f"data.train: {len(skipped)} shards are missing or damaged: {', '.join(skipped)}")
+            log.say(f"data.train: missing or damaged shards: {len(skipped)} ({', '.join(skipped)})")
         if self.engine.step:
             log.say(f"going on from step {self.engine.step} of {self.config.steps}")
             for change in self.changes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from .config import TrainConfig
@@ -16,22 +16,18 @@ class OutOfMemoryError(ValueError):
 
 
 @contextmanager
-def explained(config: TrainConfig) -> Iterator[None]:
-    """Errors of a framework or of NumPy that mean too little memory, as OutOfMemoryError."""
+def explained(ways: Sequence[str]) -> Iterator[None]:
+    """Errors of a framework or of NumPy that mean too little memory, as OutOfMemoryError; `ways`: what needs less."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OutOfMemoryError) or not _is_of_memory(error):
             raise
-        raise OutOfMemoryError(f"{_advice(config)} ({_first_line(error)})") from error
+        raise OutOfMemoryError(f"out of memory: {' or '.join(ways)} ({_first_line(error)})") from error
 
 
-def _is_of_memory(error: BaseException) -> bool:
-    named = isinstance(error, MemoryError) or type(error).__name__ in _NAMES
-    return named or isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
-
-
-def _advice(config: TrainConfig) -> str:
+def ways_in_training(config: TrainConfig) -> list[str]:
+    """What a run can change to need less memory."""
     ways = [f"raise accumulate (now {config.accumulate})"]
     if config.model.gradient_checkpointing == "none":
         ways.append("set model.gradient_checkpointing to full")
@@ -39,8 +35,13 @@ def _advice(config: TrainConfig) -> str:
         ways.append("set loss.mode to chunked")
     ways.append(f"lower data.batch_size (now {config.data.batch_size})")
     if config.evaluate.retrieval or config.evaluate.zero_shot:
-        ways.append(f"evaluate.batch_size (now {config.evaluate.batch_size}) where it happened in an evaluation")
-    return f"out of memory: {', '.join(ways[:-1])} or {ways[-1]}"
+        ways.append(f"evaluate.batch_size (now {config.evaluate.batch_size}), where it happened in an evaluation")
+    return ways
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    named = isinstance(error, MemoryError) or type(error).__name__ in _NAMES
+    return named or isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
 def _first_line(error: BaseException) -> str:

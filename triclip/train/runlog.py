@@ -1,4 +1,4 @@
-"""What a run leaves to look at: the progress line, metrics.jsonl, evaluation.jsonl, TensorBoard, loss.png.
+"""What a run writes for its reader: the progress line, metrics.jsonl, evaluation.jsonl, TensorBoard, loss.png.
 
 The first process has one RunLog; the others none.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from . import start
 from .config import TrainConfig
 from .engine import Job
 from .load import to_dict
+
+logger = logging.getLogger("triclip")
 
 RUN, CHECKPOINTS = "run.json", "checkpoints"
 
@@ -96,6 +99,7 @@ def check_same_run(output: Path, config: TrainConfig, described: Mapping[str, An
         )
     known = read_run(output)
     if not known:
+        logger.warning("%s: no run description that can be read: whether this is the same run is unknown", output / RUN)
         return []
     before, now = _comparable(known), _comparable(described)
     differing = [key for key in now if before.get(key) != now[key]]

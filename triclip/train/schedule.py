@@ -27,7 +27,7 @@ def learning_rate(section: OptimizerSection, steps: int, step: int) -> float:
 
 
 def _share(done: int, total: int) -> float:
-    """How much of `total` is done, within [0, 1]; an empty stretch is done when it begins."""
+    """done / total, clamped to [0, 1]; 1 for an empty stretch."""
     if done < 0:
         return 0.0
     return 1.0 if total <= 0 else min(done / total, 1.0)

@@ -40,19 +40,24 @@ def prepare(config: TrainConfig, samples: int = 0) -> Job:
 
     Raises FileNotFoundError, CheckpointError, ConfigError naming file or key.
     """
+    saved = None
     if config.model.init is not None:
-        model_config, weights = _from_checkpoint(config)
+        model_config, weights, saved = _from_checkpoint(config)
     else:
         model_config, weights = _fresh(config)
-    return Job(config, model_config, weights, parameter_rules(model_config, config), samples, _first_bias(config))
+    bias = _first_bias(config, saved)
+    return Job(config, model_config, weights, parameter_rules(model_config, config), samples, bias)
 
 
-def _first_bias(config: TrainConfig) -> float:
-    """The sigmoid's bias as it begins: as configured, as the run that exported `model.init` left it, or SigLIP's."""
+def _first_bias(config: TrainConfig, saved: float | None) -> float:
+    """The sigmoid's bias as it begins: as configured, as `model.init` holds it among its weights (open_clip's do), as
+    the run that exported that model left it, or SigLIP's."""
     if config.loss.logit_bias is not None:
         return config.loss.logit_bias
     if config.loss.kind != "sigmoid" or config.model.init is None:
         return _SIGMOID_BIAS
+    if saved is not None:
+        return saved
     from clip_core.hub import resolve_folder
 
     path = resolve_folder(str(config.model.init))
@@ -75,6 +80,8 @@ def fingerprint(job: Job) -> str:
         for name in sorted(job.weights):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(job.weights[name]).tobytes())
+    if "logit_bias" in job.rules:
+        digest.update(repr(job.logit_bias).encode())
     return digest.hexdigest()
 
 
@@ -166,7 +173,8 @@ class _Lazy(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
 
-def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
+def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray], float | None]:
+    """The model's config, its weights, and the sigmoid's bias where it is one of them."""
     from clip_core import checkpoint
     from clip_core.hub import resolve_folder
 
@@ -179,6 +187,7 @@ def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.n
         raise CheckpointError(f"{path}: wanted a full CLIP model to train, found {kind or 'no config.json'}")
     model_config = CLIPConfig.from_dict(read.config)
     tensors = {name: tensor for name, tensor in read.tensors.items() if not name.startswith("classifier.")}
+    bias = tensors.pop("logit_bias", None)
     table = weight_table(model_config)
     check(tensors, table, str(path))
     tensors = {name: tensors[name] for name in table}
@@ -186,7 +195,7 @@ def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.n
         model_config, tensors = _resized(model_config, tensors, config.model.image_size)
     if config.loss.logit_scale is not None:
         tensors["logit_scale"] = checkpoint.Tensor.from_numpy(np.array(config.loss.logit_scale, np.float32))
-    return model_config, _Lazy(tensors)
+    return model_config, _Lazy(tensors), None if bias is None else float(bias.astype("float32").numpy().reshape(()))
 
 
 def _resized(model_config: CLIPConfig, tensors: dict[str, Any], size: int) -> tuple[CLIPConfig, dict[str, Any]]:

@@ -20,7 +20,7 @@ import pytest
 from clip_core.errors import CheckpointError, ConfigError
 from clip_flax import FlaxCLIPModel
 from conformance.training.flax_worker import MODEL, SAMPLES, Spec, batch, run_config
-from triclip.train.config import MeshSection, TrainConfig
+from triclip.train.config import LockSection, MeshSection, TrainConfig
 from triclip.train.engine import Process, Rule
 from triclip.train.engines.flax_ import training
 from triclip.train.engines.flax_.sharding import make_mesh, parameter_spec
@@ -175,13 +175,18 @@ def test_steps_are_the_contracts(tmp_path: Path) -> None:
     run.close()
 
 
-def test_locked_tower(tmp_path: Path) -> None:
-    run = engine(tmp_path, model={"lock": ["vision"]})
+UPPER = ("visual_projection.", "vision_model.post_layernorm.", "vision_model.encoder.layers.1.")
+
+
+@pytest.mark.parametrize(("lock", "free"), [(["vision"], ()), ({"vision": LockSection(2)}, UPPER)])
+def test_locked_tower(tmp_path: Path, lock: Any, free: tuple[str, ...]) -> None:
+    run = engine(tmp_path, model={"lock": lock})
     before = host(run.state["params"])
     for step in range(2):
         run.train_step(batch(run.job, ALONE, step), 1e-3)
     after = host(run.state["params"])
-    locked = {name for name in before if name.startswith("vision_model.")}
+    locked = {name for name in before if name.startswith(("vision_model.", "visual_projection."))}
+    locked = {name for name in locked if not name.startswith(free)} if free else locked
     for name in before:
         assert (before[name].tobytes() == after[name].tobytes()) == (name in locked), name
     assert len(jax.tree.leaves(run.state["moments"])) == 1 + 2 * (len(before) - len(locked))  # a counter, and two each

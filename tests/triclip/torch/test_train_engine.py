@@ -19,7 +19,7 @@ from clip_core.errors import CheckpointError, ConfigError
 from clip_torch import CLIPModel
 from conformance import losses_reference
 from conformance.training.torch_worker import BATCH, TINY, advance, batch_of, tiny_config, tiny_job
-from triclip.train.config import MeshSection
+from triclip.train.config import LockSection, MeshSection
 from triclip.train.engines.torch_.parallel import mesh_shape
 from triclip.train.engines.torch_.training import Engine, shortened, start
 from triclip.train.start import extra_parameters
@@ -99,6 +99,7 @@ def adamw(job: Any, weights: dict, grads: dict, moments: dict, step: int, lr: fl
     {"loss.kind": "sigmoid", "loss.mode": "chunked", "loss.chunk": 5, "optimizer.layer_decay": 0.7,
      "optimizer.no_decay": ["projection"], "accumulate": 3},
     {"model.lock": ["vision"], "optimizer.max_logit_scale": 2.6585, "loss.mode": "ring", "ema": 0.5},
+    {"model.lock": {"vision": LockSection(2), "text": LockSection()}, "loss.kind": "sigmoid", "loss.logit_bias": -2.0},
 ])  # fmt: skip
 def test_steps_are_the_contract(tmp_path: Path, engines: Any, values: dict[str, Any]) -> None:
     # A small eps would make a step of the mere rounding of gradients that are 0, a key bias's for one.

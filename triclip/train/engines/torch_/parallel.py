@@ -76,7 +76,7 @@ def world() -> int:
 
 @dataclass(frozen=True)
 class Topology:
-    """Who works on what: this process's device, mesh (None when nothing is sharded), and groups for CPU tensors.
+    """This process's device, its mesh (None when nothing is sharded), and process groups for CPU tensors.
 
     The groups are two because a checkpoint is agreed upon in a thread of its own while training goes on.
     """

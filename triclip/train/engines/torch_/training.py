@@ -311,7 +311,7 @@ class Engine:
 
     @torch.no_grad()
     def _hold(self, average: bool) -> None:
-        """Exchange parameters and average, where there is one, until the network holds what is asked for."""
+        """Swap parameters and average, where there is one, so that the network holds the one asked for."""
         if not self.average or average == self._averaged:
             return
         for name, parameter in self.trained.items():
