@@ -5,9 +5,12 @@ transformers is imported only when `as_transformers` is called.
 
 from __future__ import annotations
 
+import copy
 import functools
+import inspect
 from typing import Any
 
+from .absent import absent_names
 from .errors import MissingDependencyError
 from .image.processor import CLIPImageProcessor
 from .processor import CLIPProcessor
@@ -41,7 +44,8 @@ def as_transformers(part: Any) -> Any:
         names = ", ".join(cls.__name__ for cls in CLASSES)
         found = f"{type(part).__module__}.{type(part).__name__}"
         raise TypeError(f"as_transformers: wanted one of {names} of clip_core, found {found}")
-    adapted = object.__new__(_adapted_class(type(part)))
+    ours: Any = type(part)
+    adapted: Any = object.__new__(_adapted_class(ours))
     if isinstance(part, CLIPProcessor):
         own = {name: as_transformers(getattr(part, name)) for name in part.attributes}
         adapted.__dict__ = {**part.__dict__, **own}
@@ -56,14 +60,12 @@ class _Adapted:
     _ours: type
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        plain = object.__new__(self._ours)
+        plain: Any = object.__new__(self._ours)
         plain.__dict__ = self.__dict__
         return as_transformers, (plain,)
 
     def __deepcopy__(self, memo: dict) -> Any:
         function, (plain,) = self.__reduce_ex__(2)
-        import copy
-
         return function(copy.deepcopy(plain, memo))
 
 
@@ -77,5 +79,7 @@ def _adapted_class(ours: type) -> type:
     names = next(names for cls, names in CLASSES.items() if issubclass(ours, cls))
     name = next(name for name in names if getattr(transformers, name, None) is not None)
     theirs = getattr(transformers, name)
-    body = {"__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
+    # What ours refuses, transformers' class has.
+    kept = {n: inspect.getattr_static(theirs, n) for n in absent_names("tokenizer", "processor") if hasattr(theirs, n)}
+    body = {**kept, "__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
     return type(name, (_Adapted, ours, theirs), body)

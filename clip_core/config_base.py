@@ -19,7 +19,7 @@ from .errors import ConfigError
 from .files import write_text as write_text_atomically
 
 CONFIG_NAME = "config.json"
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu")
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu", "silu", "swish")
 
 # Fields that every v4.37 config has. They are kept so that old files load and save as they do there; of these the
 # models read return_dict, output_hidden_states, output_attentions, torchscript and pruned_heads.

@@ -221,17 +221,37 @@ def _of_cpuinfo(key: str) -> str:
     return ""
 
 
-def describe() -> str:
+INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp16", "neon", "asimd", "sve", "bf16")
+
+
+def report() -> dict[str, Any]:
     """Processor, instruction sets that matter here, processors that may be used, and each step's way and reason."""
-    wanted = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp16", "neon", "asimd", "sve", "bf16")
-    lines = [
-        f"processor    {processor_name()} ({platform.machine()})",
-        f"instructions {' '.join(name for name in wanted if name in flags()) or 'none of those that matter here'}",
-        f"threads      {usable_cpus()} of {os.cpu_count()} processors",
-        f"{VARIABLE} {os.environ.get(VARIABLE) or 'not set'}",
-    ]
+    steps = {}
     for step, what in STEPS.items():
         answer = why(step)
-        way = "" if answer is UNDECIDED else "fast: " if answer.fast else "plain: "
-        lines.append(f"{step:12} {way}{answer.reason} ({what})")
+        way = None if answer is UNDECIDED else "fast" if answer.fast else "plain"
+        steps[step] = {"way": way, "reason": answer.reason, "short_cut": what}
+    return {
+        "processor": processor_name(),
+        "architecture": platform.machine(),
+        "instructions": [name for name in INSTRUCTIONS if name in flags()],
+        "usable_processors": usable_cpus(),
+        "processors": os.cpu_count(),
+        VARIABLE: os.environ.get(VARIABLE),
+        "steps": steps,
+    }
+
+
+def describe() -> str:
+    """`report` as text."""
+    found = report()
+    lines = [
+        f"processor    {found['processor']} ({found['architecture']})",
+        f"instructions {' '.join(found['instructions']) or 'none of those that matter here'}",
+        f"threads      {found['usable_processors']} of {found['processors']} processors",
+        f"{VARIABLE} {found[VARIABLE] or 'not set'}",
+    ]
+    for step, answer in found["steps"].items():
+        way = f"{answer['way']}: " if answer["way"] else ""
+        lines.append(f"{step:12} {way}{answer['reason']} ({answer['short_cut']})")
     return "\n".join(lines)

@@ -14,6 +14,9 @@ from typing import Any
 
 # What the backends do with every class of outputs, also with those that others derive later.
 _registering: list[Callable[[Any], None]] = []
+# The same for frameworks in which a class may be registered by others first: done when its first output is made.
+_registering_late: list[Callable[[Any], None]] = []
+_seen: set[type] = set()
 
 
 class ModelOutput(OrderedDict):
@@ -29,6 +32,8 @@ class ModelOutput(OrderedDict):
             register(cls)
 
     def __post_init__(self) -> None:
+        if type(self) not in _seen:
+            _register_late(type(self))
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]
         first = getattr(self, names[0])
         if _is_pairs(first) and all(getattr(self, name) is None for name in names[1:]):
@@ -193,6 +198,22 @@ def for_each_class(register: Callable[[Any], None]) -> Callable[[Any], None]:
         register(cls)
     _registering.append(register)
     return register
+
+
+def for_each_class_in_use(register: Callable[[Any], None]) -> Callable[[Any], None]:
+    """As `for_each_class`, but a subclass's turn comes with its first output: `flax.struct.dataclass` on a subclass
+    registers it too, once it exists."""
+    for cls in (*OUTPUT_CLASSES, *(_seen - set(OUTPUT_CLASSES))):
+        register(cls)
+    _registering_late.append(register)
+    return register
+
+
+def _register_late(cls: type) -> None:
+    _seen.add(cls)
+    for register in _registering_late:
+        if cls not in OUTPUT_CLASSES:
+            register(cls)
 
 
 def _classes(cls: Any) -> list[Any]:

@@ -72,6 +72,7 @@ class Pretrained(PushToHub):
     base_model_prefix = "clip"
     _class_prefix = ""  # "TF", "Flax": only for messages and the `architectures` entry
     _native_format = "hf-bin"  # what save_pretrained(safe_serialization=False) writes: a target of `checkpoint.save`
+    _own_dialects: tuple[str, ...] = ("hf",)  # whose files have the names that a subclass's own parts have here
     _native_file: str | None = None  # read first where a folder has several, unless from_pt=True, as in v4.37
 
     @classmethod
@@ -163,6 +164,7 @@ class Pretrained(PushToHub):
             to="hf" if safe_serialization else self._native_format,
             shard_size=max_shard_size,
             variant=variant,
+            own=True,
         )
         if kwargs.get("push_to_hub"):
             push_to_hub(folder, **{"commit_message": upload_message(self), **upload})
@@ -229,7 +231,8 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
         config.name_or_path = str(name_or_path)
 
     scope = cls.weight_scope
-    own = OwnParts(cls, source, *_beside_the_table(read, scope), strict=strict, ignore_sizes=ignore_sizes)
+    beside = _beside_the_table(read, scope, cls._own_dialects)
+    own = OwnParts(cls, source, *beside, strict=strict, ignore_sizes=ignore_sizes)
     if scope is None:
         return Loaded(config, {}, [], Difference([], [], []), _wanted_dtype(dtype, config, read.entries), own)
     # Entries of the other tower are knowingly ignored; names of no CLIP part at all are for `own`.
@@ -256,9 +259,8 @@ def _read_files(
     if given is None and cls.config_class.model_type not in ("clip", "clip_text_model", "clip_vision_model"):
         given = _as_dict(path, {})  # a config class of somebody's own, whose model_type the checkpoint doesn't know
     scope, own = cls.weight_scope, cls.weight_scope is None
-    read = checkpoint.load(
-        path, variant=variant, component=component, scope=scope, config=given, prefer=prefer, own=own
-    )
+    options = {"prefer": prefer, "own": own, "beside": (*cls._own_dialects, "hf-flat")}
+    read = checkpoint.load(path, variant=variant, component=component, scope=scope, config=given, **options)
     return str(path), read
 
 
@@ -275,10 +277,14 @@ def _read_given(
     return "state_dict", of_tensors(tensors, values, scope=cls.weight_scope, own=cls.weight_scope is None)
 
 
-def _beside_the_table(read: Any, scope: str | None) -> tuple[dict[str, Any], str]:
+def _beside_the_table(read: Any, scope: str | None, dialects: tuple[str, ...]) -> tuple[dict[str, Any], str]:
     """(the entries that a class may have beside its table, what stands before the names of the file's CLIP)."""
-    plain = read.dialect == "hf"  # there the file's own names are those of a model; elsewhere they are translated
+    plain = read.dialect in dialects  # there the file's own names are those of a model; elsewhere they are translated
     entries, prefix = (read.entries, read.prefix) if plain else (read.tensors, "")
+    if read.dialect == "tf" and read.prefix.endswith("clip/"):  # other layers stand beside the main layer
+        entries = {**entries, **{name: t for name, t in read.entries.items() if not name.startswith(read.prefix)}}
+    elif read.dialect == "tf" and scope is None:  # a CLIP inside another layer
+        entries = read.entries
     if scope is None:
         return dict(entries), prefix
     taken = {name for name in entries if in_scope(name.removeprefix(prefix), "full") and name.startswith(prefix)}
@@ -304,7 +310,9 @@ def own_config(wanted: type[PretrainedConfig], config: Any) -> Any:
     values = config.to_dict()
     kind, own = values.get("model_type", ""), wanted.model_type
     if kind and own and kind != own:
-        raise TypeError(f"config: wanted a {wanted.__name__} ({own}), found a {type(config).__name__} ({kind})")
+        part = {"clip_text_model": "text_config", "clip_vision_model": "vision_config"}.get(own, "")
+        hint = f": pass its {part}" if part and kind == "clip" else ""
+        raise TypeError(f"config: wanted a {wanted.__name__} ({own}), found a {type(config).__name__} ({kind}){hint}")
     # What a dict leaves out: it is chosen when a model is built.
     attention = getattr(config, "_attn_implementation", None)
     return wanted.from_dict(values, **({"attn_implementation": attention} if attention in ("eager", "sdpa") else {}))

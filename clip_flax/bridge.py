@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
-from typing import Any
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +19,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 
 from clip_core import outputs
+from clip_core.absent import absent_attribute
+from clip_core.checkpoint import containers
 from clip_core.checkpoint.dialects import FLAX, translate
 from clip_core.checkpoint.ops import OPS
 from clip_core.checkpoint.tensor import FLOATS, dtype_name
 from clip_core.checkpoint.tensor import Tensor as LazyTensor
 from clip_core.config import PretrainedConfig
 from clip_core.errors import CheckpointError
-from clip_core.pretrained import Loaded, Pretrained
+from clip_core.pretrained import Loaded, Pretrained, checked_config
 from clip_core.weights import Difference, compare, weight_table
 
-from . import own_tree
+from . import own_parts, shortcuts
+from .inputs import by_position, with_defaults
 
 
 def _flatten_with_keys(output: outputs.ModelOutput) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
@@ -34,26 +39,27 @@ def _flatten_with_keys(output: outputs.ModelOutput) -> tuple[list[tuple[Any, Any
     return [(jax.tree_util.DictKey(name), value) for name, value in zip(names, values, strict=True)], names
 
 
-for _cls in outputs.OUTPUT_CLASSES:
-    jax.tree_util.register_pytree_with_keys(
-        _cls,
-        _flatten_with_keys,
-        lambda names, values, cls=_cls: outputs.unflatten(cls, names, values),
-        outputs.flatten,
-    )
+@outputs.for_each_class_in_use
+def _register(cls: Any) -> None:
+    try:
+        jax.tree_util.register_pytree_with_keys(
+            cls, _flatten_with_keys, lambda names, values: outputs.unflatten(cls, names, values), outputs.flatten
+        )
+    except ValueError:  # somebody's subclass, which flax.struct.dataclass or its author has registered
+        return
     # Programs of `jax.export` that return one are written as bytes with the names of its fields.
     if hasattr(jax_export, "register_pytree_node_serialization"):  # JAX 0.4.36
         jax_export.register_pytree_node_serialization(
-            _cls,
-            serialized_name=f"clip_core.outputs.{_cls.__name__}",
+            cls,
+            serialized_name=f"{cls.__module__}.{cls.__qualname__}",
             serialize_auxdata=lambda names: ",".join(names).encode(),
             deserialize_auxdata=lambda names: tuple(names.decode().split(",")) if names else (),
         )
 
 
-def to_jax(tensor: LazyTensor, dtype: str) -> np.ndarray:
-    """A lazy tensor's numbers, rounded once to `dtype`, as JAX takes them (bfloat16 as ml_dtypes' type)."""
-    tensor = tensor.astype(dtype) if tensor.dtype in FLOATS else tensor
+def to_jax(tensor: LazyTensor, dtype: str | None) -> np.ndarray:
+    """A lazy tensor's numbers, rounded once to a given `dtype`, as JAX takes them (bfloat16 as ml_dtypes' type)."""
+    tensor = tensor.astype(dtype) if dtype is not None and tensor.dtype in FLOATS else tensor
     array = tensor.numpy()
     return array.view(ml_dtypes.bfloat16) if tensor.dtype == "bfloat16" else array
 
@@ -66,20 +72,6 @@ def from_jax(array: Any) -> LazyTensor:
 def as_dtype(dtype: Any) -> Any:
     """'bfloat16', 'bf16', np.float32, ... -> jnp.bfloat16, jnp.float32, ..."""
     return getattr(jnp, dtype_name(dtype))
-
-
-def as_array(value: Any) -> Any:
-    """Lists and other frameworks' arrays as NumPy; JAX arrays (traced ones too) and None as they are."""
-    return value if value is None or isinstance(value, jax.Array) else np.asarray(value)
-
-
-def can_look(array: Any) -> bool:
-    """Whether there are values, and they can be read without a device synchronisation."""
-    if isinstance(array, jax.core.Tracer) or not array.size:
-        return False
-    if isinstance(array, jax.Array):
-        return array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
-    return True
 
 
 class FlaxPreTrainedModel(Pretrained):
@@ -103,7 +95,9 @@ class FlaxPreTrainedModel(Pretrained):
     weight_scope: Any = None
     base_model_prefix = ""
     main_input_name = "input_ids"
+    _missing_keys: frozenset[Any] = frozenset()  # what `init_weights` of v4.37's users adds to given params
     _class_prefix = "Flax"
+    _own_dialects = ("hf", "flax")
     _native_format = "flax"
     _native_file = "flax_model.msgpack"
 
@@ -117,9 +111,7 @@ class FlaxPreTrainedModel(Pretrained):
         _do_init: bool = True,
         jit: bool = True,
     ) -> None:
-        if not isinstance(config, self.config_class):
-            wanted, found = self.config_class.__name__, type(config).__name__
-            raise TypeError(f"{type(self).__name__}: config: wanted a {wanted}, found {found}")
+        config = checked_config(type(self), config)
         config.validate()
         if module is None:
             raise ValueError(f"{type(self).__name__}: module: wanted a Linen module, found None")
@@ -134,6 +126,13 @@ class FlaxPreTrainedModel(Pretrained):
         if _do_init:
             self._params = unfreeze(self.init_weights(self.key, self.input_shape))
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A module of another kind has a tree of its own, whose weights are known when it is built."""
+        super().__init_subclass__(**kwargs)
+        own, known = vars(cls).get("module_class"), super(cls, cls).module_class
+        if own is not None and known is not None and not issubclass(own, known) and "weight_scope" not in vars(cls):
+            cls.weight_scope = None
+
     # -- parameters ---------------------------------------------------------------------------------------------------
 
     def init_weights(self, rng: jax.Array, input_shape: Any, params: Any = None) -> dict[str, Any]:
@@ -142,13 +141,19 @@ class FlaxPreTrainedModel(Pretrained):
         With `params`, those are returned, completed with drawn ones where they lack some. Works under `jax.jit` and
         `jax.eval_shape`.
         """
-        drawn = self.module.lazy_init(rng, **self._example(input_shape))["params"]  # draws, and computes nothing else
+        inputs = self._arguments(self._example(input_shape))
+        if shortcuts.is_own(self.module):  # draws, and computes nothing else
+            shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in by_position(inputs)]
+            drawn = self.module.lazy_init(rng, *shapes)["params"]
+        else:
+            keys = dict(zip(("params", "dropout"), jax.random.split(rng), strict=True))
+            drawn = self.module.init(keys, *by_position(inputs))["params"]
         if params is None:
             return drawn
         return unflatten_dict({**flatten_dict(drawn), **flatten_dict(unfreeze(params))})
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        """Keyword arguments of the module, of that shape: jax.ShapeDtypeStruct will do."""
+        """Arguments of the module by name, of that shape."""
         raise NotImplementedError(f"{type(self).__name__} has its own module, so it needs its own init_weights")
 
     def _default_input_shape(self) -> Any:
@@ -213,22 +218,41 @@ class FlaxPreTrainedModel(Pretrained):
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def _run(self, inputs: dict[str, Any], params: Any, dropout_rng: Any, train: bool, **options: Any) -> Any:
-        """The module on checked inputs, compiled or not."""
+    def _run(
+        self,
+        inputs: dict[str, Any],
+        params: Any,
+        dropout_rng: Any,
+        train: bool,
+        flags: tuple[bool, ...] = (),
+        method: Any = None,
+        **options: Any,
+    ) -> Any:
+        """The module on checked inputs, called as v4.37 does: arrays, `deterministic` and flags by position."""
         variables = {"params": params or self.params}
         rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
-        options["deterministic"] = not train
-        run = self._compiled if self.jit else self._apply
-        return run(variables, inputs, rngs, tuple(options.items()))
+        settings = (not train, *flags), method, tuple(options.items())
+        run = self._compiled if self.jit and shortcuts.allowed(self.module) else self._apply
+        return run(variables, self._arguments(inputs), rngs, *settings)
 
-    def _apply(self, variables: Any, inputs: dict[str, Any], rngs: Any, options: tuple[tuple[str, Any], ...]) -> Any:
+    def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A module of one's own is given the mask and the positions that v4.37 makes."""
+        return inputs if shortcuts.is_own(self.module) else with_defaults(inputs)
+
+    def _limits(self, config: Any) -> Any:
+        """The config that inputs are checked against; None for a module of one's own, whose tables may be others."""
+        return config if shortcuts.is_own(self.module) else None
+
+    def _apply(
+        self, variables: Any, inputs: dict[str, Any], rngs: Any, flags: tuple[bool, ...], method: Any, options: Any
+    ) -> Any:
         if "pixel_values" in inputs:  # callers have [B, C, h, w], modules take [B, h, w, C]
             inputs = {**inputs, "pixel_values": jnp.transpose(inputs["pixel_values"], (0, 2, 3, 1))}
-        return self.module.apply(variables, rngs=rngs, **inputs, **dict(options))
+        return self.module.apply(variables, *by_position(inputs), *flags, rngs=rngs, method=method, **dict(options))
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        return jax.jit(self._apply, static_argnums=3)
+        return jax.jit(self._apply, static_argnums=(3, 4, 5))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_compiled"}  # can't be pickled
@@ -243,27 +267,42 @@ class FlaxPreTrainedModel(Pretrained):
 
         Args:
             dtype: the computation's, as for the constructor; it never changes the parameters.
-            torch_dtype: the parameters'. Default float32, also for files saved in half precision; "auto": what the
-                config says, or else the file.
-            _do_init: False returns (model, params), with the parameters in main memory.
+            torch_dtype: the parameters'. Default: each stays as it is in the file; "auto": what the config says.
+            _do_init: False returns (model, params), with the parameters in main memory; weights that the file lacks
+                are drawn, with a warning, as `strict=False` does.
             *model_args, seed, input_shape, jit, gradient_checkpointing: for the constructor.
         """
         kwargs["compute_dtype"] = dtype
-        if cls.weight_scope is not None:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        config, tensors, param_dtype, build = own_tree.load(cls, pretrained_model_name_or_path, kwargs)
-        model, do_init = cls._hollow(config, *model_args, **build)
-        own_tree.check(pretrained_model_name_or_path, cls, tensors, _dotted(model.params_shape_tree))
-        return model._filled(tensors, param_dtype, do_init)
+        kwargs["keep_types"] = kwargs.get("torch_dtype") is None
+        if kwargs.get("_do_init") is False:
+            kwargs.setdefault("strict", False)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     @classmethod
     def _build_arguments(cls) -> tuple[str, ...]:
-        return ("compute_dtype", "_do_init", "seed", "input_shape", "jit", "gradient_checkpointing")
+        return ("compute_dtype", "keep_types", "_do_init", "seed", "input_shape", "jit", "gradient_checkpointing")
 
     @classmethod
-    def _from_weights(cls, loaded: Loaded, *model_args: Any, **kwargs: Any) -> Any:
+    def _from_weights(cls, loaded: Loaded, *model_args: Any, keep_types: bool = False, **kwargs: Any) -> Any:
         model, do_init = cls._hollow(loaded.config, *model_args, **kwargs)
-        return model._filled(translate(loaded.tensors, FLAX), loaded.dtype, do_init, bool(loaded.fresh))
+        shapes = {path: tuple(leaf.shape) for path, leaf in _dotted(model.params_shape_tree).items()}
+        published = {path for path, _ in model._paths().values()}
+        # A module of one's own may have given up parts of CLIP.
+        tensors = {path: found for path, found in translate(loaded.tensors, FLAX).items() if path in shapes}
+        difference = Difference([], [], [(p, t.shape, shapes[p]) for p, t in tensors.items() if t.shape != shapes[p]])
+        if any(difference):
+            raise CheckpointError(f"{cls.__name__}: its module changes what the config says:\n{difference.report()}")
+        tensors |= own_parts.load(loaded, {path: shape for path, shape in shapes.items() if path not in published})
+        return model._filled(tensors, None if keep_types else loaded.dtype, do_init)
+
+    def _paths(self) -> dict[str, tuple[str, str]]:
+        """Canonical name -> (path, operation) of CLIP's weights."""
+        table = weight_table(self.config, self.weight_scope) if self.weight_scope else {}
+        return {name: FLAX.foreign(name, row) for name, row in table.items()}
+
+    @classmethod
+    def _lazy(cls, name: str, value: Any) -> LazyTensor:
+        return from_jax(value)
 
     @classmethod
     def _hollow(cls, config: Any, *model_args: Any, _do_init: bool = True, **kwargs: Any) -> tuple[Any, bool]:
@@ -272,17 +311,19 @@ class FlaxPreTrainedModel(Pretrained):
             kwargs["dtype"] = kwargs.pop("compute_dtype")
         return cls(config, *model_args, _do_init=False, **kwargs), _do_init
 
-    def _filled(self, tensors: Mapping[str, LazyTensor], dtype: str, do_init: bool, complete: bool = False) -> Any:
-        """The model with these parameters, or (model, params). `complete`: draw those that are not there."""
+    def _filled(self, tensors: Mapping[str, LazyTensor], dtype: str | None, do_init: bool) -> Any:
+        """The model with these parameters, or (model, params). Those that are not there are drawn.
+
+        dtype: of the floating-point ones; None leaves each as it is.
+        """
         with jax.default_device(None if do_init else jax.local_devices(backend="cpu")[0]):
             # The largest first: what is read is copied, and while the table is twice there, nothing else is.
             largest_first = sorted(tensors.items(), key=lambda item: -item[1].nbytes)
-            flat = {tuple(path.split(".")): jnp.array(to_jax(tensor, dtype)) for path, tensor in largest_first}
-            flat = {tuple(path.split(".")): flat[tuple(path.split("."))] for path in tensors}
-            if complete:
-                drawn = _cast(self.init_weights(self.key, self.input_shape), as_dtype(dtype))
-                flat = {**flatten_dict(drawn), **flat}
-        params = unflatten_dict(flat)
+            flat = {path: jnp.array(to_jax(tensor, dtype)) for path, tensor in largest_first}
+            if set(flat) != set(_dotted(self.params_shape_tree)):
+                drawn = self.init_weights(self.key, self.input_shape)
+                flat = {**_dotted(drawn if dtype is None else _cast(drawn, as_dtype(dtype))), **flat}
+        params = unflatten_dict({path: flat[path] for path in _dotted(self.params_shape_tree)}, sep=".")
         if not do_init:
             return self, params
         self._is_initialized, self._params = True, params
@@ -305,15 +346,9 @@ class FlaxPreTrainedModel(Pretrained):
             safe_serialization: flax_model.msgpack in Flax's layout (False, v4.37's default), or model.safetensors in
                 PyTorch's, which every library reads.
         """
-        params = self.params if params is None else params
-        if self.weight_scope is None:
-            if safe_serialization or push_to_hub or kwargs:
-                raise ValueError(f"{type(self).__name__} has a module of its own: it is saved as {own_tree.FILE} only")
-            own_tree.save(self, save_directory, {path: from_jax(leaf) for path, leaf in _dotted(params).items()})
-            return
         super().save_pretrained(
             save_directory,
-            state_dict=params,
+            state_dict=_Saving(self.params if params is None else params, safe_serialization),
             push_to_hub=push_to_hub,
             max_shard_size=max_shard_size,
             token=token,
@@ -321,16 +356,22 @@ class FlaxPreTrainedModel(Pretrained):
             **kwargs,
         )
 
-    def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, LazyTensor]:
-        tensors = {name: from_jax(leaf) for name, leaf in _dotted(weights or self.params).items()}
-        rows = [(name, *FLAX.foreign(name, row)) for name, row in weight_table(self.config, self.weight_scope).items()]
-        wanted = {path: name for name, path, _ in rows}
-        difference = Difference([p for p in wanted if p not in tensors], [p for p in tensors if p not in wanted], [])
-        if any(difference):
+    def _get_weights(self, weights: Any = None) -> dict[str, LazyTensor]:
+        """Canonical names and layouts of CLIP's weights; parts beside them in the layout that is written."""
+        params, in_pytorch = weights or _Saving(self.params, True)
+        tensors = {path: from_jax(leaf) for path, leaf in _dotted(params).items()}
+        wanted = _dotted(self.params_shape_tree)
+        missing, unexpected = [p for p in wanted if p not in tensors], [p for p in tensors if p not in wanted]
+        if unexpected or len(missing) == len(wanted):
+            report = Difference(missing, unexpected, []).report()
             raise CheckpointError(
-                f"params: not those of this {type(self).__name__} (- missing, + unexpected):\n{difference.report()}"
+                f"params: not those of this {type(self).__name__} (- missing, + unexpected):\n{report}"
             )
-        return {name: OPS[op].inverse(tensors[path])[0] for name, path, op in rows}
+        if missing:
+            warnings.warn(f"params: saved without {', '.join(missing)}", stacklevel=4)
+        paths = self._paths().items()
+        found = {name: OPS[op].inverse(tensors.pop(path))[0] for name, (path, op) in paths if path in tensors}
+        return found | (dict(own_parts.published(*item) for item in tensors.items()) if in_pytorch else tensors)
 
     # -- v4.37's base class -------------------------------------------------------------------------------------------
 
@@ -358,10 +399,31 @@ class FlaxPreTrainedModel(Pretrained):
     def can_generate(cls) -> bool:
         return False
 
+    @classmethod
+    def load_flax_weights(cls, resolved_archive_file: Any) -> dict[str, Any]:
+        """A weight file's arrays as a nested dict, under the names and in the layouts that they have there."""
+        return cls.load_flax_sharded_weights([resolved_archive_file])
+
+    @classmethod
+    def load_flax_sharded_weights(cls, shard_files: Iterable[Any]) -> dict[str, Any]:
+        """As `load_flax_weights`, of several files that belong together."""
+        tensors = [item for file in shard_files for item in containers.read(Path(file)).tensors.items()]
+        return unflatten_dict({name: jnp.array(to_jax(tensor, None)) for name, tensor in tensors}, sep=".")
+
+    def __getattr__(self, name: str) -> Any:
+        raise absent_attribute(self, name, "flax_model")
+
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each layer in the backward pass. The parameters' tree stays as it is."""
         self._module = self.module.clone(gradient_checkpointing=True)
         self.__dict__.pop("_compiled", None)
+
+
+class _Saving(NamedTuple):
+    """What `save_pretrained` hands on: parameters, and whether they go into PyTorch's layout."""
+
+    params: Any
+    in_pytorch: bool
 
 
 def _dotted(tree: Any) -> dict[str, Any]:

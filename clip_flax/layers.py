@@ -13,6 +13,9 @@ from flax import linen as nn
 from clip_core.config import CLIPConfig, CLIPTextConfig
 from clip_core.errors import InputError
 from clip_core.init import deviation
+from clip_core.interpolate import bicubic_matrix
+
+from . import shortcuts
 
 CHECKPOINT_POLICIES = (
     "nothing_saveable",
@@ -22,6 +25,28 @@ CHECKPOINT_POLICIES = (
     "dots_with_no_batch_dims_saveable",
     "checkpoint_dots_with_no_batch_dims",
 )
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """OpenAI's sigmoid approximation of GELU."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """The tanh approximation of GELU, `gelu_new` in configs."""
+    return nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": nn.relu,
+    "selu": nn.selu,
+    "silu": nn.silu,
+    "swish": nn.silu,
+}
 
 
 def normal(config: Any, name: str) -> nn.initializers.Initializer:
@@ -45,20 +70,18 @@ def layer_norm(config: Any, dtype: Any) -> LayerNorm:
     return LayerNorm(config.layer_norm_eps, dtype)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(nn.LayerNorm):
     """x [..., D] -> [..., D] of zero mean and unit variance along D, scaled and shifted; in float32 at least.
 
-    Its own, because Flax's `nn.LayerNorm` either loses digits where a state has a large mean (the variance as
+    Its own arithmetic, because Flax's either loses digits where a state has a large mean (the variance as
     E[x^2] - E[x]^2, its default), or differentiates into sums that XLA's CPU backend computes again in every layer.
     """
 
-    epsilon: float
-    dtype: Any = jnp.float32
-
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale = self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype)
+        bias = self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype)
+        scale, bias = (part.reshape((1,) * (x.ndim - 1) + part.shape) for part in (scale, bias))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return (standardized(x, self.epsilon) * scale + bias).astype(self.dtype)
 
@@ -82,25 +105,35 @@ def _standardized(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     return centred * factor, factor
 
 
-class PatchConv(nn.Module):
+def patch_conv(config: Any, init: Any, dtype: Any) -> PatchConv:
+    patch = (config.patch_size, config.patch_size)
+    return PatchConv(config.hidden_size, patch, patch, "VALID", use_bias=False, dtype=dtype, kernel_init=init)
+
+
+class PatchConv(nn.Conv):
     """x [B, H, W, C] -> [B, H // patch, W // patch, features], without overlap; what is left over is cut off.
 
-    A convolution's parameter, computed as one product: XLA's convolutions take twice the time on CPUs.
+    A convolution whose strides are its kernel's sides, computed as one product: XLA's take twice the time on CPUs.
     """
-
-    features: int
-    patch: int
-    kernel_init: Any
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        patch, channels = self.patch, x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (patch, patch, channels, self.features))
-        batch, height, width = x.shape[0], x.shape[1] // patch, x.shape[2] // patch
-        x = x[:, : height * patch, : width * patch].reshape(batch, height, patch, width, patch, channels)
-        squares = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)  # [B, h, w, p * p * C]
+        (rows, columns), channels = self.kernel_size, x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (rows, columns, channels, self.features), self.param_dtype)
+        batch, height, width = x.shape[0], x.shape[1] // rows, x.shape[2] // columns
+        x = x[:, : height * rows, : width * columns].reshape(batch, height, rows, width, columns, channels)
+        squares = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, rows * columns * channels)
         return jnp.matmul(squares.astype(self.dtype), kernel.reshape(-1, self.features).astype(self.dtype))
+
+
+def resampled(weight: jax.Array, grid: int, height: int, width: int) -> jax.Array:
+    """Positions [1 + grid^2, D] -> [1 + height * width, D], resampled (bicubic); the class token's is kept."""
+    if (height, width) == (grid, grid):
+        return weight
+    square = weight[1:].reshape(grid, grid, weight.shape[1])
+    rows, columns = bicubic_matrix(grid, height), bicubic_matrix(grid, width)
+    square = jnp.einsum("hg,gkd,wk->hwd", rows, square, columns, precision="highest")
+    return jnp.concatenate([weight[:1], square.reshape(height * width, weight.shape[1])])
 
 
 def checkpoint_policy(name: bool | str) -> Any:
@@ -111,3 +144,6 @@ def checkpoint_policy(name: bool | str) -> Any:
         wanted = ", ".join(CHECKPOINT_POLICIES)
         raise InputError(f"gradient_checkpointing: wanted True, False or one of {wanted}, found {name!r}")
     return getattr(jax.checkpoint_policies, name)
+
+
+shortcuts.remember(globals())

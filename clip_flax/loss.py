@@ -51,51 +51,53 @@ class Stream(NamedTuple):
         return 1 if self.mesh is None else self.mesh.size
 
 
-def contrastive(
-    x: jax.Array,
-    y: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array | None = None,
+def contrastive_loss(
+    images: jax.Array,
+    texts: jax.Array,
+    logit_scale: jax.Array,
+    logit_bias: jax.Array | None = None,
     *,
+    kind: str = "softmax",
     mode: str = "dense",
     chunk: int = 1024,
     label_smoothing: float = 0.0,
     mesh: Mesh | None = None,
     precision: Any = lax.Precision.HIGHEST,
 ) -> jax.Array:
-    """The mean contrastive loss of N pairs, a scalar. Differentiable in x, y, scale and bias.
+    """The mean contrastive loss of N pairs, a scalar. Differentiable in its first four arguments, which are those of
+    the other backends' `contrastive_loss`.
 
     Args:
-        x, y: unit rows [N, d] of images and texts, float64, float32 or bfloat16; N divisible by the mesh's devices.
-        scale: the factor of the similarities (not its logarithm), a scalar.
-        bias: a scalar for the sigmoid loss; None for softmax.
+        images, texts: unit rows [N, d], float64, float32 or bfloat16; N divisible by the mesh's devices.
+        logit_scale: the logarithm of the similarities' factor, a scalar.
+        logit_bias: added to every logit, a scalar; for "sigmoid" alone.
+        kind: "softmax" or "sigmoid".
         mode: "dense", "chunked" or "ring".
         chunk: rows per tile of the streamed modes; it need not divide N.
         label_smoothing: softmax, dense only.
         mesh: the devices that rows are spread over; None for one.
         precision: of the matrix products.
     """
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    scale = jnp.asarray(scale, dtype)
+    dtype = jnp.promote_types(images.dtype, jnp.float32)
+    scale = jnp.exp(jnp.asarray(logit_scale, dtype))
+    bias = jnp.asarray(logit_bias, dtype) if kind == "sigmoid" else None
     if mode == "dense":
-        return _dense(x, y, scale, bias, label_smoothing, mesh, precision)
+        return _dense(images, texts, scale, bias, label_smoothing, mesh, precision)
     stream = Stream(mesh, mode == "ring", chunk, precision)
-    if bias is None:
-        return _softmax(stream, x, y, scale)
-    return _sigmoid(stream, x, y, scale, jnp.asarray(bias, dtype))
+    return _softmax(stream, images, texts, scale) if bias is None else _sigmoid(stream, images, texts, scale, bias)
 
 
-def cross_entropy(
-    x: jax.Array,
-    table: jax.Array,
-    target: jax.Array,
+def anchor_loss(
+    rows: jax.Array,
+    anchors: jax.Array,
+    sample: jax.Array,
     scale: float,
     label_smoothing: float = 0.0,
     precision: Any = lax.Precision.HIGHEST,
 ) -> jax.Array:
-    """Mean cross-entropy of unit rows x [N, d] against unit rows of a table [M, d]; target int [N] < M."""
-    logits = scale * _dot(x, table, (1, 1), precision)  # [N, M]
-    own = _pick(target[:, None] == jnp.arange(table.shape[0]), logits)
+    """Mean cross-entropy of unit rows [N, d] against unit anchors [samples, d]; sample: int [N], each row's own."""
+    logits = scale * _dot(rows, anchors, (1, 1), precision)  # [N, samples]
+    own = _pick(sample[:, None] == jnp.arange(anchors.shape[0])[None], logits)
     wanted = (1 - label_smoothing) * own + label_smoothing * logits.mean(axis=1)
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - wanted)
 

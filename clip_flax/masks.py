@@ -1,4 +1,4 @@
-"""Who sees whom, as attention takes it."""
+"""Who attends to whom: masks as additive biases, and dropout."""
 
 from __future__ import annotations
 
@@ -14,24 +14,39 @@ def one_token(x: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def attention_bias(
-    x: jax.Array, attention_mask: jax.Array | None, causal: bool, rows: jax.Array | None = None
-) -> jax.Array:
-    """Who sees whom, as one additive bias [B, 1, S, S] (or [1, 1, S, S]); what the tokens `rows` see: [B, 1, 1, S].
+    attention_mask: jax.Array | None, length: int, causal: bool, dtype: Any, rows: jax.Array | None = None
+) -> jax.Array | None:
+    """A mask [B, S] (0 hides, 1 and more shows) and causality as one additive bias [B, 1, S, S]; of the tokens `rows`
+    [B] alone [B, 1, 1, S]. The batch may be 1; None if everything is visible.
 
     A hidden token and the future are the dtype's lowest finite value, what is both is -inf: v4.37's sum of two such
     biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
     where -inf alone would give NaN.
     """
-    dtype, positions = score_dtype(x.dtype), jnp.arange(x.shape[1])  # NumPy's takes no symbolic size
+    if attention_mask is None and not causal:
+        return None
     lowest = jnp.finfo(dtype).min
-    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
-    bias = jnp.zeros((1, 1, asking.shape[1], x.shape[1]), dtype)
-    if causal:
-        bias = jnp.where(positions > asking[:, None, :, None], lowest, bias)
-    if attention_mask is not None:
-        hidden = (attention_mask != 1)[:, None, None, :]  # [B, 1, 1, S]
-        bias = jnp.where(hidden, jnp.where(bias < 0, -jnp.inf, lowest), bias)
-    return bias
+    positions = jnp.arange(length)  # NumPy's takes no symbolic size
+    asking = (positions[None] if rows is None else rows[:, None])[:, None, :, None]  # [1, 1, S, 1] or [B, 1, 1, 1]
+    future = positions[None, None, None] > asking if causal else jnp.zeros((1, 1, 1, 1), bool)
+    bias = jnp.where(future, lowest, jnp.zeros((), dtype))
+    if attention_mask is None:
+        return bias
+    # v4.37's Flax counts what is no 0 beside causality, and what is above 0 alone.
+    hidden = (attention_mask == 0 if causal else ~(attention_mask > 0))[:, None, None, :]  # [B, 1, 1, S]
+    return jnp.where(hidden, jnp.where(future, -jnp.inf, lowest), bias)
+
+
+def dropout(weights: jax.Array, key: jax.Array, rate: float, rows: jax.Array | None) -> jax.Array:
+    """Attention weights [B, H, S, S], or [B, H, 1, S] of the tokens `rows` [B], some of them 0 and the rest larger.
+
+    v4.37's draw, to the bit: one mask [S, S] for all heads of the whole batch.
+    """
+    length = weights.shape[-1]
+    kept = jax.random.bernoulli(key, 1.0 - rate, (1, 1, length, length))
+    if rows is not None:
+        kept = kept[0, 0][rows][:, None, None, :]  # [B, 1, 1, S]
+    return weights * (kept.astype(weights.dtype) / jnp.asarray(1.0 - rate, weights.dtype))
 
 
 def score_dtype(dtype: Any) -> Any:

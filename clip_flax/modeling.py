@@ -8,7 +8,6 @@ parameters keep their own.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from clip_core.config import CLIPTextConfig, CLIPVisionConfig
 from clip_core.inputs import resolve_flags
-from clip_core.interpolate import bicubic_matrix
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -27,36 +25,24 @@ from clip_core.outputs import (
     FlaxCLIPOutput,
 )
 
-from .layers import PatchConv, checkpoint_policy, layer_norm, normal, projection, with_factor
-from .masks import attention_bias, one_token, score_dtype
-from .wrappers import (
-    FlaxCLIPPreTrainedModel,
-    FlaxCLIPTextPreTrainedModel,
-    FlaxCLIPVisionPreTrainedModel,
-    check_chosen,
-    check_nhwc,
-    check_text,
-)
+from .inputs import as_rows, check_chosen, check_nhwc, check_tokens
+from .layers import ACTIVATIONS, checkpoint_policy, layer_norm, normal, patch_conv, projection, resampled, with_factor
+from .masks import attention_bias, dropout, one_token, score_dtype
+from .shortcuts import image_features, remember, text_features
+from .wrappers import FlaxCLIPPreTrainedModel, FlaxCLIPTextPreTrainedModel, FlaxCLIPVisionPreTrainedModel
+
+# v4.37's names in its Flax file
+ACT2FN, FlaxCLIPTextModelOutput = ACTIVATIONS, CLIPTextModelOutput
+FlaxBaseModelOutput, FlaxBaseModelOutputWithPooling = BaseModelOutput, BaseModelOutputWithPooling
 
 
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """OpenAI's sigmoid approximation of GELU."""
-    return x * nn.sigmoid(1.702 * x)
+class Network(nn.Module):
+    """The fields of everything that is made of layers. gradient_checkpointing: see `checkpoint_policy`."""
 
+    config: Any
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool | str = False
 
-def gelu_tanh(x: jax.Array) -> jax.Array:
-    """The tanh approximation of GELU, `gelu_new` in configs."""
-    return nn.gelu(x, approximate=True)
-
-
-ACTIVATIONS = {
-    "quick_gelu": quick_gelu,
-    "gelu": partial(nn.gelu, approximate=False),
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "relu": nn.relu,
-    "selu": nn.selu,
-}
 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
@@ -73,7 +59,7 @@ class FlaxCLIPVisionEmbeddings(nn.Module):
         width = config.hidden_size
         self.class_embedding = self.param("class_embedding", normal(config, "class_embedding"), (width,))
         init = normal(config, "patch_embedding.weight")
-        self.patch_embedding = PatchConv(width, config.patch_size, init, self.dtype)
+        self.patch_embedding = patch_conv(config, init, self.dtype)
         init = normal(config, "position_embedding.weight")
         self.position_embedding = nn.Embed(self.grid**2 + 1, width, embedding_init=init)
 
@@ -83,25 +69,17 @@ class FlaxCLIPVisionEmbeddings(nn.Module):
         check_nhwc(self.config, pixel_values, interpolate_pos_encoding)
         x = self.patch_embedding(pixel_values)  # [B, h, w, D]
         batch, height, width, features = x.shape
-        positions = self.positions(height, width) if interpolate_pos_encoding else self.position_embedding.embedding
+        positions = self.position_embedding.embedding  # [N, D]
+        if interpolate_pos_encoding:
+            positions = resampled(positions, self.grid, height, width)
         x = x.reshape(batch, height * width, features)  # [B, N - 1, D]
-        class_token = jnp.broadcast_to(self.class_embedding.astype(x.dtype), (batch, 1, features))
-        x = jnp.concatenate([class_token, x], axis=1) + positions.astype(x.dtype)  # [B, N, D]
+        class_token = jnp.broadcast_to(self.class_embedding.astype(x.dtype)[None, None], (batch, 1, features))
+        x = jnp.concatenate([class_token, x], axis=1) + positions.astype(x.dtype)[None]  # [B, N, D]
         if patches is None:
             return x
         check_chosen(patches, batch, height * width)
         chosen = jnp.pad(patches.astype(np.int32) + 1, ((0, 0), (1, 0)))  # [B, K + 1], the class token first
         return jnp.take_along_axis(x, chosen[..., None], axis=1)
-
-    def positions(self, height: int, width: int) -> jax.Array:
-        """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
-        weight = self.position_embedding.embedding
-        if (height, width) == (self.grid, self.grid):
-            return weight
-        square = weight[1:].reshape(self.grid, self.grid, -1)  # [g, g, D]
-        rows, columns = bicubic_matrix(self.grid, height), bicubic_matrix(self.grid, width)
-        square = jnp.einsum("hg,gkd,wk->hwd", rows, square, columns, precision="highest")
-        return jnp.concatenate([weight[:1], square.reshape(height * width, -1)])
 
 
 class FlaxCLIPTextEmbeddings(nn.Module):
@@ -118,54 +96,59 @@ class FlaxCLIPTextEmbeddings(nn.Module):
         self.position_embedding = nn.Embed(config.max_position_embeddings, width, embedding_init=init)
 
     def __call__(self, input_ids: jax.Array, position_ids: jax.Array | None = None) -> jax.Array:
+        input_ids, position_ids = check_tokens(self.config, input_ids, position_ids)
         # The looked-up rows are cast, not the tables: nn.Embed(dtype=...) would convert the whole vocabulary.
         x = self.token_embedding(input_ids).astype(self.dtype)  # [B, S, D]
         if position_ids is None:
-            return x + self.position_embedding.embedding[: x.shape[1]].astype(self.dtype)
-        return x + self.position_embedding(position_ids).astype(self.dtype)
+            return x + self.position_embedding.embedding[None, : x.shape[1]].astype(self.dtype)
+        positions = self.position_embedding(position_ids).astype(self.dtype)  # [B, S, D], [1, S, D] or [S, D]
+        return x + positions.reshape(-1, *positions.shape[-2:])
 
 
 class FlaxCLIPAttention(nn.Module):
-    """Multi-head self-attention with four plain projections."""
+    """Multi-head self-attention with four plain projections. A text config makes it causal."""
 
     config: Any
     dtype: Any = jnp.float32
     layer: int | None = None  # None: heads pruned by the config are not looked up
 
     def setup(self) -> None:
-        width = self.config.hidden_size
-        self.head_dim = width // self.config.num_attention_heads
-        self.num_heads = self.config.num_attention_heads - len(set(self.config.pruned_heads.get(self.layer, ())))
+        width, heads = self.config.hidden_size, self.config.num_attention_heads
+        self.head_dim = width // heads
+        self.num_heads = heads - len(set(self.config.pruned_heads.get(self.layer, ())))
+        self.causal = isinstance(self.config, CLIPTextConfig)
         inner = self.num_heads * self.head_dim
         self.k_proj = self.linear("k_proj", inner)
         self.v_proj = self.linear("v_proj", inner)
         self.q_proj = self.linear("q_proj", inner)
         self.out_proj = self.linear("out_proj", width)
-        self.dropout = nn.Dropout(self.config.attention_dropout)
-
-    def __call__(
-        self,
-        x: jax.Array,
-        bias: jax.Array | None = None,
-        deterministic: bool = True,
-        rows: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """x [B, S, D]; bias [B, 1, S, S], [1, 1, S, S] or None.
-
-        rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by a bias [B, 1, 1, S] or None (all seen).
-        """
-        q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, H, S, d]
-        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
-        # Scores and softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the bias.
-        scores = jnp.matmul(
-            q * self.head_dim**-0.5, k.swapaxes(2, 3), preferred_element_type=score_dtype(self.dtype)
-        )  # [B, H, S, S]
-        weights = nn.softmax(scores if bias is None else scores + bias).astype(v.dtype)
-        context = jnp.matmul(self.dropout(weights, deterministic=deterministic), v).swapaxes(1, 2)  # [B, S, H, d]
-        return self.out_proj(context.reshape(*context.shape[:2], -1)), weights
 
     def linear(self, name: str, features: int) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=normal(self.config, f"self_attn.{name}.weight"))
+
+    def __call__(
+        self,
+        hidden_states: jax.Array,
+        attention_mask: jax.Array | None = None,
+        deterministic: bool = True,
+        output_attentions: bool = False,
+        rows: jax.Array | None = None,
+    ) -> tuple[jax.Array, ...]:
+        """hidden_states [B, S, D]; attention_mask [B, S], above 0: visible. Returns [B, S, D] and, if asked for, the
+        weights [B, H, S, S]. rows [B]: only these tokens ask, one of each sequence: [B, 1, D] and [B, H, 1, S]."""
+        x = hidden_states
+        q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, H, S, d]
+        k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
+        # Scores and softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the bias.
+        wide = score_dtype(self.dtype)
+        scores = jnp.matmul(q * self.head_dim**-0.5, k.swapaxes(2, 3), preferred_element_type=wide)  # [B, H, S, S]
+        bias = attention_bias(attention_mask, x.shape[1], self.causal, wide, rows)
+        weights = nn.softmax(scores if bias is None else scores + bias).astype(v.dtype)
+        if self.config.attention_dropout > 0 and not deterministic:
+            weights = dropout(weights, self.make_rng("dropout"), self.config.attention_dropout, rows)
+        context = jnp.matmul(weights, v).swapaxes(1, 2)  # [B, S, H, d]
+        attended = self.out_proj(context.reshape(*context.shape[:2], self.num_heads * self.head_dim))
+        return (attended, weights) if output_attentions else (attended,)
 
     def heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim).swapaxes(1, 2)
@@ -181,8 +164,8 @@ class FlaxCLIPMLP(nn.Module):
         self.fc1 = nn.Dense(config.intermediate_size, dtype=self.dtype, kernel_init=normal(config, "mlp.fc1.weight"))
         self.fc2 = nn.Dense(config.hidden_size, dtype=self.dtype, kernel_init=normal(config, "mlp.fc2.weight"))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(self.activation_fn(self.fc1(x)))
+    def __call__(self, hidden_states: jax.Array) -> jax.Array:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
 class FlaxCLIPEncoderLayer(nn.Module):
@@ -198,75 +181,33 @@ class FlaxCLIPEncoderLayer(nn.Module):
 
     def __call__(
         self,
-        x: jax.Array,
-        bias: jax.Array | None = None,
+        hidden_states: jax.Array,
+        attention_mask: jax.Array | None = None,
         deterministic: bool = True,
+        output_attentions: bool = False,
         rows: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """x [B, S, D]. rows [B]: only this token of each sequence is computed, from all of them: [B, 1, D]."""
-        attended, weights = self.self_attn(self.layer_norm1(x), bias, deterministic, rows)
+    ) -> tuple[jax.Array, ...]:
+        """As `FlaxCLIPAttention`. rows [B]: only this token of each sequence is computed, from all of them."""
+        x = hidden_states
+        attended, *weights = self.self_attn(self.layer_norm1(x), attention_mask, deterministic, output_attentions, rows)
         x = (x if rows is None else one_token(x, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
-        return x, weights
+        return (x, *weights)
 
 
-class FlaxCLIPLayerCollection(nn.Module):
+class FlaxCLIPLayerCollection(Network):
     """The layers of a tower, and what is collected on the way. Published trees number them "0", "1", … under it."""
-
-    config: Any
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         layer = FlaxCLIPEncoderLayer
         if self.gradient_checkpointing:
             policy = checkpoint_policy(self.gradient_checkpointing)
-            layer = nn.remat(layer, static_argnums=(3,), policy=policy)  # counted with self: `deterministic`
+            layer = nn.remat(layer, static_argnums=(3, 4), policy=policy)  # counted with self: the two flags
         self.layers = [layer(self.config, self.dtype, i, name=str(i)) for i in range(self.config.num_hidden_layers)]
 
     def __call__(
         self,
-        x: jax.Array,
-        bias: jax.Array | None = None,
-        deterministic: bool = True,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-        rows: jax.Array | None = None,
-        rows_bias: jax.Array | None = None,
-    ) -> BaseModelOutput:
-        """x [B, S, D]. rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D]."""
-        plans: list[tuple] = [(bias, deterministic)] * len(self.layers)
-        if rows is not None and plans:
-            plans[-1] = rows_bias, deterministic, rows
-        elif rows is not None:
-            x = one_token(x, rows)
-        hidden_states, attentions = [x], []
-        for layer, plan in zip(self.layers, plans, strict=True):
-            x, weights = layer(x, *plan)
-            if output_hidden_states:
-                hidden_states.append(x)
-            if output_attentions:
-                attentions.append(weights)
-        return BaseModelOutput(
-            last_hidden_state=x,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
-        )
-
-
-class FlaxCLIPEncoder(nn.Module):
-    """A tower's layers. A text config makes it causal."""
-
-    config: Any
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
-
-    def setup(self) -> None:
-        self.layers = FlaxCLIPLayerCollection(self.config, self.dtype, self.gradient_checkpointing)
-
-    def __call__(
-        self,
-        inputs_embeds: jax.Array,
+        hidden_states: jax.Array,
         attention_mask: jax.Array | None = None,
         deterministic: bool = True,
         output_attentions: bool = False,
@@ -274,25 +215,40 @@ class FlaxCLIPEncoder(nn.Module):
         return_dict: bool = True,
         rows: jax.Array | None = None,
     ) -> Any:
-        causal = isinstance(self.config, CLIPTextConfig)
-        masked = attention_mask is not None or causal
-        bias = attention_bias(inputs_embeds, attention_mask, causal) if masked else None
-        last = attention_bias(inputs_embeds, attention_mask, causal, rows) if masked and rows is not None else None
-        collect = output_attentions, output_hidden_states
-        encoded = self.layers(inputs_embeds, bias, deterministic, *collect, rows, last)
-        return encoded if return_dict else encoded.to_tuple()
+        """hidden_states [B, S, D]. rows [B]: the last state of this token of each sequence alone: [B, 1, D]."""
+        x, states, attentions = hidden_states, [hidden_states], []
+        for i, layer in enumerate(self.layers):
+            asked = rows if i == len(self.layers) - 1 else None
+            x, *weights = layer(x, attention_mask, deterministic, output_attentions, asked)
+            states.append(x)
+            attentions += weights
+        if rows is not None and not self.layers:
+            x = one_token(x, rows)
+        out = BaseModelOutput(
+            last_hidden_state=x,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+        return out if return_dict else out.to_tuple()
+
+
+class FlaxCLIPEncoder(Network):
+    """A tower's layers. A text config makes it causal."""
+
+    def setup(self) -> None:
+        self.layers = FlaxCLIPLayerCollection(self.config, self.dtype, self.gradient_checkpointing)
+
+    def __call__(self, inputs_embeds: jax.Array, *args: Any, **kwargs: Any) -> Any:
+        """As `FlaxCLIPLayerCollection`."""
+        return self.layers(inputs_embeds, *args, **kwargs)
 
 
 # -- towers -----------------------------------------------------------------------------------------------------------
 
 
-class FlaxCLIPTextTransformer(nn.Module):
+class FlaxCLIPTextTransformer(Network):
     """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
     the end token."""
-
-    config: CLIPTextConfig
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPTextEmbeddings(self.config, self.dtype)
@@ -310,12 +266,12 @@ class FlaxCLIPTextTransformer(nn.Module):
         return_dict: bool | None = True,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        check_text(self.config, input_ids, attention_mask, position_ids)
-        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
+        input_ids, attention_mask = as_rows(input_ids, attention_mask)
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
         encoded = self.encoder(x, attention_mask, deterministic, flags.attentions, flags.hidden_states)
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
-        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
+        pooled = one_token(last_hidden_state, self.end_of_text(input_ids))[:, 0]
+        return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
     def pooled(
         self,
@@ -325,15 +281,10 @@ class FlaxCLIPTextTransformer(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
-        check_text(self.config, input_ids, attention_mask, position_ids)
-        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
+        input_ids, attention_mask = as_rows(input_ids, attention_mask)
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
         encoded = self.encoder(x, attention_mask, deterministic, rows=self.end_of_text(input_ids))
         return self.final_layer_norm(encoded.last_hidden_state[:, 0])
-
-    def pool(self, x: jax.Array, input_ids: jax.Array) -> jax.Array:
-        """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
-        return one_token(x, self.end_of_text(input_ids))[:, 0]
 
     def end_of_text(self, input_ids: jax.Array) -> jax.Array:
         """Where the end-of-text token stands: [B, S] -> [B]."""
@@ -343,13 +294,9 @@ class FlaxCLIPTextTransformer(nn.Module):
         return (input_ids == self.config.eos_token_id).argmax(axis=-1)
 
 
-class FlaxCLIPVisionTransformer(nn.Module):
+class FlaxCLIPVisionTransformer(Network):
     """The vision tower: pixels [B, h, w, C] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
     after a norm of its own."""
-
-    config: CLIPVisionConfig
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPVisionEmbeddings(self.config, self.dtype)
@@ -399,11 +346,7 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled:
 # Each is a Linen module and its wrapper, which holds parameters and compiles the module's calls (`wrappers.py`).
 
 
-class FlaxCLIPTextModule(nn.Module):
-    config: CLIPTextConfig
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
-
+class FlaxCLIPTextModule(Network):
     def setup(self) -> None:
         self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
 
@@ -424,21 +367,14 @@ class FlaxCLIPTextModule(nn.Module):
 
 
 class FlaxCLIPTextModel(FlaxCLIPTextPreTrainedModel):
-    """The text tower.
-
-    Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm, pooler_output [B, D] at the
-    end-of-text token.
-    """
+    """The text tower. Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm,
+    pooler_output [B, D] at the end-of-text token."""
 
     module_class = FlaxCLIPTextModule
     weight_scope = "text"
 
 
-class FlaxCLIPVisionModule(nn.Module):
-    config: CLIPVisionConfig
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
-
+class FlaxCLIPVisionModule(Network):
     def setup(self) -> None:
         self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
 
@@ -458,21 +394,14 @@ class FlaxCLIPVisionModule(nn.Module):
 
 
 class FlaxCLIPVisionModel(FlaxCLIPVisionPreTrainedModel):
-    """The vision tower.
-
-    Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised, pooler_output [B, D] the normalised
-    class token.
-    """
+    """The vision tower. Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised,
+    pooler_output [B, D] the normalised class token."""
 
     module_class = FlaxCLIPVisionModule
     weight_scope = "vision"
 
 
-class FlaxCLIPModule(nn.Module):
-    config: CLIPConfig
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
-
+class FlaxCLIPModule(Network):
     def setup(self) -> None:
         config = self.config
         text, vision = (with_factor(own, config) for own in (config.text_config, config.vision_config))
@@ -482,25 +411,7 @@ class FlaxCLIPModule(nn.Module):
         self.text_projection = projection(text, "text_projection", config.projection_dim, self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(config.logit_scale_init_value), ())
 
-    def get_text_features(
-        self,
-        input_ids: jax.Array | None = None,
-        attention_mask: jax.Array | None = None,
-        position_ids: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> jax.Array:
-        """Text embeddings [B, P], not normalised."""
-        return self.text_projection(self.text_model.pooled(input_ids, attention_mask, position_ids, deterministic))
-
-    def get_image_features(
-        self,
-        pixel_values: jax.Array | None = None,
-        deterministic: bool = True,
-        interpolate_pos_encoding: bool = False,
-    ) -> jax.Array:
-        """Image embeddings [B, P], not normalised. pixel_values: [B, h, w, C]."""
-        pooled = self.vision_model.pooled(pixel_values, interpolate_pos_encoding, deterministic=deterministic)
-        return self.visual_projection(pooled)
+    get_text_features, get_image_features = text_features, image_features
 
     def __call__(
         self,
@@ -540,11 +451,7 @@ class FlaxCLIPModel(FlaxCLIPPreTrainedModel):
     weight_scope = "full"
 
 
-class FlaxCLIPTextModelWithProjectionModule(nn.Module):
-    config: CLIPTextConfig
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
-
+class FlaxCLIPTextModelWithProjectionModule(Network):
     def setup(self) -> None:
         self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
         self.text_projection = projection(self.config, "text_projection", self.config.projection_dim, self.dtype)
@@ -575,11 +482,7 @@ class FlaxCLIPTextModelWithProjection(FlaxCLIPTextPreTrainedModel):
     weight_scope = "text_projection"
 
 
-class FlaxCLIPVisionModelWithProjectionModule(nn.Module):
-    config: CLIPVisionConfig
-    dtype: Any = jnp.float32
-    gradient_checkpointing: bool | str = False
-
+class FlaxCLIPVisionModelWithProjectionModule(Network):
     def setup(self) -> None:
         self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
         self.visual_projection = projection(self.config, "visual_projection", self.config.projection_dim, self.dtype)
@@ -612,3 +515,6 @@ class FlaxCLIPVisionModelWithProjection(FlaxCLIPVisionPreTrainedModel):
 def normalize(x: jax.Array) -> jax.Array:
     """Unit length along the last axis."""
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+remember(globals())

@@ -12,21 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import (
-    Flags,
-    check_id_range,
-    check_ids,
-    check_integers,
-    check_mask,
-    check_patch_range,
-    check_patches,
-    check_pixels,
-    check_position_range,
-    check_positions,
-    resolve_flags,
-)
+from clip_core.inputs import resolve_flags
+from clip_core.pretrained import checked_config
 
-from .bridge import FlaxPreTrainedModel, as_array, as_dtype, can_look
+from .bridge import FlaxPreTrainedModel, as_dtype
+from .inputs import text_inputs, vision_inputs
+from .shortcuts import image_features, text_features
 
 
 class FlaxCLIPTextPreTrainedModel(FlaxPreTrainedModel):
@@ -45,11 +36,12 @@ class FlaxCLIPTextPreTrainedModel(FlaxPreTrainedModel):
         jit: bool = True,
         **kwargs: Any,
     ) -> None:
+        config = checked_config(type(self), config)
         module = self.module_class(config=config, dtype=as_dtype(dtype), **kwargs)
         super().__init__(config, module, input_shape, seed, dtype, _do_init, jit)
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        return {"input_ids": jax.ShapeDtypeStruct(input_shape, jnp.int32)}
+        return {"input_ids": np.zeros(input_shape, np.int32)}
 
     def __call__(
         self,
@@ -65,8 +57,8 @@ class FlaxCLIPTextPreTrainedModel(FlaxPreTrainedModel):
     ) -> Any:
         """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        inputs = text_inputs(self.config, input_ids, attention_mask, position_ids)
-        return self._run(inputs, params, dropout_rng, train, **flag_options(flags))
+        inputs = text_inputs(self._limits(self.config), input_ids, attention_mask, position_ids)
+        return self._run(inputs, params, dropout_rng, train, flags)
 
 
 class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
@@ -85,6 +77,7 @@ class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
         jit: bool = True,
         **kwargs: Any,
     ) -> None:
+        config = checked_config(type(self), config)
         module = self.module_class(config=config, dtype=as_dtype(dtype), **kwargs)
         super().__init__(config, module, input_shape, seed, dtype, _do_init, jit)
 
@@ -92,7 +85,7 @@ class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
         return pixel_shape(self.config)
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        return {"pixel_values": jax.ShapeDtypeStruct(input_shape, jnp.float32)}
+        return {"pixel_values": np.zeros(input_shape, np.float32)}
 
     def __call__(
         self,
@@ -107,9 +100,8 @@ class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
     ) -> Any:
         """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        inputs = vision_inputs(self.config, pixel_values, interpolate_pos_encoding)
-        options = {**flag_options(flags), "interpolate_pos_encoding": interpolate_pos_encoding}
-        return self._run(inputs, params, dropout_rng, train, **options)
+        inputs = vision_inputs(self._limits(self.config), pixel_values, interpolate_pos_encoding)
+        return self._run(inputs, params, dropout_rng, train, flags, **interpolation(interpolate_pos_encoding))
 
 
 class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
@@ -128,6 +120,7 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         jit: bool = True,
         **kwargs: Any,
     ) -> None:
+        config = checked_config(type(self), config)
         module = self.module_class(config=config, dtype=as_dtype(dtype), **kwargs)
         super().__init__(config, module, input_shape, seed, dtype, _do_init, jit)
 
@@ -136,10 +129,7 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
         ids, pixels = input_shape
-        return {
-            "input_ids": jax.ShapeDtypeStruct(ids, jnp.int32),
-            "pixel_values": jax.ShapeDtypeStruct(pixels, jnp.float32),
-        }
+        return {"input_ids": np.zeros(ids, np.int32), "pixel_values": np.zeros(pixels, np.float32)}
 
     def get_text_features(
         self,
@@ -151,8 +141,8 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         train: bool = False,
     ) -> jax.Array:
         """Text embeddings [B, P], not normalised."""
-        inputs = text_inputs(self.config.text_config, input_ids, attention_mask, position_ids)
-        return self._run(inputs, params, dropout_rng, train, method="get_text_features")
+        inputs = text_inputs(self._limits(self.config.text_config), input_ids, attention_mask, position_ids)
+        return self._run(inputs, params, dropout_rng, train, method=self._method("get_text_features"))
 
     def get_image_features(
         self,
@@ -163,9 +153,14 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> jax.Array:
         """Image embeddings [B, P], not normalised."""
-        inputs = vision_inputs(self.config.vision_config, pixel_values, interpolate_pos_encoding)
-        options = {"method": "get_image_features", "interpolate_pos_encoding": interpolate_pos_encoding}
+        inputs = vision_inputs(self._limits(self.config.vision_config), pixel_values, interpolate_pos_encoding)
+        options = {"method": self._method("get_image_features"), **interpolation(interpolate_pos_encoding)}
         return self._run(inputs, params, dropout_rng, train, **options)
+
+    def _method(self, name: str) -> Any:
+        """The module's own, or what v4.37 asks of any module with towers and projections of their names."""
+        generic = {"get_text_features": text_features, "get_image_features": image_features}
+        return name if hasattr(type(self.module), name) else generic[name]
 
     def __call__(
         self,
@@ -184,75 +179,16 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         """Texts [B_t, S] and pixels [B_i, C, h, w] -> FlaxCLIPOutput."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
         inputs = {
-            **vision_inputs(self.config.vision_config, pixel_values, interpolate_pos_encoding),
-            **text_inputs(self.config.text_config, input_ids, attention_mask, position_ids),
+            **vision_inputs(self._limits(self.config.vision_config), pixel_values, interpolate_pos_encoding),
+            **text_inputs(self._limits(self.config.text_config), input_ids, attention_mask, position_ids),
         }
-        options = {**flag_options(flags), "interpolate_pos_encoding": interpolate_pos_encoding}
-        return self._run(inputs, params, dropout_rng, train, **options)
-
-
-def text_inputs(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any) -> dict[str, Any]:
-    """Checked keyword arguments of a module: arrays, lists or None in, arrays or None out."""
-    input_ids, attention_mask, position_ids = (as_array(x) for x in (input_ids, attention_mask, position_ids))
-    check_text(config, input_ids, attention_mask, position_ids)
-    return {
-        "input_ids": input_ids.astype(np.int32),
-        "attention_mask": attention_mask,
-        "position_ids": None if position_ids is None else position_ids.astype(np.int32),
-    }
-
-
-def vision_inputs(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -> dict[str, Any]:
-    """As `text_inputs`; pixels stay [B, C, h, w] here."""
-    pixel_values = as_array(pixel_values)
-    check_pixels(config, None if pixel_values is None else pixel_values.shape, interpolate)
-    return {"pixel_values": pixel_values}
+        return self._run(inputs, params, dropout_rng, train, flags, **interpolation(interpolate_pos_encoding))
 
 
 def pixel_shape(config: CLIPVisionConfig) -> tuple[int, ...]:
     return 1, config.image_size, config.image_size, config.num_channels
 
 
-def flag_options(flags: Flags) -> dict[str, bool]:
-    return {
-        "output_attentions": flags.attentions,
-        "output_hidden_states": flags.hidden_states,
-        "return_dict": flags.return_dict,
-    }
-
-
-def check_text(config: CLIPTextConfig, input_ids: Any, attention_mask: Any, position_ids: Any) -> None:
-    """Shapes always; values only where looking costs no device synchronisation and nothing is being traced."""
-    check_ids(config, None if input_ids is None else input_ids.shape)
-    check_integers("input_ids", input_ids.dtype.name)
-    rows = input_ids.reshape(-1, input_ids.shape[-1]).shape
-    if attention_mask is not None:
-        check_mask(attention_mask.shape, rows)
-    if can_look(input_ids):
-        check_id_range(config, *extremes(input_ids))
-    if position_ids is not None:
-        check_integers("position_ids", position_ids.dtype.name)
-        check_positions(position_ids.shape, rows)
-        if can_look(position_ids):
-            check_position_range(config, *extremes(position_ids))
-
-
-def check_chosen(patches: Any, batch: int, count: int) -> None:
-    """As `check_text`, of the patches that are looked at."""
-    check_integers("patches", patches.dtype.name)
-    check_patches(patches.shape, batch)
-    if can_look(patches):
-        check_patch_range(count, *extremes(patches))
-
-
-def check_nhwc(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -> None:
-    """The core's check on a module's [B, h, w, C]; its message speaks of [B, C, h, w]."""
-    shape = None if pixel_values is None else pixel_values.shape
-    if shape is not None and len(shape) == 4:
-        shape = (shape[0], shape[3], shape[1], shape[2])
-    check_pixels(config, shape, interpolate)
-
-
-def extremes(x: Any) -> tuple[int, int]:
-    array = np.asarray(x)
-    return int(array.min()), int(array.max())
+def interpolation(wanted: bool) -> dict[str, bool]:
+    """An option that v4.37's modules don't have, and users' neither."""
+    return {"interpolate_pos_encoding": True} if wanted else {}

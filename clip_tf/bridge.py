@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +19,20 @@ import optree
 import tensorflow as tf
 
 from clip_core import outputs
+from clip_core.absent import absent_attribute
 from clip_core.checkpoint.tensor import Tensor as LazyTensor
 from clip_core.errors import InputError
+from clip_core.files import replace_file
 from clip_core.init import initial_values
-from clip_core.pretrained import Loaded, Pretrained
-from clip_core.weights import weight_table
+from clip_core.pretrained import Loaded, Pretrained, checked_config, load_checked
+from clip_core.weights import in_scope, weight_table
 
 from . import export
-from .inputs import named_inputs
-from .layers import Embedding, Layer, build_children
+from .inputs import is_lite_trace, named_inputs, unchanged
+from .layers import Layer, build_children, dtype_of, forget_layers
+from .methods import TFMethods
+from .names import canonical_shape, fill, keras_name, named_variables, rename_keras
+from .shortcuts import walk
 
 # Keras' trees know no subclasses of dict; tf.nest takes any mapping that it can fill.
 for _cls in outputs.OUTPUT_CLASSES:
@@ -34,22 +43,7 @@ for _cls in outputs.OUTPUT_CLASSES:
         namespace="keras",
     )
 
-# Keras rewrites the message of an error that passes through a layer, AutoGraph the type too, unless the error says not
-# to. Ours are the same type and words in every backend.
-InputError._keras_call_info_injected = True  # type: ignore[attr-defined]
-InputError.ag_pass_through = True  # type: ignore[attr-defined]
-
-# (kind, leaf) of the weight table -> the layer's attribute, and the permutation from the canonical axes to its own.
-LEAVES: dict[tuple[str, str], tuple[str, tuple[int, ...] | None]] = {
-    ("linear", "weight"): ("kernel", (1, 0)),
-    ("linear", "bias"): ("bias", None),
-    ("conv", "weight"): ("kernel", (2, 3, 1, 0)),
-    ("norm", "weight"): ("gamma", None),
-    ("norm", "bias"): ("beta", None),
-    ("embedding", "weight"): ("embeddings", None),
-}
-
-PIECE = 2 << 20  # bytes
+_keras_names: ContextVar[bool] = ContextVar("keras_names", default=False)
 
 _drawing: ContextVar[bool] = ContextVar("drawing", default=True)
 
@@ -64,8 +58,20 @@ def without_drawing() -> Iterator[None]:
         _drawing.reset(token)
 
 
+# What a main layer holds of the parts of `clip_core.weights`, and the sizes that v4.37's has as attributes.
+PARTS = ("text_model", "vision_model", "text_projection", "visual_projection", "logit_scale")
+PARTS += ("projection_dim", "text_embed_dim", "vision_embed_dim")
+
 # v4.37's names for a model's own loss in `compile`
 OWN_LOSS = (None, "auto", "auto_with_warning", "passthrough")
+
+
+def register(cls: type) -> None:
+    """Make a class of this package known to Keras, for .keras files, and for .h5 files by its bare name. A user's own
+    subclasses are the user's to register."""
+    if cls.__module__.partition(".")[0] == __package__:
+        keras.saving.register_keras_serializable("clip_tf")(cls)
+        keras.saving.get_custom_objects().setdefault(cls.__name__, cls)
 
 
 class Tower(Layer):
@@ -73,8 +79,13 @@ class Tower(Layer):
 
     config_class: Any = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register(cls)
+
     def __init__(self, config: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        config.validate()
         self.config = config
 
     def get_config(self) -> dict[str, Any]:
@@ -85,7 +96,32 @@ class Tower(Layer):
         return cls(cls.config_class.from_dict(config["config"]), **{k: v for k, v in config.items() if k != "config"})
 
 
-class TFPreTrainedModel(keras.Model, Pretrained):
+class MainLayer(Tower):
+    """The layer that holds a public class's parts and computes its outputs: `model.clip`, `model.layers[0]`.
+
+    Its methods take inputs in the styles of the model's.
+    """
+
+    is_main_layer = True  # it has no part in the names of weights
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(**named_inputs(type(self).call, type(self).__name__, args, kwargs))
+
+
+def by_main_layer(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A model's method with the parameters of its main layer's method of that name, which does the work."""
+
+    @tf.autograph.experimental.do_not_convert
+    @wraps(method)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        layer = getattr(self, self.base_model_prefix)
+        return (layer if method.__name__ == "call" else getattr(layer, method.__name__))(*args, **kwargs)
+
+    return forward
+
+
+class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
     """A keras.Model that loads, saves and initialises itself by the core's rules.
 
     Args:
@@ -101,38 +137,74 @@ class TFPreTrainedModel(keras.Model, Pretrained):
     _class_prefix = "TF"
     _native_format = "tf"
     _native_file = "tf_model.h5"
+    weight_scope = None  # the public classes state theirs
+    main_layer_class: Any = None  # what a public class makes as `self.clip`
     main_input_name = "input_ids"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register(cls)
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        if not isinstance(config, self.config_class):
-            wanted, found = self.config_class.__name__, type(config).__name__
-            raise TypeError(f"{type(self).__name__}: config: wanted a {wanted}, found {found}")
+        config = checked_config(type(self), config)
         config.validate()
         self.config = config
+        if self.main_layer_class is not None:
+            with dtype_of(self):
+                self.clip = self.main_layer_class(config)
+            self.post_init()
 
     def post_init(self) -> None:
-        """Called last by every public class: builds the layers and draws the weights."""
+        """Build the layers and draw the weights; a class that makes its layers by itself may call it last."""
+        self.build_in_name_scope()
+        if _drawing.get():
+            self.init_weights()
+        if getattr(self.config, "gradient_checkpointing", False):
+            self.gradient_checkpointing_enable()
+
+    def build_in_name_scope(self) -> None:
+        """Make the weights of all layers that know their sizes; those of other layers are made by the first call."""
         with keras.name_scope(self.name):
             build_children(self)
         self.built = True
-        if _drawing.get():
-            self.init_weights()
+
+    def build(self, input_shape: Any = None) -> None:
+        """As `build_in_name_scope`: sizes follow from the config, whatever the inputs."""
+        self.build_in_name_scope()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the main layer holds is the main layer's, also when it is replaced; see `__getattr__`."""
+        main = vars(self).get(self.base_model_prefix)
+        if isinstance(main, MainLayer) and name in PARTS and hasattr(main, name) and name not in vars(self):
+            setattr(main, name, value)
+            return
+        forget_layers(self, vars(self).get(name))
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """The main layer's parts are the model's too, `model.text_model` and `model.logit_scale`, as in PyTorch."""
+        main = vars(self).get(self.base_model_prefix)
+        if name in PARTS and main is not None:
+            return getattr(main, name)
+        raise absent_attribute(self, name, "tf_model")
 
     def init_weights(self, names: Iterable[str] | None = None) -> None:
-        """Draw all weights, or those named, by v4.37's rule (`clip_core.init`), from Keras' global seed."""
-        values = initial_values(self.config, self.weight_scope)
+        """Draw all weights, or those named, by v4.37's rule (`clip_core.init`), from `keras.utils.set_random_seed`."""
+        values = initial_values(self.config, self.weight_scope) if self.weight_scope else {}
+        seed = keras.random.SeedGenerator()  # Keras' global one may be older than the seed that was set
         for name, (variable, _) in self._variables_by_name().items():
-            if names is None or name in names:
+            if name in values and (names is None or name in names):
                 kind, value = values[name]
                 if kind == "constant":
                     variable.assign(tf.fill(variable.shape, tf.cast(value, variable.dtype)))
                 else:
-                    variable.assign(keras.random.normal(variable.shape, stddev=value, dtype="float32"))
+                    variable.assign(keras.random.normal(variable.shape, stddev=value, dtype="float32", seed=seed))
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(**named_inputs(type(self).call, type(self).__name__, args, kwargs))
+        output = super().__call__(**named_inputs(type(self).call, type(self).__name__, args, kwargs))
+        return self.serving_output(output) if args and is_lite_trace(args[0]) else output
 
     # -- the core's hooks ---------------------------------------------------------------------------------------------
 
@@ -161,43 +233,93 @@ class TFPreTrainedModel(keras.Model, Pretrained):
         policy = kwargs.pop("_policy", None) or keras.config.dtype_policy()
         if policy.variable_dtype != loaded.dtype:
             policy = keras.DTypePolicy(loaded.dtype)
-        with without_drawing():
+        # A class with parts of its own may draw them as it likes; what no file says stays as it was made.
+        with without_drawing() if cls.weight_scope else nullcontext():
             model = cls(loaded.config, *model_args, dtype=policy, **kwargs)
-        for name, (variable, permutation) in model._variables_by_name().items():
-            if name in loaded.tensors:
-                tensor = loaded.tensors[name].astype(variable.dtype)
-                fill(variable, tensor.permute(*permutation) if permutation else tensor)
-        model.init_weights(loaded.fresh)
+        model._make_all_weights()
+        model._fill(loaded)
         return model
+
+    def _fill(self, loaded: Loaded) -> None:
+        """Give the weights a file's values; those that it lacks are drawn, or stay as the class made them."""
+        variables = self._variables_by_name()
+        table = weight_table(self.config, self.weight_scope) if self.weight_scope else {}
+        tensors = {name: loaded.tensors[name] for name in variables if name in loaded.tensors}
+        beside = {name: entry for name, entry in variables.items() if name not in table}
+        if loaded.own is not None:
+            rename_keras(loaded.own.entries, beside)
+        shapes = {name: canonical_shape(*entry) for name, entry in beside.items()}
+        tensors |= loaded.take_own(shapes)[0]
+        for name, tensor in tensors.items():
+            variable, permutation = variables[name]
+            tensor = tensor.astype(variable.dtype) if "float" in variable.dtype else tensor
+            fill(variable, tensor.permute(*permutation) if permutation else tensor)
+        self.init_weights(loaded.fresh)
+
+    def _make_all_weights(self) -> None:
+        """Layers of a subclass that do not know their sizes get weights by a call, as in v4.37."""
+        if all(layer.built for layer in walk(self)):
+            return
+        try:
+            self(self.dummy_inputs, training=False)
+        except Exception as error:
+            wanted = ", ".join(layer.name for layer in walk(self) if not layer.built)
+            raise TypeError(
+                f"{type(self).__name__}: a call with `dummy_inputs` was to make the weights of {wanted}, and failed: "
+                "build them in the constructor, or override `dummy_inputs`"
+            ) from error
+
+    @classmethod
+    def _lazy(cls, name: str, value: Any) -> LazyTensor:
+        return LazyTensor.from_numpy(np.asarray(keras.ops.convert_to_numpy(value)))
+
+    @classmethod
+    def _from_config(cls, config: Any, **kwargs: Any) -> Any:
+        """A model with fresh weights; the config is copied. **kwargs: the constructor's."""
+        return cls(copy.deepcopy(config), **kwargs)
 
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, LazyTensor]:
         if weights is not None:
             return {name: LazyTensor.from_numpy(np.asarray(value)) for name, value in weights.items()}
+        self._make_all_weights()
+        table = weight_table(self.config, self.weight_scope) if self.weight_scope else None
         out = {}
         for name, (variable, permutation) in self._variables_by_name().items():
             tensor = LazyTensor.from_numpy(keras.ops.convert_to_numpy(variable))
-            out[name] = tensor.permute(*np.argsort(permutation)) if permutation else tensor
+            known = in_scope(name, "full") if table is None else name in table
+            if not known and _keras_names.get():  # an h5 file has a part of one's own as Keras has it
+                out[keras_name(name, variable)] = tensor
+            else:
+                out[name] = tensor.permute(*np.argsort(permutation)) if permutation else tensor
         return out
 
     def _variables_by_name(self) -> dict[str, tuple[Any, tuple[int, ...] | None]]:
-        """Canonical name -> the variable, found along attributes, and the permutation to its axes."""
-        out = {}
-        for name, weight in weight_table(self.config, self.weight_scope).items():
-            path, _, leaf = name.rpartition(".")
-            permutation = None
-            if weight.kind != "bare":
-                leaf, permutation = LEAVES[weight.kind, weight.leaf]
-            layer = self
-            for step in path.split(".") if path else ():
-                layer = layer[int(step)] if step.isdigit() else getattr(layer, step)
-            out[name] = getattr(layer, leaf), permutation
-        return out
+        """Name -> the variable, and the permutation from the published axes to its own: the table's in its order, then
+        those of parts that a subclass added, or that took the place of CLIP's."""
+        found = named_variables(self)
+        table = weight_table(self.config, self.weight_scope) if self.weight_scope else {}
+        return {
+            name: found[name] for name in (*(n for n in table if n in found), *(n for n in found if n not in table))
+        }
 
     # -- saving, the Keras ways ---------------------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
         """Keras' own entries (name, trainable, dtype) and the model's config under "config"."""
         return {**super().get_config(), "config": self.config.to_dict()}
+
+    def get_build_config(self) -> None:
+        """None: a model has its weights as soon as it exists."""
+
+    @property
+    def _build_shapes_dict(self) -> dict[str, Any]:
+        """What tf.lite.TFLiteConverter.from_keras_model asks of a Keras model; Keras writes it after `build`."""
+        specs = self.input_signature.items()
+        return {"input_shape": {name: tuple(export.fixed(self, spec).shape) for name, spec in specs}}
+
+    @_build_shapes_dict.setter
+    def _build_shapes_dict(self, value: Any) -> None:
+        pass
 
     @classmethod
     def from_config(cls, config: Any, custom_objects: Any = None, **kwargs: Any) -> Any:
@@ -230,21 +352,60 @@ class TFPreTrainedModel(keras.Model, Pretrained):
             safe_serialization: model.safetensors, in the layout that every library reads, or (False, v4.37's default)
                 tf_model.h5.
             is_main_process, state_dict, variant: as in PyTorch.
-            push_to_hub, create_pr, token: accepted; uploading is refused.
+            push_to_hub, create_pr, token: as in PyTorch.
         """
-        super().save_pretrained(
-            save_directory,
-            max_shard_size=max_shard_size,
-            safe_serialization=safe_serialization,
-            push_to_hub=push_to_hub,
-            **kwargs,
-        )
+        token_ = _keras_names.set(not safe_serialization)
+        try:
+            super().save_pretrained(
+                save_directory,
+                max_shard_size=max_shard_size,
+                safe_serialization=safe_serialization,
+                push_to_hub=push_to_hub,
+                create_pr=create_pr,
+                token=token,
+                **kwargs,
+            )
+        finally:
+            _keras_names.reset(token_)
         if saved_model and kwargs.get("is_main_process", True):
             folder = str(Path(save_directory) / "saved_model" / str(version))
             if signatures is None:
                 self.export(folder, verbose=False)
             else:
                 tf.saved_model.save(self, folder, signatures=signatures)
+
+    def load_weights(self, filepath: Any, skip_mismatch: bool = False, by_name: bool = False, **kwargs: Any) -> None:
+        """Keras' files, and the .h5 files of v4.37's models (tf_model.h5, and what `save_weights` wrote there).
+
+        CLIP's own weights must all be there, unless `skip_mismatch` leaves those of another shape or name as they are;
+        of other layers, those that both have are loaded, and a warning names the rest. `by_name` changes nothing: v4.37
+        took layers by their names with it, and by their order without.
+        """
+        name = str(filepath)
+        if name.endswith(".weights.h5") or not name.endswith((".h5", ".hdf5")):
+            super().load_weights(
+                filepath, skip_mismatch=skip_mismatch, **({"by_name": by_name} if by_name else {}), **kwargs
+            )
+            return
+        arguments = {"config": self.config, "strict": not skip_mismatch, "ignore_mismatched_sizes": skip_mismatch}
+        self._make_all_weights()
+        loaded = load_checked(type(self), filepath, arguments)
+        self._fill(loaded._replace(fresh=[]))
+        if loaded.own is not None:
+            loaded.own.settle()
+
+    def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Keras' .weights.h5, or, to any other name that ends in .h5, v4.37's file."""
+        name = str(filepath)
+        if name.endswith(".weights.h5") or not name.endswith(".h5"):
+            super().save_weights(filepath, overwrite=overwrite, **kwargs)
+            return
+        if not overwrite and Path(filepath).exists():
+            raise FileExistsError(f"filepath: exists already: {filepath}")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=None)
+            with replace_file(filepath) as path:
+                shutil.copyfile(Path(folder) / self._native_file, path)
 
     def export(
         self,
@@ -269,37 +430,6 @@ class TFPreTrainedModel(keras.Model, Pretrained):
             export.export_litert(self, filepath, input_signature, **kwargs)
         else:
             super().export(filepath, format, verbose, input_signature, **kwargs)
-
-    @property
-    def input_signature(self) -> dict[str, tf.TensorSpec]:
-        """Name -> TensorSpec of the inputs that serving takes; batch and sequence are free."""
-        out = {}
-        if hasattr(self, "text_model"):
-            for name in ("input_ids", "attention_mask"):
-                out[name] = tf.TensorSpec((None, None), tf.int32, name=name)
-        if hasattr(self, "vision_model"):
-            config = self.vision_model.config
-            shape = (None, config.num_channels, config.image_size, config.image_size)
-            out["pixel_values"] = tf.TensorSpec(shape, tf.float32, name="pixel_values")
-        return out
-
-    def serving(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What a server runs: named inputs to named tensors."""
-        return self.serving_output(self(inputs, return_dict=True))
-
-    def serving_output(self, output: Any) -> dict[str, tf.Tensor]:
-        """An output's own tensors by name; hidden states and attentions are stacked, the towers' outputs left out."""
-        return {
-            name: tf.stack(value) if isinstance(value, tuple) else value
-            for name, value in output.items()
-            if not isinstance(value, outputs.ModelOutput)
-        }
-
-    @property
-    def dummy_inputs(self) -> dict[str, tf.Tensor]:
-        """The smallest inputs that the model takes."""
-        specs = self.input_signature.items()
-        return {name: tf.ones([1, *(n or 2 for n in spec.shape[1:])], spec.dtype) for name, spec in specs}
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -329,110 +459,14 @@ class TFPreTrainedModel(keras.Model, Pretrained):
         y, y_pred = match_labels(y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Compute each layer again in the backward pass instead of keeping its activations."""
-        for tower in self._towers():
-            tower.encoder.gradient_checkpointing = True
-
-    def gradient_checkpointing_disable(self) -> None:
-        for tower in self._towers():
-            tower.encoder.gradient_checkpointing = False
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(tower.encoder.gradient_checkpointing for tower in self._towers())
-
-    # -- v4.37's base class -------------------------------------------------------------------------------------------
-
-    def __getattr__(self, name: str) -> Any:
-        # v4.37's Keras classes keep their layers one level down, in `.clip`. A property would lead Keras, which saves
-        # every attribute that it can list, round in circles.
-        if name == self.base_model_prefix:
-            return self
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    @property
-    def name_or_path(self) -> str:
-        return self.config.name_or_path
-
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers the model holds; optionally only trained ones."""
-        return sum(int(np.prod(v.shape)) for v in (self.trainable_weights if only_trainable else self.weights))
-
-    def get_input_embeddings(self) -> keras.layers.Layer:
-        """The token embedding; for a vision model its embeddings, as in v4.37."""
-        if hasattr(self, "text_model"):
-            return self.text_model.embeddings.token_embedding
-        return self.vision_model.embeddings
-
-    def set_input_embeddings(self, value: Any) -> None:
-        """Replace the token embedding's table with an array or variable [V, D]."""
-        tower = self._text_tower("set_input_embeddings")
-        self._replace_embeddings(tower, tf.cast(tf.convert_to_tensor(value), tower.variable_dtype))
-
-    def get_output_embeddings(self) -> None:
-        """None: CLIP has no output embeddings."""
-
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
-    ) -> Embedding:
-        """Grow or shrink the vocabulary; kept rows stay, new ones are drawn by the initialisation rule.
-
-        A compiled model must be compiled again: its optimizer holds the old table.
-
-        Args:
-            new_num_tokens: rows wanted; None keeps the number (or only rounds it).
-            pad_to_multiple_of: rounds the number up.
-        """
-        tower = self._text_tower("resize_token_embeddings")
-        old = tower.embeddings.token_embedding
-        rows = old.input_dim if new_num_tokens is None else int(new_num_tokens)
-        if pad_to_multiple_of is not None:
-            rows = -(-rows // pad_to_multiple_of) * pad_to_multiple_of
-        if rows < 1:
-            raise ValueError(f"new_num_tokens: wanted at least 1, found {rows}")
-        if rows == old.input_dim:
-            return old
-        kept = tf.convert_to_tensor(old.embeddings)[:rows]
-        deviation = 0.02 * self.config.initializer_factor
-        new = keras.random.normal((rows - kept.shape[0], old.output_dim), stddev=deviation, dtype="float32")
-        self._replace_embeddings(tower, tf.concat([kept, tf.cast(new, kept.dtype)], axis=0))
-        return old
-
-    def _replace_embeddings(self, tower: Any, table: tf.Tensor) -> None:
-        tower.embeddings.token_embedding.replace(table)
-        tower.config.vocab_size = int(table.shape[0])
-        self.train_function = self.test_function = self.predict_function = None  # they hold the old table
-
-    def _text_tower(self, what: str) -> Any:
-        if not hasattr(self, "text_model"):
-            raise ValueError(f"{type(self).__name__}.{what}: this model has no token embedding")
-        return self.text_model
-
     def _towers(self) -> list[Any]:
-        return [getattr(self, name) for name in ("text_model", "vision_model") if hasattr(self, name)]
+        own = [getattr(self, name, None) for name in ("text_model", "vision_model")]
+        if any(own):
+            return [tower for tower in own if tower is not None]
+        return [layer for layer in walk(self) if isinstance(layer, Tower) and not isinstance(layer, MainLayer)]
 
 
-def fill(variable: keras.Variable, tensor: LazyTensor) -> None:
-    """Assign a tensor of the variable's dtype; a large one in pieces, in place: TensorFlow copies what it takes."""
-    dtype = tf.as_dtype(variable.dtype).as_numpy_dtype  # bfloat16 comes as bits
-    if tensor.nbytes <= PIECE or not isinstance(variable.value, tf.Variable):
-        variable.assign(tensor.numpy().view(dtype))
-        return
-    whole = tensor.numpy() if tensor.part is None else None  # transposed: there is no reading a part of it
-    rows = max(PIECE * tensor.shape[0] // tensor.nbytes, 1)
-    handle = variable.value.handle
-    for start in range(0, tensor.shape[0], rows):
-        stop = min(start + rows, tensor.shape[0])
-        piece = tensor.rows(start, stop).numpy() if whole is None else whole[start:stop]
-        # `variable[start:stop].assign` would begin with reading the variable, which after the first part is a copy.
-        tf.raw_ops.ResourceStridedSliceAssign(
-            ref=handle, begin=[start], end=[stop], strides=[1], value=piece.view(dtype)
-        )
-    # Assigning a part makes TensorFlow copy the whole variable at every read from then on, unless told otherwise.
-    tf.raw_ops.DisableCopyOnRead(resource=handle)
-
-
+@unchanged
 def match_labels(y: Any, y_pred: Any) -> tuple[Any, Any]:
     """The labels, and of an output what they are for."""
     if y is None or not isinstance(y_pred, outputs.ModelOutput):

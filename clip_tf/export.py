@@ -89,9 +89,9 @@ def export_litert(
     if signatures is None and hasattr(model, "text_model") and hasattr(model, "vision_model"):
         signatures = ("text", "image")
     names = list(_chosen(model, signatures))
-    fixed = {name: _fixed(model, spec) for name, spec in model.input_signature.items()}
+    specs = {name: fixed(model, spec) for name, spec in model.input_signature.items()}
     with tempfile.TemporaryDirectory() as folder:
-        export_saved_model(model, folder, {**fixed, **(input_signature or {})}, names)
+        export_saved_model(model, folder, {**specs, **(input_signature or {})}, names)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=names)
         for option, value in converter_options.items():
             if not hasattr(converter, option):
@@ -110,7 +110,7 @@ def _chosen(model: Any, signatures: Sequence[str] | None) -> dict[str, tuple[Cal
     return {name: known[name] for name in signatures or known}
 
 
-def _fixed(model: Any, spec: tf.TensorSpec) -> tf.TensorSpec:
+def fixed(model: Any, spec: tf.TensorSpec) -> tf.TensorSpec:
     """Batch 1, and texts of the greatest length: sizes that are known make a smaller and faster file."""
     shape = [1, *spec.shape[1:]]
     if spec.shape.rank == 2:

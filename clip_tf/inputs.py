@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
-from typing import Any
+from math import isqrt
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from clip_core.batch import stack
-from clip_core.config import CLIPTextConfig, CLIPVisionConfig
+from clip_core.config import CLIPVisionConfig
 from clip_core.errors import InputError
 from clip_core.inputs import (
     check_id_range,
@@ -25,9 +28,40 @@ from clip_core.inputs import (
     check_pixels,
     check_position_range,
     check_positions,
+    resolve_flags,
 )
 
+from .layers import sizes
+from .shortcuts import untouched
+
 TENSORS = {"input_ids": 2, "pixel_values": 4, "attention_mask": 2, "position_ids": 2}  # name -> rank
+
+
+def unchanged(check: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors of the core pass through Keras and AutoGraph as they are: the same type and words in every backend."""
+
+    @tf.autograph.experimental.do_not_convert
+    @wraps(check)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return check(*args, **kwargs)
+        except InputError as error:
+            error._keras_call_info_injected = True  # type: ignore[attr-defined]
+            error.ag_pass_through = True  # type: ignore[attr-defined]
+            raise
+
+    return wrapper
+
+
+def switches(
+    config: Any,
+    output_attentions: bool | None = None,
+    output_hidden_states: bool | None = None,
+    return_dict: bool | None = None,
+) -> tuple[dict[str, bool], bool]:
+    """(what to collect, as keywords; whether the output is a dict), with the config's values in place of None."""
+    flags = resolve_flags(config, output_attentions, output_hidden_states, return_dict)
+    return {"output_attentions": flags.attentions, "output_hidden_states": flags.hidden_states}, flags.return_dict
 
 
 def unpacked(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,6 +75,7 @@ def unpacked(method: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+@unchanged
 def named_inputs(method: Callable[..., Any], owner: str, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What was given to a method (of the class named `owner`), as keywords; arrays and lists of numbers as tensors.
 
@@ -58,6 +93,8 @@ def named_inputs(method: Callable[..., Any], owner: str, args: tuple, kwargs: Ma
     packed = None
     if isinstance(first, Mapping):
         packed = _known(dict(first), names)
+        if is_lite_trace(first):
+            packed["input_ids"] = tf.cast(packed["input_ids"], tf.int32)
     elif isinstance(first, list | tuple) and _is_several(first, TENSORS[names[0]]):
         packed = _in_order(first, names)
     if packed is not None:
@@ -78,6 +115,13 @@ def _known(given: dict[str, Any], names: list[str]) -> dict[str, Any]:
     if unknown := [name for name in given if name not in names]:
         warnings.warn(f"inputs {', '.join(map(repr, unknown))} are ignored: wanted some of {', '.join(names)}")
     return {name: value for name, value in given.items() if name in names}
+
+
+def is_lite_trace(first: Any) -> bool:
+    """Whether tf.lite.TFLiteConverter.from_keras_model traces a call: it declares all inputs with one dtype, float32,
+    ids too, and takes flat outputs only."""
+    ids = first.get("input_ids") if isinstance(first, Mapping) else None
+    return tf.is_tensor(ids) and tf.is_symbolic_tensor(ids) and ids.dtype == tf.float32
 
 
 def _is_several(values: list | tuple, rank: int) -> bool:
@@ -127,34 +171,56 @@ def _switch(name: str, value: Any) -> Any:
     return bool(np.all(value))
 
 
-# -- the core's checks, on tensors
+# -- the core's checks, on tensors -------------------------------------------------------------------------------------
 
 
+class Limits(NamedTuple):
+    """What a tower has room for, in the config's words; None where a layer of the caller's own decides."""
+
+    vocab_size: int | None
+    max_position_embeddings: int | None
+
+
+@unchanged
 def check_text(
-    config: CLIPTextConfig,
+    embeddings: Any,
     input_ids: tf.Tensor | None,
     attention_mask: tf.Tensor | None,
     position_ids: tf.Tensor | None,
-) -> None:
-    """Known shapes always; values only where looking costs no device synchronisation and no graph is being traced."""
+) -> tf.Tensor:
+    """The ids as int32 [B, S]. Known shapes are checked always; values where looking costs no device synchronisation
+    and no graph is being traced. `embeddings`: the tower's, whose tables set the limits unless they were replaced."""
+    limits = Limits(*(rows_of(embeddings, name) for name in ("token_embedding", "position_embedding")))
     shape = None if input_ids is None else input_ids.shape
-    if shape is not None and shape.rank is None:
-        return
-    check_ids(config, shape)
-    check_integers("input_ids", input_ids.dtype.name)
+    if shape is None or shape.rank is not None:
+        room = limits.max_position_embeddings if limits.max_position_embeddings is not None else sys.maxsize
+        check_ids(limits._replace(max_position_embeddings=room), shape)
+        check_integers("input_ids", input_ids.dtype.name)
+        _check_text_shapes(shape, attention_mask, position_ids)
+        if limits.vocab_size is not None and can_look(input_ids):
+            check_id_range(limits, *extremes(input_ids))
+        if limits.max_position_embeddings is not None and position_ids is not None and can_look(position_ids):
+            check_position_range(limits, *extremes(position_ids))
+    return tf.reshape(tf.cast(input_ids, tf.int32), (-1, sizes(input_ids)[-1]))
+
+
+def _check_text_shapes(shape: tf.TensorShape, attention_mask: Any, position_ids: Any) -> None:
     rows = (shape[:-1].num_elements(), shape[-1])
     if attention_mask is not None and attention_mask.shape.rank is not None:
         check_mask(assume(attention_mask.shape, rows), assume(rows, attention_mask.shape))
-    if can_look(input_ids):
-        check_id_range(config, *extremes(input_ids))
     if position_ids is not None:
         check_integers("position_ids", position_ids.dtype.name)
         if position_ids.shape.rank is not None:
             check_positions(assume(position_ids.shape, rows), assume(rows, position_ids.shape))
-        if can_look(position_ids):
-            check_position_range(config, *extremes(position_ids))
 
 
+def rows_of(embeddings: Any, name: str) -> int | None:
+    """How many rows a table of the embeddings has; None where it, or what holds it, is not this package's."""
+    table = getattr(embeddings, name, None)
+    return table.input_dim if untouched(embeddings, deep=False) and untouched(table) else None
+
+
+@unchanged
 def check_chosen(patches: tf.Tensor, batch: int | None, count: int) -> None:
     """As `check_text`, of the patches that are looked at."""
     check_integers("patches", patches.dtype.name)
@@ -164,18 +230,31 @@ def check_chosen(patches: tf.Tensor, batch: int | None, count: int) -> None:
         check_patch_range(count, *extremes(patches))
 
 
-def check_image(config: CLIPVisionConfig, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
-    """The pixels, with all sizes but the batch known. Sizes that are not are taken to be right, and checked later."""
+@unchanged
+def check_image(embeddings: Any, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
+    """The pixels, with all sizes but the batch known. Sizes that are not are taken to be right, and checked later.
+
+    `embeddings`: the tower's. Where its positions were replaced, they decide which sizes it takes.
+    """
+    config, rows = embeddings.config, rows_of(embeddings, "position_embedding")
     shape = None if pixel_values is None else pixel_values.shape
-    wanted = (None, config.num_channels, config.image_size, config.image_size)
-    if shape is None or shape.rank is not None and (None not in shape[1:] or not interpolate):
-        check_pixels(config, None if shape is None else assume(shape, wanted), interpolate)
-    elif interpolate:
+    side = config.image_size
+    if rows is not None and rows != embeddings.num_positions:  # another table than the config's
+        side = isqrt(rows - 1) * config.patch_size
+    free = interpolate or rows is None
+    wanted = (None, config.num_channels, side, side)
+    if shape is None or shape.rank is not None and (None not in shape[1:] or not free):
+        check_pixels(SimpleNamespace(**_pixel_limits(config), image_size=side), shape and assume(shape, wanted), free)
+    elif free:
         raise InputError(
             "pixel_values: wanted a height and width that are known before the call with "
             f"interpolate_pos_encoding=True, found {shape}"
         )
-    return pixel_values if interpolate else tf.ensure_shape(pixel_values, wanted)
+    return pixel_values if free else tf.ensure_shape(pixel_values, wanted)
+
+
+def _pixel_limits(config: CLIPVisionConfig) -> dict[str, int]:
+    return {"num_channels": config.num_channels, "patch_size": config.patch_size}
 
 
 def assume(shape: Any, wanted: Any) -> tuple[int | None, ...]:

@@ -7,21 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isqrt
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from clip_core.interpolate import bicubic_matrix
+
 
 class Layer(keras.layers.Layer):
-    """A layer made of layers. Its float inputs stay as they are: what computes in another dtype casts by itself."""
+    """A layer made of layers. Its float inputs stay as they are: what computes in another dtype casts by itself.
+
+    A layer in it may be replaced or wrapped at any time, also when the model has its weights.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        self._allow_non_tensor_positional_args = True
+        self._allow_non_tensor_positional_args = True  # a Keras without this takes the flags as keywords only
 
     def build(self, input_shape: Any = None) -> None:
         build_children(self)
+
+    def _lock_state(self) -> None:
+        """Keras calls this after `build` to refuse new layers. A Keras that calls something else goes on refusing."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        forget_layers(self, vars(self).get(name))
+        super().__setattr__(name, value)
 
 
 @keras.saving.register_keras_serializable("clip_tf")
@@ -57,18 +70,6 @@ class Linear(keras.layers.Dense):
         return {**base, "in_features": self.in_features, "out_features": self.units, "bias": self.use_bias}
 
 
-def mlp(fc1: keras.layers.Layer, act: str | None, fc2: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor | None:
-    """fc2(quick_gelu(fc1(x))) with fewer passes over the wide array; None where that can't be had.
-
-    A graph computes z * sigmoid(z) in one kernel on CPUs, and z = 1.702 * fc1(x) costs nothing where x is narrow.
-    """
-    plain = all(type(fc) is Linear and not fc.quantization_mode and fc.compute_dtype == x.dtype for fc in (fc1, fc2))
-    if act != "quick_gelu" or x.dtype not in (tf.float32, tf.float64) or not plain:
-        return None
-    z = fc1.product(x, before=1.702)
-    return fc2.product(z * tf.sigmoid(z), after=1 / 1.702)
-
-
 class PatchConv(keras.layers.Conv2D):
     """x [B, H, W, C] -> [B, H // patch, W // patch, out_channels], without overlap; what is left over is cut off."""
 
@@ -94,17 +95,14 @@ class Embedding(keras.layers.Embedding):
     def __init__(self, rows: int, width: int) -> None:
         super().__init__(rows, width, embeddings_initializer="zeros")
 
-    def replace(self, rows: tf.Tensor) -> None:
-        """Put another table, of any number of rows, in the place of this one."""
-        old = self.embeddings
-        self._tracker.unlock()  # a built layer otherwise refuses new variables
-        self._untrack_variable(old)
-        self.input_dim = int(rows.shape[0])
-        self._embeddings = self.add_weight(
-            shape=rows.shape, initializer="zeros", name="embeddings", trainable=old.trainable
-        )
-        self._tracker.lock()
-        self._embeddings.assign(rows)
+    @classmethod
+    def of(cls, table: tf.Tensor, owner: keras.layers.Layer) -> Embedding:
+        """A built layer with a table [rows, width], of the dtype policy of the layer that it will be a part of."""
+        with dtype_of(owner):
+            layer = cls(*map(int, table.shape))
+        layer.build()
+        layer.embeddings.assign(table)
+        return layer
 
 
 class LayerNorm(keras.layers.LayerNormalization):
@@ -126,6 +124,26 @@ class LayerNorm(keras.layers.LayerNormalization):
         return tf.cast(y * tf.math.rsqrt(variance + self.epsilon) * gamma + beta, self.compute_dtype)
 
 
+def quick_gelu(x: tf.Tensor) -> tf.Tensor:
+    """OpenAI's sigmoid approximation of GELU."""
+    return x * tf.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x: tf.Tensor) -> tf.Tensor:
+    """The tanh approximation of GELU, `gelu_new` in configs."""
+    return tf.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": tf.nn.gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": tf.nn.relu,
+    "selu": tf.nn.selu,
+}
+
+
 def sizes(x: tf.Tensor) -> list[Any]:
     """The sizes of the axes: numbers where they are known, scalar tensors where not."""
     return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
@@ -134,6 +152,17 @@ def sizes(x: tf.Tensor) -> list[Any]:
 def at_least_float32(x: tf.Tensor) -> tf.Tensor:
     """Half precision widened; anything else as it is."""
     return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+
+
+def resampled_positions(table: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """The learned positions [1 + g * g, D], resampled (bicubic) to another grid: [1 + height * width, D]."""
+    side = isqrt(table.shape[0] - 1)
+    if (height, width) == (side, side) or height * width + 1 == table.shape[0] != side * side + 1:
+        return table
+    grid = tf.reshape(at_least_float32(table[1:]), (side, side, -1))  # [g, g, D]
+    rows, columns = (tf.cast(bicubic_matrix(side, size), grid.dtype) for size in (height, width))
+    grid = tf.einsum("hg,gkd,wk->hwd", rows, grid, columns)
+    return tf.concat([table[:1], tf.cast(tf.reshape(grid, (height * width, -1)), table.dtype)], axis=0)
 
 
 @contextmanager
@@ -147,16 +176,39 @@ def dtype_of(layer: keras.layers.Layer) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def build_children(layer: keras.layers.Layer) -> None:
-    """Build every layer held in an attribute, under the attribute's name: variable paths then are canonical names."""
-    for name, value in list(vars(layer).items()):
-        if name.startswith("_"):  # Keras' own lists of the same layers
+def children(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """The layers in a layer's attributes, by attribute; those in a list or dict by "attribute.number" or ".key"."""
+    attributes = dict(vars(layer))
+    if isinstance(layer, keras.Sequential):
+        attributes = dict(enumerate(layer.layers))
+    for name, value in attributes.items():
+        if str(name).startswith("_"):  # Keras' own lists of the same layers
             continue
+        items = {str(name): value}
         if isinstance(value, list | tuple):
-            named = [(f"{name}_{i}", item) for i, item in enumerate(value)]
-        else:
-            named = [(name, value)]
-        for child_name, child in named:
-            if isinstance(child, keras.layers.Layer) and not child.built:
-                child.name = child_name
-                child.build()
+            items = {f"{name}.{i}": item for i, item in enumerate(value)}
+        elif isinstance(value, dict):
+            items = {f"{name}.{key}": item for key, item in value.items()}
+        yield from ((path, item) for path, item in items.items() if isinstance(item, keras.layers.Layer))
+
+
+def build_children(layer: keras.layers.Layer) -> None:
+    """Build every layer held in an attribute, under the attribute's name: variable paths then are canonical names.
+
+    Layers of other kinds, which a subclass may have, do not know their sizes before they are called.
+    """
+    for name, child in children(layer):
+        if isinstance(child, Layer | Linear | PatchConv | Embedding | LayerNorm) and not child.built:
+            child.name = name.replace(".", "_")
+            child.build()
+
+
+def forget_layers(owner: keras.layers.Layer, old: Any) -> None:
+    """What an attribute held is about to be replaced: its layers' weights are the owner's no longer.
+
+    Keras never does this by itself. Without its tracker, weights that no call uses stay in `owner.weights`.
+    """
+    tracker = getattr(owner, "_tracker", None)
+    for item in old if isinstance(old, list | tuple) else (old,):
+        if isinstance(item, keras.layers.Layer) and hasattr(tracker, "untrack"):
+            tracker.untrack(item)

@@ -18,8 +18,8 @@ from .layers import at_least_float32
 
 
 def contrastive_loss(
-    image: tf.Tensor,
-    text: tf.Tensor,
+    images: tf.Tensor,
+    texts: tf.Tensor,
     logit_scale: tf.Tensor,
     logit_bias: tf.Tensor | None = None,
     *,
@@ -31,7 +31,7 @@ def contrastive_loss(
     """This replica's share of the loss, a scalar of float32 at least. Called in a replica context.
 
     Args:
-        image, text: unit rows [n, P] of this replica, pair i in row i; n is equal in all replicas.
+        images, texts: unit rows [n, P] of this replica, pair i in row i; n is equal in all replicas.
         logit_scale: the logarithm of the scale, a scalar. logit_bias: a scalar, for "sigmoid".
         kind: "softmax" (the mean of both directions' cross entropies) or "sigmoid" (per pair, divided by N).
         mode: "dense" keeps a matrix [n, N]. "chunked" keeps tiles of `chunk` rows [chunk, N], computed again for the
@@ -39,7 +39,7 @@ def contrastive_loss(
             point-to-point exchange, so each replica's block is broadcast (as a sum with zeros) instead of handed on.
         label_smoothing: dense softmax only; the share of the target that is spread over all N.
     """
-    image, text = at_least_float32(image), at_least_float32(text)
+    image, text = at_least_float32(images), at_least_float32(texts)
     logit_scale = tf.cast(tf.convert_to_tensor(logit_scale), image.dtype)
     if kind == "sigmoid":
         logit_bias = tf.cast(tf.convert_to_tensor(logit_bias), image.dtype)

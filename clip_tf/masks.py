@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from .layers import at_least_float32, sizes
@@ -10,6 +12,18 @@ from .layers import at_least_float32, sizes
 def one_token(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
     return tf.gather(x, rows[:, None], batch_dims=1)
+
+
+def layer_arguments(
+    count: int, x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool, rows: tf.Tensor | None
+) -> list[dict[str, Any]]:
+    """For each of `count` layers on x [B, S, D] its penalty; where only the tokens `rows` are wanted, for the last
+    layer theirs, and which they are."""
+    masked = attention_mask is not None or causal
+    plans: list[dict] = [{"penalty": attention_penalty(x, attention_mask, causal) if masked else None}] * count
+    if rows is not None and plans:
+        plans[-1] = {"penalty": attention_penalty(x, attention_mask, causal, rows) if masked else None, "rows": rows}
+    return plans
 
 
 def attention_penalty(

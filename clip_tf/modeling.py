@@ -6,15 +6,14 @@ names of `clip_core.weights`. Public classes and towers take pixels as [B, C, h,
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import check_pairs, resolve_flags
-from clip_core.interpolate import bicubic_matrix
+from clip_core.inputs import check_pairs
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -23,32 +22,23 @@ from clip_core.outputs import (
     CLIPVisionModelOutput,
 )
 
-from .bridge import TFPreTrainedModel, Tower
-from .inputs import check_chosen, check_image, check_text, unpacked
-from .layers import Embedding, Layer, LayerNorm, Linear, PatchConv, at_least_float32, dtype_of, mlp, sizes
-from .masks import attention_penalty, one_token
-
-
-def quick_gelu(x: tf.Tensor) -> tf.Tensor:
-    """OpenAI's sigmoid approximation of GELU."""
-    return x * tf.sigmoid(1.702 * x)
-
-
-def gelu_tanh(x: tf.Tensor) -> tf.Tensor:
-    """The tanh approximation of GELU, `gelu_new` in configs."""
-    return tf.nn.gelu(x, approximate=True)
-
-
-ACTIVATIONS = {
-    "quick_gelu": quick_gelu,
-    "gelu": tf.nn.gelu,
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "relu": tf.nn.relu,
-    "selu": tf.nn.selu,
-}
-NAMES = {function: name for name, function in ACTIVATIONS.items()}
-
+from .bridge import MainLayer, TFPreTrainedModel, Tower, by_main_layer
+from .inputs import check_chosen, check_image, check_text, switches, unchanged, unpacked
+from .layers import (
+    ACTIVATIONS,
+    Embedding,
+    Layer,
+    LayerNorm,
+    Linear,
+    PatchConv,
+    at_least_float32,
+    dtype_of,
+    resampled_positions,
+    sizes,
+)
+from .masks import layer_arguments, one_token
+from .pooling import pooled_image, pooled_text
+from .shortcuts import mlp, pooled, untouched
 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
@@ -59,9 +49,9 @@ class TFCLIPVisionEmbeddings(Layer):
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.grid = config.image_size // config.patch_size
+        self.num_positions = (config.image_size // config.patch_size) ** 2 + 1
         self.patch_embedding = PatchConv(config.num_channels, config.hidden_size, config.patch_size)
-        self.position_embedding = Embedding(self.grid**2 + 1, config.hidden_size)
+        self.position_embedding = Embedding(self.num_positions, config.hidden_size)
 
     def build(self, input_shape: Any = None) -> None:
         self.class_embedding = self.add_weight((self.config.hidden_size,), "zeros", name="class_embedding")
@@ -70,7 +60,7 @@ class TFCLIPVisionEmbeddings(Layer):
     def call(
         self, pixel_values: tf.Tensor, interpolate_pos_encoding: bool = False, patches: tf.Tensor | None = None
     ) -> tf.Tensor:
-        pixel_values = check_image(self.config, pixel_values, interpolate_pos_encoding)
+        pixel_values = check_image(self, pixel_values, interpolate_pos_encoding)
         x = tf.transpose(tf.cast(pixel_values, self.compute_dtype), (0, 2, 3, 1))  # [B, H, W, C]
         x = self.patch_embedding(x)  # [B, h, w, D]
         height, width = (size // self.config.patch_size for size in pixel_values.shape[2:])
@@ -85,14 +75,10 @@ class TFCLIPVisionEmbeddings(Layer):
         return tf.gather(x, chosen, batch_dims=1)
 
     def positions(self, height: int, width: int) -> tf.Tensor:
-        """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
-        weight = tf.convert_to_tensor(self.position_embedding.embeddings)
-        if (height, width) == (self.grid, self.grid):
-            return weight
-        square = tf.reshape(at_least_float32(weight[1:]), (self.grid, self.grid, -1))  # [g, g, D]
-        rows, columns = bicubic_matrix(self.grid, height), bicubic_matrix(self.grid, width)
-        square = tf.einsum("hg,gkd,wk->hwd", tf.cast(rows, square.dtype), square, tf.cast(columns, square.dtype))
-        return tf.concat([weight[:1], tf.cast(tf.reshape(square, (height * width, -1)), weight.dtype)], axis=0)
+        """A position for each patch, behind the class token's: the learned grid, resampled (bicubic) where needed."""
+        if not untouched(self.position_embedding):
+            return self.position_embedding(tf.range(height * width + 1)[None])
+        return resampled_positions(tf.convert_to_tensor(self.position_embedding.embeddings), height, width)
 
 
 class TFCLIPTextEmbeddings(Layer):
@@ -166,7 +152,7 @@ class TFCLIPMLP(Layer):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        fused = mlp(self.fc1, NAMES.get(self.activation_fn), self.fc2, x)
+        fused = mlp(self.fc1, self.activation_fn, self.fc2, x)
         return self.fc2(self.activation_fn(self.fc1(x))) if fused is None else fused
 
 
@@ -199,6 +185,7 @@ class TFCLIPEncoder(Layer):
         super().__init__()
         self.config = config
         self.layers = [TFCLIPEncoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        self.tracked = tuple(self.layers)
         self.seeds = keras.random.SeedGenerator()
         self.gradient_checkpointing = False
 
@@ -213,13 +200,10 @@ class TFCLIPEncoder(Layer):
         rows: tf.Tensor | None = None,
     ) -> BaseModelOutput:
         """x [B, S, D]. rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D]."""
-        masked = attention_mask is not None or causal
-        plans: list[dict] = [{"penalty": attention_penalty(x, attention_mask, causal) if masked else None}]
-        plans *= len(self.layers)
-        if rows is not None and plans:
-            last = attention_penalty(x, attention_mask, causal, rows) if masked else None
-            plans[-1] = {"penalty": last, "rows": rows}
-        elif rows is not None:
+        if tuple(self.layers) != self.tracked:  # Keras does not see what is put into a list
+            self.layers, self.tracked = list(self.layers), tuple(self.layers)
+        plans = layer_arguments(len(self.layers), x, attention_mask, causal, rows)
+        if rows is not None and not plans:
             x = one_token(x, rows)
         hidden_states, attentions = [x], []
         for layer, plan in zip(self.layers, plans, strict=True):
@@ -239,7 +223,6 @@ class TFCLIPEncoder(Layer):
 # -- towers -----------------------------------------------------------------------------------------------------------
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPTextTransformer(Tower):
     """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
     the end token."""
@@ -263,29 +246,14 @@ class TFCLIPTextTransformer(Tower):
         return_dict: bool | None = None,
         training: bool = False,
     ) -> Any:
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        check_text(self.config, input_ids, attention_mask, position_ids)
-        input_ids = tf.reshape(tf.cast(input_ids, tf.int32), (-1, sizes(input_ids)[-1]))
+        collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
+        input_ids = check_text(self.embeddings, input_ids, attention_mask, position_ids)
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        encoded = self.encoder(x, attention_mask, True, flags.attentions, flags.hidden_states, training=training)
+        encoded = self.encoder(x, attention_mask, causal=True, **collect, training=training)
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
-        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), flags.return_dict)
+        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), as_dict)
 
-    def pooled(
-        self,
-        input_ids: tf.Tensor,
-        attention_mask: tf.Tensor | None = None,
-        position_ids: tf.Tensor | None = None,
-        training: bool = False,
-    ) -> tf.Tensor:
-        """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
-        if isinstance(input_ids, keras.KerasTensor):  # a Functional model is made of calls
-            return self(input_ids, attention_mask, position_ids, False, False, True, training=training).pooler_output
-        check_text(self.config, input_ids, attention_mask, position_ids)
-        input_ids = tf.reshape(tf.cast(input_ids, tf.int32), (-1, sizes(input_ids)[-1]))
-        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        encoded = self.encoder(x, attention_mask, True, training=training, rows=self.end_of_text(input_ids))
-        return self.final_layer_norm(encoded.last_hidden_state[:, 0])
+    pooled = pooled_text
 
     def pool(self, x: tf.Tensor, input_ids: tf.Tensor) -> tf.Tensor:
         """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
@@ -300,7 +268,6 @@ class TFCLIPTextTransformer(Tower):
         return tf.argmax(ends, axis=-1, output_type=tf.int32)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPVisionTransformer(Tower):
     """The vision tower: pixels [B, C, h, w] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
     after a norm of its own."""
@@ -321,33 +288,18 @@ class TFCLIPVisionTransformer(Tower):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        interpolate_pos_encoding: bool = False,
         training: bool = False,
+        interpolate_pos_encoding: bool = False,
     ) -> Any:
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))  # [B, N, D]
-        encoded = self.encoder(x, None, False, flags.attentions, flags.hidden_states, training=training)
+        collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
+        x = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        x = self.pre_layrnorm(x)  # [B, N, D]
+        encoded = self.encoder(x, **collect, training=training)
         last_hidden_state = encoded.last_hidden_state
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
-        return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
+        return tower_output(encoded, last_hidden_state, pooled, as_dict)
 
-    def pooled(
-        self,
-        pixel_values: tf.Tensor,
-        interpolate_pos_encoding: bool = False,
-        patches: tf.Tensor | None = None,
-        training: bool = False,
-    ) -> tf.Tensor:
-        """`pooler_output` [B, D] alone: the last layer is computed for the class token only.
-
-        patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
-        """
-        if isinstance(pixel_values, keras.KerasTensor):  # a Functional model is made of calls
-            return self(pixel_values, False, False, True, interpolate_pos_encoding, training=training).pooler_output
-        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, patches))  # [B, N, D]
-        first = tf.zeros(tf.shape(x)[:1], tf.int32)
-        encoded = self.encoder(x, training=training, rows=first)
-        return self.post_layernorm(encoded.last_hidden_state[:, 0])
+    pooled = pooled_image
 
 
 def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool) -> Any:
@@ -355,101 +307,90 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled:
     return out if return_dict else out.to_tuple()
 
 
-# -- public classes ---------------------------------------------------------------------------------------------------
+# -- main layers, each the layer "clip" of a public class --------------------------------------------------------------
 
 
-class TFCLIPPreTrainedModel(TFPreTrainedModel):
-    """Base of the public classes: loading, saving, training, and what v4.37's Keras models offer beside `call`."""
-
-    config_class = CLIPConfig
-    base_model_prefix = "clip"
-
-
-@keras.saving.register_keras_serializable("clip_tf")
-class TFCLIPTextModel(TFCLIPPreTrainedModel):
-    """The text tower.
-
-    Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm, pooler_output [B, D] at the
-    end-of-text token.
-    """
+class TFCLIPTextMainLayer(MainLayer):
+    """The text tower, as the layer "clip" of the text models."""
 
     config_class = CLIPTextConfig
-    weight_scope = "text"
-    main_input_name = "input_ids"
 
-    def __init__(self, config: CLIPTextConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
+    def __init__(self, config: CLIPTextConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
         with dtype_of(self):
-            self.text_model = TFCLIPTextTransformer(self.config)
-        self.post_init()
+            self.text_model = TFCLIPTextTransformer(config)
 
-    def call(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        training: bool = False,
-    ) -> Any:
-        """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
-        flags = output_attentions, output_hidden_states, return_dict
-        return self.text_model(input_ids, attention_mask, position_ids, *flags, training=training)
+    @wraps(TFCLIPTextTransformer.call)
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self.text_model(*args, **kwargs)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
-class TFCLIPVisionModel(TFCLIPPreTrainedModel):
-    """The vision tower.
-
-    Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised, pooler_output [B, D] the normalised
-    class token.
-    """
+class TFCLIPVisionMainLayer(MainLayer):
+    """The vision tower, as the layer "clip" of the vision models."""
 
     config_class = CLIPVisionConfig
-    weight_scope = "vision"
-    main_input_name = "pixel_values"
 
-    def __init__(self, config: CLIPVisionConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
+    def __init__(self, config: CLIPVisionConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
         with dtype_of(self):
-            self.vision_model = TFCLIPVisionTransformer(self.config)
-        self.post_init()
+            self.vision_model = TFCLIPVisionTransformer(config)
 
-    def call(
-        self,
-        pixel_values: Any = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        training: bool = False,
-        interpolate_pos_encoding: bool = False,
-    ) -> Any:
-        """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
-        flags = output_attentions, output_hidden_states, return_dict
-        return self.vision_model(pixel_values, *flags, interpolate_pos_encoding, training=training)
+    @wraps(TFCLIPVisionTransformer.call)
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self.vision_model(*args, **kwargs)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
-class TFCLIPModel(TFCLIPPreTrainedModel):
-    """Both towers and the shared space."""
+class TFCLIPTextProjectionMainLayer(TFCLIPTextMainLayer):
+    """The text tower and its projection."""
+
+    def __init__(self, config: CLIPTextConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        with dtype_of(self):
+            self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    @wraps(TFCLIPTextTransformer.call)
+    def call(self, *args: Any, return_dict: bool | None = None, **kwargs: Any) -> Any:
+        text = self.text_model(*args, return_dict=True, **kwargs)
+        text_embeds = self.text_projection(text.pooler_output)
+        out = CLIPTextModelOutput(text_embeds, text.last_hidden_state, text.hidden_states, text.attentions)
+        return out if switches(self.config, return_dict=return_dict)[1] else out.to_tuple()
+
+
+class TFCLIPVisionProjectionMainLayer(TFCLIPVisionMainLayer):
+    """The vision tower and its projection."""
+
+    def __init__(self, config: CLIPVisionConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        with dtype_of(self):
+            self.visual_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    @wraps(TFCLIPVisionTransformer.call)
+    def call(self, *args: Any, return_dict: bool | None = None, **kwargs: Any) -> Any:
+        image = self.vision_model(*args, return_dict=True, **kwargs)
+        image_embeds = self.visual_projection(image.pooler_output)
+        out = CLIPVisionModelOutput(image_embeds, image.last_hidden_state, image.hidden_states, image.attentions)
+        return out if switches(self.config, return_dict=return_dict)[1] else out.to_tuple()
+
+
+class TFCLIPMainLayer(MainLayer):
+    """Both towers, their projections and the scale, as the layer "clip" of the full model."""
 
     config_class = CLIPConfig
-    weight_scope = "full"
-    main_input_name = "input_ids"
 
-    def __init__(self, config: CLIPConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
-        text, vision = self.config.text_config, self.config.vision_config
-        self.projection_dim = self.config.projection_dim
+    def __init__(self, config: CLIPConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        text, vision = config.text_config, config.vision_config
+        self.projection_dim = config.projection_dim
         self.text_embed_dim, self.vision_embed_dim = text.hidden_size, vision.hidden_size
         with dtype_of(self):
             self.text_model = TFCLIPTextTransformer(text)
             self.vision_model = TFCLIPVisionTransformer(vision)
             self.visual_projection = Linear(self.vision_embed_dim, self.projection_dim, bias=False)
             self.text_projection = Linear(self.text_embed_dim, self.projection_dim, bias=False)
+
+    def build(self, input_shape: Any = None) -> None:
         self.logit_scale = self.add_weight((), "zeros", name="logit_scale", autocast=False)
-        self.post_init()
+        super().build()
 
     @unpacked
     def get_text_features(
@@ -463,7 +404,8 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         training: bool = False,
     ) -> tf.Tensor:
         """Text embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        return self.text_projection(self.text_model.pooled(input_ids, attention_mask, position_ids, training))
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        return self.text_projection(pooled(self.text_model, training, **inputs))
 
     @unpacked
     def get_image_features(
@@ -476,8 +418,8 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> tf.Tensor:
         """Image embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        pooled = self.vision_model.pooled(pixel_values, interpolate_pos_encoding, training=training)
-        return self.visual_projection(pooled)
+        more = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}
+        return self.visual_projection(pooled(self.vision_model, training, pixel_values=pixel_values, **more))
 
     def call(
         self,
@@ -493,18 +435,19 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> Any:
         """Texts [B_t, S] and pixels [B_i, C, h, w] -> CLIPOutput; `return_loss` needs B_t = B_i pairs."""
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        asked = flags.attentions, flags.hidden_states, True
-        image = self.vision_model(pixel_values, *asked, interpolate_pos_encoding, training=training)
-        text = self.text_model(input_ids, attention_mask, position_ids, *asked, training=training)
+        collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
+        collect |= {"return_dict": True, "training": training}
+        more = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}  # a wrapper may not know it
+        image = self.vision_model(pixel_values, **collect, **more)
+        text = self.text_model(input_ids, attention_mask=attention_mask, position_ids=position_ids, **collect)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
         if return_loss and None not in (text_embeds.shape[0], image_embeds.shape[0]):
-            check_pairs(text_embeds.shape[0], image_embeds.shape[0])
+            unchanged(check_pairs)(text_embeds.shape[0], image_embeds.shape[0])
         scale = tf.cast(tf.exp(self.logit_scale), text_embeds.dtype)
         logits_per_text = tf.matmul(text_embeds, image_embeds, transpose_b=True) * scale  # [B_t, B_i]
         out = CLIPOutput(
-            loss=clip_loss(logits_per_text) if return_loss else None,
+            loss=clip_loss(logits_per_text)[None] if return_loss else None,  # [1] in v4.37's TF
             logits_per_image=tf.transpose(logits_per_text),
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
@@ -512,77 +455,82 @@ class TFCLIPModel(TFCLIPPreTrainedModel):
             text_model_output=text,
             vision_model_output=image,
         )
-        return out if flags.return_dict else out.to_tuple()
+        return out if as_dict else out.to_tuple()
+
+
+# -- public classes ---------------------------------------------------------------------------------------------------
+
+
+class TFCLIPPreTrainedModel(TFPreTrainedModel):
+    """Base of the public classes: loading, saving, training, and what v4.37's Keras models offer beside `call`."""
+
+    config_class = CLIPConfig
+    base_model_prefix = "clip"
+
+
+class TFCLIPTextModel(TFCLIPPreTrainedModel):
+    """The text tower.
+
+    Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm, pooler_output [B, D] at the
+    end-of-text token.
+    """
+
+    config_class = CLIPTextConfig
+    weight_scope = "text"
+    main_layer_class = TFCLIPTextMainLayer
+
+    call = by_main_layer(TFCLIPTextMainLayer.call)
+
+
+class TFCLIPVisionModel(TFCLIPPreTrainedModel):
+    """The vision tower.
+
+    Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised, pooler_output [B, D] the normalised
+    class token.
+    """
+
+    config_class = CLIPVisionConfig
+    weight_scope = "vision"
+    main_input_name = "pixel_values"
+    main_layer_class = TFCLIPVisionMainLayer
+
+    call = by_main_layer(TFCLIPVisionMainLayer.call)
+
+
+class TFCLIPModel(TFCLIPPreTrainedModel):
+    """Both towers and the shared space."""
+
+    config_class = CLIPConfig
+    weight_scope = "full"
+    main_layer_class = TFCLIPMainLayer
+
+    get_text_features = by_main_layer(TFCLIPMainLayer.get_text_features)
+    get_image_features = by_main_layer(TFCLIPMainLayer.get_image_features)
+    call = by_main_layer(TFCLIPMainLayer.call)
 
     def own_loss(self, y_pred: Any) -> tf.Tensor:
         return clip_loss(y_pred["logits_per_text"])
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPTextModelWithProjection(TFCLIPPreTrainedModel):
     """The text tower and its projection. Returns CLIPTextModelOutput with text_embeds [B, P], not normalised."""
 
     config_class = CLIPTextConfig
     weight_scope = "text_projection"
-    main_input_name = "input_ids"
+    main_layer_class = TFCLIPTextProjectionMainLayer
 
-    def __init__(self, config: CLIPTextConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
-        with dtype_of(self):
-            self.text_model = TFCLIPTextTransformer(self.config)
-            self.text_projection = Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
-        self.post_init()
-
-    def call(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        training: bool = False,
-    ) -> Any:
-        """input_ids, attention_mask (1 keeps, 0 hides), position_ids: [B, S] integers."""
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        asked = flags.attentions, flags.hidden_states, True
-        text = self.text_model(input_ids, attention_mask, position_ids, *asked, training=training)
-        text_embeds = self.text_projection(text.pooler_output)
-        out = CLIPTextModelOutput(text_embeds, text.last_hidden_state, text.hidden_states, text.attentions)
-        return out if flags.return_dict else out.to_tuple()
+    call = by_main_layer(TFCLIPTextProjectionMainLayer.call)
 
 
-@keras.saving.register_keras_serializable("clip_tf")
 class TFCLIPVisionModelWithProjection(TFCLIPPreTrainedModel):
     """The vision tower and its projection. Returns CLIPVisionModelOutput with image_embeds [B, P], not normalised."""
 
     config_class = CLIPVisionConfig
     weight_scope = "vision_projection"
     main_input_name = "pixel_values"
+    main_layer_class = TFCLIPVisionProjectionMainLayer
 
-    def __init__(self, config: CLIPVisionConfig, *inputs: Any, **kwargs: Any) -> None:
-        super().__init__(config, *inputs, **kwargs)
-        with dtype_of(self):
-            self.vision_model = TFCLIPVisionTransformer(self.config)
-            self.visual_projection = Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
-        self.post_init()
-
-    def call(
-        self,
-        pixel_values: Any = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        training: bool = False,
-        interpolate_pos_encoding: bool = False,
-    ) -> Any:
-        """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
-        flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        asked = flags.attentions, flags.hidden_states, True
-        image = self.vision_model(pixel_values, *asked, interpolate_pos_encoding, training=training)
-        image_embeds = self.visual_projection(image.pooler_output)
-        out = CLIPVisionModelOutput(image_embeds, image.last_hidden_state, image.hidden_states, image.attentions)
-        return out if flags.return_dict else out.to_tuple()
+    call = by_main_layer(TFCLIPVisionProjectionMainLayer.call)
 
 
 def normalize(x: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.nn import Module
 
 from clip_core.errors import MissingDependencyError
+from clip_core.outputs import ModelOutput
 
 from . import modeling
 from .bridge import PreTrainedModel
@@ -33,7 +34,8 @@ def as_transformers(model: PreTrainedModel) -> Any:
 
     The result is an instance of both classes, ours and transformers' of the same name. It shares the given model's
     modules, weights and config: training, moving or loading one does so to both. What it computes, saves and is
-    called is ours; from transformers it only has the methods that ours lacks.
+    called is ours, what a call returns is transformers' class of outputs; beside that, it only has the methods that
+    ours lacks. transformers' pipelines, VisionTextDualEncoderModel and classes of others that hold a CLIP take it.
     Pickles and copies of it need both packages; what `save_pretrained` writes needs either.
 
     Args:
@@ -78,6 +80,10 @@ class _Adapted:
         loaded = cls._ours.from_pretrained(*args, **kwargs)
         return (as_transformers(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else as_transformers(loaded)
 
+    def tie_embeddings_and_encoder_decoder(self) -> None:
+        # What transformers' class around this one calls for every model in it; theirs asks for a config of theirs.
+        self.tie_weights()
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return as_transformers, (self._plain,)
 
@@ -91,6 +97,24 @@ def _adapted_class(ours: type[PreTrainedModel]) -> type:
         raise MissingDependencyError("as_transformers needs transformers: pip install transformers") from error
     name = next(name for name, cls in CLASSES.items() if issubclass(ours, cls))
     theirs = getattr(transformers, name)
+
+    @functools.wraps(ours.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _as_theirs(ours.forward(self, *args, **kwargs))
+
     body = {"__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
+    body["forward"] = forward
     # Beside them `config_class` is ours; `__init_subclass__` of transformers looks for it in the class itself.
     return type(name, (_Adapted, ours, theirs), {**body, "config_class": ours.config_class})
+
+
+def _as_theirs(value: Any) -> Any:
+    """An output as transformers' class of the same name, which their programs look for; other values as they are."""
+    if not isinstance(value, ModelOutput):
+        return value
+    from transformers import modeling_outputs
+    from transformers.models.clip import modeling_clip
+
+    name = type(value).__name__
+    cls = getattr(modeling_outputs, name, None) or getattr(modeling_clip, name, None)
+    return value if cls is None else cls(**{field: _as_theirs(item) for field, item in value.items()})

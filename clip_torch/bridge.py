@@ -88,7 +88,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
     _keys_to_ignore_on_save: list[str] | None = None
     _tied_weights_keys: list[str] | None = None
     _keep_in_fp32_modules: list[str] | None = None
-    _supports_sdpa = True
+    _supports_sdpa = False  # what v4.37 says of CLIP: its own dispatch is meant, ours computes by either
     _supports_flash_attn_2 = False
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:

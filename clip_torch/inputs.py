@@ -6,11 +6,13 @@ table's place takes what it takes.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from clip_core.errors import InputError
 from clip_core.inputs import (
     check_id_range,
     check_ids,
@@ -79,6 +81,8 @@ def check_image(embeddings: Any, pixel_values: Tensor | None, interpolate: bool)
     own = embeddings.num_positions == places
     if own or interpolate or pixel_values is None or pixel_values.dim() != 4:
         check_pixels(embeddings.config, None if pixel_values is None else pixel_values.shape, interpolate)
+    elif (found := math.prod(size // embeddings.patch_size for size in pixel_values.shape[2:])) != places - 1:
+        raise InputError(f"pixel_values: wanted as many patches as there are positions, {places - 1}, found {found}")
 
 
 def check_chosen(patches: Tensor, batch: int, count: int) -> None:

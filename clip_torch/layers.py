@@ -65,14 +65,15 @@ def way(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> str:
     if not may_skip(layer, x=x):
         return "call"
     weight = layer.weight
-    plain = type(weight) in (nn.Parameter, Tensor) and weight.dtype == x.dtype and weight.device == x.device
+    plain = type(weight) in (nn.Parameter, Tensor) and weight.device == x.device
     if not plain or x.dim() < 2 or x.numel() == 0 or not torch.backends.mkldnn.enabled:
         return "call"
     if torch.is_autocast_enabled("cpu") or torch._C._functorch.is_functorch_wrapped_tensor(weight):
         return "call"
-    if not computes(x.dtype):
+    if x.dtype in (weight.dtype, torch.float32) and not computes(weight.dtype):
         return "float32"
-    return "onednn" if X86 and x.dtype in (torch.float32, torch.bfloat16) and _chosen() else "call"
+    fits = X86 and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
+    return "onednn" if fits and _chosen() else "call"
 
 
 def _chosen() -> bool:
@@ -84,7 +85,7 @@ def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     first = tensors[0]
     if type(first) is not Tensor or first.device.type != "cpu" or torch.compiler.is_compiling():
         return tensors
-    if computes(first.dtype):
+    if computes(first.dtype) or torch.is_autocast_enabled("cpu"):  # autocast would take it back
         return tensors
     return tuple(None if tensor is None else tensor.float() for tensor in tensors)
 
@@ -92,10 +93,12 @@ def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 # -- layers -----------------------------------------------------------------------------------------------------------
 
 
-def linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """What `layer(x)` gives: [..., in] -> [..., out]."""
+def linear(layer: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """What `layer(x)` gives: [..., in] -> [..., out]. dtype: of what x was before it was made `computable`."""
     how = way(layer, x)
-    return layer(x) if how == "call" else _product(how, x, layer.weight, layer.bias)
+    if how == "call":
+        return layer(x if dtype is None else x.to(dtype))
+    return _product(how, x, layer.weight, layer.bias)
 
 
 def patch_tokens(layer: nn.Module, pixels: Tensor) -> Tensor:

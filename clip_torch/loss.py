@@ -97,20 +97,18 @@ def dense_sigmoid(x: Tensor, y: Tensor, t: Tensor, b: Tensor | None, plan: Plan)
     return -F.logsigmoid((2 * match - 1) * logits).sum() / (len(x) * plan.world)
 
 
-def anchor_loss(
-    embeddings: Tensor, anchors: Tensor, sample: Tensor, scale: float, label_smoothing: float = 0.0
-) -> Tensor:
-    """Cross-entropy of each embedding's own sample among the anchors of all samples, the mean over all processes.
+def anchor_loss(rows: Tensor, anchors: Tensor, sample: Tensor, scale: float, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each row's own sample among the anchors of all samples, the mean over all processes.
 
     Args:
-        embeddings: unit rows [n, P]; anchors: unit rows [samples, P]; sample: the row of each embedding's own, [n].
+        rows: unit rows [n, P]; anchors: unit rows [samples, P]; sample: the anchor of each row's own, [n].
 
     Returns as `contrastive_loss` does.
     """
     group, _, world = members()
-    wide = torch.promote_types(embeddings.dtype, torch.float32)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        logits = embeddings.to(wide) @ (scale * anchors.to(wide)).T  # [n, samples]
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    with torch.autocast(rows.device.type, enabled=False):
+        logits = rows.to(wide) @ (scale * anchors.to(wide)).T  # [n, samples]
         share = F.cross_entropy(logits, sample, reduction="sum", label_smoothing=label_smoothing)
     return whole(share / (len(sample) * world), group)
 

@@ -11,26 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ATTENTIONS = ("sdpa", "eager")
+from clip_core.absent import ABSENT, absent_attribute
 
-# Names of v4.37's class that have no meaning for CLIP or here, and what to use instead.
-_NO_TEXT = "CLIP scores texts and pictures, it generates none"
-_MEMORY = "use torch.profiler or torch.cuda.memory_stats"
-ABSENT = {
-    **dict.fromkeys(
-        (
-            "generate", "greedy_search", "sample", "beam_search", "beam_sample", "group_beam_search",
-            "constrained_beam_search", "contrastive_search", "assisted_decoding", "compute_transition_scores",
-            "prepare_inputs_for_generation",
-        ),
-        _NO_TEXT,
-    ),
-    "add_memory_hooks": _MEMORY,
-    "reset_memory_hooks_state": _MEMORY,
-    "to_bettertransformer": "attention is fused already (attn_implementation=\"sdpa\")",
-    "reverse_bettertransformer": "nothing has been transformed: save_pretrained writes the published layout",
-    "register_for_auto_class": "share the file of your class; no Auto class finds it here",
-}  # fmt: skip
+ATTENTIONS = ("sdpa", "eager")
 
 
 class Methods:
@@ -47,8 +30,8 @@ class Methods:
         try:
             return super().__getattr__(name)  # type: ignore[misc]
         except AttributeError as error:
-            if name in ABSENT:
-                raise AttributeError(f"{type(self).__name__} has no {name}: {ABSENT[name]}") from None
+            if name in ABSENT["torch_model"]:
+                raise absent_attribute(self, name, "torch_model") from None
             raise error
 
     # -- what it is ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ called as there, with additive masks [B, 1, S, S], because programs put their ow
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.init import deviation
 from clip_core.inputs import check_pairs, resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
@@ -28,17 +26,18 @@ from clip_core.outputs import (
 
 from .activations import activation, name_of
 from .bridge import PreTrainedModel
+from .initial import draw
 from .inputs import check_chosen, check_image, check_text, check_tokens, check_visible
 from .layers import attend, computable, linear, mlp, patch_tokens
 from .masks import beyond_sdpa, both, causal_mask, in_dtype, of_rows, one_token, padding_mask
-from .positions import WithPositions
-from .shortcuts import below, known, may_skip
+from .positions import WithGrid, WithPositions
+from .shortcuts import known, may_pool
 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
 
 @known
-class CLIPVisionEmbeddings(WithPositions):
+class CLIPVisionEmbeddings(WithGrid):
     """Pixels -> patch tokens behind a class token, with positions."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
@@ -68,20 +67,6 @@ class CLIPVisionEmbeddings(WithPositions):
         check_chosen(patches, x.shape[0], x.shape[1] - 1)
         chosen = F.pad(patches.long() + 1, (1, 0))  # [B, K + 1], the class token first
         return x.take_along_dim(chosen[..., None], dim=1)
-
-    def grid_positions(self) -> Tensor:
-        """The learned positions [N, D], by a call: someone may have hooks there, or keep the weight elsewhere."""
-        return self.position_embedding(self.position_ids)[0]
-
-    def positions(self, height: int, width: int) -> Tensor:
-        """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
-        weight = self.grid_positions()
-        grid = math.isqrt(weight.shape[0] - 1)
-        if (height, width) == (grid, grid):
-            return weight
-        square = weight[1:].T.reshape(1, -1, grid, grid)  # [1, D, g, g]
-        square = F.interpolate(square, size=(height, width), mode="bicubic", align_corners=False)
-        return torch.cat([weight[:1], square.flatten(2)[0].T])
 
 
 @known
@@ -137,9 +122,9 @@ class CLIPAttention(nn.Module):
 
         rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by masks [B, 1, 1, S].
         """
-        asking = hidden_states if rows is None else one_token(hidden_states, rows)
-        q = self.heads(linear(self.q_proj, asking))  # [B, H, S, d]
-        k, v = self.heads(linear(self.k_proj, hidden_states)), self.heads(linear(self.v_proj, hidden_states))
+        (x,), dtype = computable(hidden_states), hidden_states.dtype
+        q = self.heads(linear(self.q_proj, x if rows is None else one_token(x, rows), dtype))  # [B, H, S, d]
+        k, v = (self.heads(linear(part, x, dtype)) for part in (self.k_proj, self.v_proj))
         q, k, v = computable(q, k, v)
         bias, dropout = both(attention_mask, causal_attention_mask), self.dropout if self.training else 0.0
         # SDPA gives no attention weights.
@@ -150,8 +135,8 @@ class CLIPAttention(nn.Module):
             context = F.dropout(weights, p=dropout) @ v
         else:
             weights, context = None, attend(q, k, v, in_dtype(bias, q.dtype), dropout, self.scale)
-        context = context.transpose(1, 2).flatten(2).to(hidden_states.dtype)
-        return linear(self.out_proj, context), weights if output_attentions else None
+        attended = linear(self.out_proj, context.transpose(1, 2).flatten(2), dtype)
+        return attended.to(dtype), weights.to(dtype) if output_attentions else None
 
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
@@ -379,17 +364,6 @@ def tower_output(encoded: Any, last_hidden_state: Tensor, pooled: Tensor, return
     return out if return_dict else out.to_tuple()
 
 
-def may_pool(tower: nn.Module) -> bool:
-    """Whether `pooled` may take the place of calling a tower: what it leaves out (the tower's own call, its encoder's,
-    the last layer, the norm behind it) is as this package made it."""
-    if not may_skip(tower):
-        return False
-    encoder, norm = tower.encoder, getattr(tower, "final_layer_norm", None) or tower.post_layernorm
-    if not may_skip(encoder, encoder.layers, norm):
-        return False
-    return may_skip(*(part for layer in encoder.layers[-1:] for part in below(layer)))
-
-
 # -- public classes ---------------------------------------------------------------------------------------------------
 
 
@@ -404,23 +378,8 @@ class CLIPPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Draw a module's own weights by v4.37's rule (`clip_core.init`); called for every module, children first.
         Subclasses extend it for parts of their own, whose linear biases and norms it sets as CLIP's."""
-        if isinstance(module, nn.LayerNorm):
-            module.reset_parameters()
-        elif isinstance(module, nn.Linear) and module.bias is not None:
-            module.bias.data.zero_()
-        elif isinstance(module, CLIPTextEmbeddings | CLIPVisionEmbeddings | CLIPAttention | CLIPMLP):
-            tower = "vision" if isinstance(module, CLIPVisionEmbeddings) else "text"
-            for name, weight in module.named_parameters():
-                if not name.endswith("bias"):
-                    weight.data.normal_(
-                        std=self.config.initializer_factor * deviation(f".{name}", tower, module.config)
-                    )
-        elif isinstance(module, CLIPModel | CLIPTextModelWithProjection | CLIPVisionModelWithProjection):
-            for name in ("text_projection", "visual_projection"):
-                if isinstance(layer := getattr(module, name, None), nn.Linear):
-                    layer.weight.data.normal_(std=self.config.initializer_factor * layer.in_features**-0.5)
-            if isinstance(module, CLIPModel):
-                module.logit_scale.data.fill_(module.config.logit_scale_init_value)
+        drawn = CLIPTextEmbeddings | CLIPVisionEmbeddings | CLIPAttention | CLIPMLP
+        draw(module, self.config.initializer_factor, isinstance(module, drawn))
 
 
 class CLIPTextModel(CLIPPreTrainedModel):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 class WithPositions(nn.Module):
@@ -34,6 +36,24 @@ class WithPositions(nn.Module):
         elif after.shape == before.shape:
             after.copy_(before)  # `to_empty` makes room without the numbers
         return out
+
+
+class WithGrid(WithPositions):
+    """A vision tower's: a grid of positions behind that of the class token."""
+
+    def grid_positions(self) -> Tensor:
+        """The learned positions [N, D], by a call: someone may have hooks there, or keep the weight elsewhere."""
+        return self.position_embedding(self.position_ids)[0]
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """The learned grid of positions, resampled (bicubic) to another grid; the class position is kept."""
+        weight = self.grid_positions()
+        grid = math.isqrt(weight.shape[0] - 1)
+        if (height, width) == (grid, grid):
+            return weight
+        square = weight[1:].T.reshape(1, -1, grid, grid)  # [1, D, g, g]
+        square = F.interpolate(square, size=(height, width), mode="bicubic", align_corners=False)
+        return torch.cat([weight[:1], square.flatten(2)[0].T])
 
 
 def _fill(module: nn.Module, incompatible: Any) -> None:

@@ -46,6 +46,17 @@ def below(module: nn.Module) -> Iterator[nn.Module]:
         waiting.extend(child for child in part._modules.values() if child is not None)
 
 
+def may_pool(tower: nn.Module) -> bool:
+    """Whether `pooled` may take the place of calling a tower: what it leaves out (the tower's own call, its encoder's,
+    the last layer, the norm behind it) is as this package made it."""
+    if not may_skip(tower):
+        return False
+    encoder, norm = tower.encoder, getattr(tower, "final_layer_norm", None) or tower.post_layernorm
+    if not may_skip(encoder, encoder.layers, norm):
+        return False
+    return may_skip(*(part for layer in encoder.layers[-1:] for part in below(layer)))
+
+
 def watched(x: Tensor) -> bool:
     """Whether anything but the numbers is wanted of a computation with x: tracing, compiling, functional transforms,
     forward-mode derivatives, modes that see every operator (FLOP counters), hooks on all modules."""

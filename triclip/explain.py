@@ -13,8 +13,7 @@ B 1, L layers, H heads, N patches + 1, S tokens, h and w patches high and wide.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,21 +23,6 @@ from .pipeline import Clip
 
 METHODS = ("relevance", "rollout")
 _SHOWN_PIXELS = 224  # a smaller model's picture is shown at least so large
-
-
-class PairAttentions(NamedTuple):
-    """What a backend's `explain.pair_attentions` gives for one picture and one text, as float32 arrays.
-
-    vision [L, H, N, N], text [L, H, S, S]: attention weights, a row for each token that looks.
-    vision_gradients, text_gradients: of the logit, by those weights; None when not asked for.
-    logit: cosine * exp(logit_scale).
-    """
-
-    vision: np.ndarray
-    text: np.ndarray
-    vision_gradients: np.ndarray | None
-    text_gradients: np.ndarray | None
-    logit: float
 
 
 @dataclass(frozen=True)
@@ -85,11 +69,9 @@ def explain(clip: Clip, image: Any, text: str, method: str = "relevance", first_
     pixels, picture = _pixels(clip, image)
     ids, words, word_of_token = _tokens(clip, text)
     gradients = method == "relevance"
-    found = import_module(f"triclip.backends.{clip.backend}_explain").pair_attentions(
-        clip.model, pixels, ids, gradients
-    )
+    found = clip.runner.pair_attentions(clip.model, pixels, ids, gradients)
     vision, words_flow = (
-        relevance(weights[first_layer:], slopes[first_layer:]) if gradients else rollout(weights[first_layer:])
+        rollout(weights[first_layer:]) if slopes is None else relevance(weights[first_layer:], slopes[first_layer:])
         for weights, slopes in ((found.vision, found.vision_gradients), (found.text, found.text_gradients))
     )
     patch = clip.config.vision_config.patch_size
@@ -140,9 +122,11 @@ def _checked(given: Any, name: str) -> np.ndarray:
 
 def _pixels(clip: Clip, image: Any) -> tuple[np.ndarray, np.ndarray]:
     """What the model takes, float32 [1, C, H, W], and the same part of the picture for people, uint8."""
-    from clip_core.image.input import load_image
+    from clip_core.image.input import flatten, load_image
 
     processor, picture = clip.processor.image_processor, load_image(image)
+    if not isinstance(picture, np.ndarray):
+        picture = flatten(picture, clip.background)
     pixels = processor([picture], return_tensors="np")["pixel_values"]
     factor = -(-_SHOWN_PIXELS // min(pixels.shape[2:]))
     larger = {

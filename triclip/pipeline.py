@@ -6,25 +6,21 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from clip_core.errors import ImageError, InputError, MissingDependencyError
+from clip_core.errors import ImageError, InputError
 from clip_core.hub import DEFAULT_MODEL, HUB_ARGUMENTS
-from clip_core.image.input import load_image
+from clip_core.image.input import flatten, load_image, picture_suffixes
 from clip_core.machine import usable_cpus
 
-from .prefixes import shared_prefixes, until_end
+from .backends import Backend, open_backend
+from .prefixes import until_end
 from .progress import Progress
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
-
-BACKENDS = {"torch": "clip_torch", "tf": "clip_tf", "flax": "clip_flax"}
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".ico")
-)
 
 
 class ImageEmbeddings(NamedTuple):
@@ -52,13 +48,15 @@ class Clip:
         model: a full CLIP model of one of the backends.
         processor: a CLIPProcessor.
         backend: "torch", "tf" or "flax", the one the model belongs to.
+        background: the colour behind transparent pictures, as `clip_core.image.input.flatten` takes it (default
+            "white"); None leaves them to the processor, which drops the transparency as transformers does.
 
     Most people call `Clip.from_pretrained()`.
     """
 
-    def __init__(self, model: Any, processor: Any, backend: str = "torch") -> None:
-        self.model, self.processor, self.backend = model, processor, backend
-        self._bridge = _bridge(backend)
+    def __init__(self, model: Any, processor: Any, backend: str = "torch", background: Any = "white") -> None:
+        open_backend(backend)  # a wrong name or a missing package is said here
+        self.model, self.processor, self.backend, self.background = model, processor, backend, background
         self.config = model.config
         self.templates = tuple(getattr(self.config, "prompt_templates", None) or DEFAULT_TEMPLATES)
 
@@ -69,6 +67,7 @@ class Clip:
         backend: str = "torch",
         dtype: Any = None,
         device: Any = None,
+        background: Any = "white",
         **kwargs: Any,
     ) -> Clip:
         """Load a model with its processor.
@@ -79,18 +78,24 @@ class Clip:
             backend: "torch" (default), "tf" or "flax"; that extra must be installed.
             dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend.
             device: a device of the backend, e.g. "cuda"; default its own default.
+            background: see the class.
             **kwargs: as for `CLIPModel.from_pretrained`: mmap, revision, cache_dir, local_files_only, token, …
 
         Raises FileNotFoundError, CheckpointError, ConfigError as that does; MissingDependencyError without the backend.
         """
-        model = _bridge(backend).load_full_model(name_or_path, dtype=dtype, device=device, **kwargs)
+        model = open_backend(backend).load_full_model(name_or_path, dtype=dtype, device=device, **kwargs)
         where = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        return cls(model, load_processor(name_or_path, model.config, **where), backend)
+        return cls(model, load_processor(name_or_path, model.config, **where), backend, background)
+
+    @property
+    def runner(self) -> Backend:
+        """The backend's functions. Looked up at each use, so that a Clip can be copied and pickled as its model can."""
+        return open_backend(self.backend)
 
     @property
     def logit_scale(self) -> float:
         """What cosines are multiplied with before the softmax: exp of the model's parameter."""
-        return float(np.exp(self._bridge.logit_scale(self.model)))
+        return float(np.exp(self.runner.logit_scale(self.model)))
 
     def encode_text(
         self,
@@ -105,7 +110,7 @@ class Clip:
         `progress`: None shows a bar on a terminal when it takes a while. Raises InputError on an empty list and on
         anything that is no string.
         """
-        texts = _as_texts(texts)
+        texts, batch_size = _as_texts(texts), _as_count("batch_size", batch_size)
         config = self.config.text_config
         limit = config.max_position_embeddings
         ids = self.processor.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
@@ -116,32 +121,20 @@ class Clip:
         with Progress("texts", len(distinct), progress) as bar:
             for start in range(0, len(distinct), batch_size):
                 chunk = distinct[start : start + batch_size]
-                vectors[start : start + batch_size] = self._text_features(chunk)
+                vectors[start : start + batch_size] = self.runner.row_features(self.model, chunk)
                 bar.advance(len(chunk))
         number = {row: i for i, row in enumerate(distinct)}
         out = vectors[[number[row] for row in rows]]
         return unit(out) if normalize else out
-
-    def _text_features(self, rows: list[tuple[int, ...]]) -> np.ndarray:
-        if hasattr(self._bridge, "prefix_features"):
-            return self._bridge.prefix_features(self.model, shared_prefixes(rows))
-        return self._bridge.text_features(self.model, self._padded(rows))
-
-    def _padded(self, rows: list[tuple[int, ...]]) -> np.ndarray:
-        # No mask: the tower is causal and pools at the end token, which never sees the padding behind it.
-        padded = np.full((len(rows), max(map(len, rows))), self.processor.tokenizer.pad_token_id, np.int64)
-        for target, row in zip(padded, rows, strict=True):
-            target[: len(row)] = row
-        return padded
 
     def encode_image(
         self, images: Any, batch_size: int = 32, normalize: bool = True, progress: bool | None = None
     ) -> np.ndarray:
         """Pictures -> float32 [N, P].
 
-        `images`: a path, a folder, a glob pattern, a Pillow image, an array (HWC or CHW), or a list of such; folders
-        and patterns are read in name order. `batch_size`: at most so many at a time, over all cores. Raises ImageError
-        naming the first picture that can't be read; use `embed` to skip such ones.
+        `images`: a path, a folder, a glob pattern, a Pillow image, an array (HWC or CHW), or an iterable of such;
+        folders and patterns are read in name order. `batch_size`: at most so many at a time, over all cores. Raises
+        ImageError naming the first picture that can't be read; use `embed` to skip such ones.
         """
         return self.embed(images, batch_size, normalize, progress, skip_unreadable=False).vectors
 
@@ -154,8 +147,8 @@ class Clip:
         skip_unreadable: bool = True,
     ) -> ImageEmbeddings:
         """As `encode_image`, but reports pictures that can't be read instead of raising."""
-        sources = expand_images(images)
-        cores = self._separate_cores()
+        sources, batch_size = expand_images(images), _as_count("batch_size", batch_size)
+        cores = self.runner.separate_cores(self.model)
         if 1 < cores <= len(sources) // 2 and all(isinstance(source, (str, os.PathLike)) for source in sources):
             parts = self._core_by_core(sources, -(-batch_size // cores), skip_unreadable, cores)
         else:
@@ -171,10 +164,6 @@ class Clip:
             [source for part in found for source in part.sources],
             [entry for part in found for entry in part.skipped],
         )
-
-    def _separate_cores(self) -> int:
-        """How many cores may compute a batch each; 1 where the backend can't keep a batch on one."""
-        return self._bridge.separate_cores(self.model) if hasattr(self._bridge, "separate_cores") else 1
 
     def _decoding_ahead(self, sources: list[Any], batch_size: int, skip: bool) -> Iterator[ImageEmbeddings]:
         """The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock."""
@@ -195,13 +184,13 @@ class Clip:
         rounds = -(-len(sources) // (batch_size * cores))
         size = -(-len(sources) // (rounds * cores))  # so that the cores end together
         batches = [sources[i : i + size] for i in range(0, len(sources), size)]
-        with self._bridge.one_core_workers(cores) as workers:
+        with self.runner.one_core_workers(cores) as workers:
             yield from workers.map(lambda batch: self._features(*self._pixels(batch, skip, map)), batches)
 
     def _features(self, pixels: np.ndarray | None, good: list, bad: list) -> ImageEmbeddings:
         if pixels is None:
             return ImageEmbeddings(np.empty((0, self.config.projection_dim), np.float32), good, bad)
-        return ImageEmbeddings(self._bridge.image_features(self.model, pixels), good, bad)
+        return ImageEmbeddings(self.runner.image_features(self.model, pixels), good, bad)
 
     def _pixels(self, sources: Sequence[Any], skip: bool, each: Callable) -> tuple[np.ndarray | None, list, list]:
         """(pixel values or None, the sources they belong to, (source, reason) of the others). `each`: a kind of map."""
@@ -218,14 +207,19 @@ class Clip:
         values = [picture for picture in pictures if isinstance(picture, _Values)]
         if len(values) == len(pictures) and len({value.pixels.shape for value in values}) == 1:
             return np.stack([value.pixels for value in values]), good, skipped
-        # Arrays are read together, since their channels' order is; results of several shapes make the error here.
-        pictures = [load_image(picture.source) if isinstance(picture, _Values) else picture for picture in pictures]
+        # One call, because the order of arrays' channels is inferred from the first; several shapes are refused there.
+        pictures = [self._opened(picture.source) if isinstance(picture, _Values) else picture for picture in pictures]
         return self.processor.image_processor(pictures, return_tensors="np")["pixel_values"], good, skipped
 
     def encode_pixels(self, pixel_values: np.ndarray, normalize: bool = True) -> np.ndarray:
         """What the image processor made, float32 [B, C, H, W], in one batch -> float32 [B, P]."""
-        out = self._bridge.image_features(self.model, pixel_values)
+        out = self.runner.image_features(self.model, pixel_values)
         return unit(out) if normalize else out
+
+    def _opened(self, source: Any) -> Any:
+        """A picture decoded, over the background; arrays as they are."""
+        picture = load_image(source)
+        return picture if isinstance(picture, np.ndarray) else flatten(picture, self.background)
 
     def _load_or_reason(self, source: Any) -> Any:
         """A file's pixel values, any other picture decoded, or the error that says why not.
@@ -234,9 +228,10 @@ class Clip:
         """
         try:
             if not isinstance(source, (str, os.PathLike)):
-                return load_image(source)
+                return self._opened(source)
             with load_image(source, unread_jpeg=True) as picture:  # type: ignore[union-attr]  # of a path: an image
-                return _Values(source, self.processor.image_processor(picture)["pixel_values"][0])
+                flat = flatten(picture, self.background)
+                return _Values(source, self.processor.image_processor(flat)["pixel_values"][0])
         except (ImageError, OSError) as error:
             return error
 
@@ -245,43 +240,40 @@ class Clip:
         return self._vectors(images, self.encode_image) @ self._vectors(texts, self.encode_text).T
 
     def _vectors(self, given: Any, encode: Any) -> np.ndarray:
+        return unit(given) if self._are_vectors(given) else encode(given)
+
+    def _are_vectors(self, given: Any) -> bool:
         width = self.config.projection_dim
-        is_vectors = isinstance(given, np.ndarray) and given.ndim == 2 and given.shape[1] == width
-        return unit(given) if is_vectors and given.dtype.kind == "f" else encode(given)
+        return isinstance(given, np.ndarray) and given.ndim == 2 and given.shape[1] == width and given.dtype.kind == "f"
 
     def zero_shot_head(self, labels: Iterable[str], templates: str | Iterable[str] | None = None) -> np.ndarray:
         """Unit columns [P, C], one per label; `vectors @ head * logit_scale` are the logits."""
-        return zero_shot_head(
-            self.encode_text, as_labels(labels), as_templates(self.templates if templates is None else templates)
-        )
+        chosen = as_templates(self.templates if templates is None else templates)
+        return zero_shot_head(self.encode_text, as_labels(labels, distinct=False), chosen)
 
     def classify(
-        self, images: Any, labels: Iterable[str], templates: str | Iterable[str] | None = None
+        self,
+        images: Any,
+        labels: Iterable[str],
+        templates: str | Iterable[str] | None = None,
+        skip_unreadable: bool = False,
     ) -> Classification:
         """Which label fits each picture: probabilities [images, labels], and ranked pairs by indexing.
 
-        `templates`: sentences with `{}` for the label; default the model's own (`clip.templates`).
+        Args:
+            images: as for `encode_image`, or vectors [N, P].
+            labels: distinct strings.
+            templates: sentences with `{}` for the label; default the model's own (`clip.templates`).
+            skip_unreadable: leave out pictures that can't be read and name them in `skipped`, instead of raising
+                ImageError. `sources` says which picture each row is of.
         """
         labels = as_labels(labels)
         head = self.zero_shot_head(labels, templates)
-        logits = self._vectors(images, self.encode_image) @ head * self.logit_scale
-        return Classification(tuple(labels), softmax(logits))
-
-
-def pad_rows(array: np.ndarray) -> np.ndarray:
-    """Rows repeated up to the next power of two, so that compiled backends see few batch shapes. Cut the result."""
-    wanted = 1 << max(len(array) - 1, 0).bit_length()
-    return np.pad(array, [(0, wanted - len(array))] + [(0, 0)] * (array.ndim - 1), mode="edge")
-
-
-def pad_columns(input_ids: np.ndarray, limit: int, multiple: int = 8) -> np.ndarray:
-    """Ids [B, S] with the last column repeated up to a multiple, at most to `limit`, for the same reason.
-
-    The last column holds end or padding tokens, which may repeat: the pooled position, the first end token, stays.
-    """
-    length = input_ids.shape[1]
-    wanted = max(min(-(-length // multiple) * multiple, limit), length)
-    return np.pad(input_ids, [(0, 0), (0, wanted - length)], mode="edge")
+        if self._are_vectors(images):
+            return Classification(tuple(labels), softmax(unit(images) @ head * self.logit_scale))
+        found = self.embed(images, skip_unreadable=skip_unreadable)
+        probabilities = softmax(found.vectors @ head * self.logit_scale)
+        return Classification(tuple(labels), probabilities, tuple(found.sources), tuple(found.skipped))
 
 
 def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
@@ -318,7 +310,7 @@ def expand_images(images: Any) -> list[Any]:
     """
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
-    elif not isinstance(images, list | tuple):
+    elif _is_one(images):
         images = [images]
     out: list[Any] = []
     for image in images:
@@ -328,12 +320,22 @@ def expand_images(images: Any) -> list[Any]:
     return out
 
 
+def _is_one(images: Any) -> bool:
+    """Whether something is one picture, and not several: a path, a Pillow image, or a framework's or NumPy's array."""
+    return (
+        isinstance(images, str | os.PathLike | Image.Image)
+        or not isinstance(images, Iterable)
+        or hasattr(images, "__array__")
+    )
+
+
 def _expand(path: str | os.PathLike) -> list[Path]:
     name = os.fspath(path)
     if os.path.isdir(name):
-        found = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        known = picture_suffixes()
+        found = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in known and p.is_file())
         if not found:
-            raise FileNotFoundError(f"{name}: no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})")
+            raise FileNotFoundError(f"{name}: no pictures in this folder ({', '.join(sorted(known))})")
         return found
     if os.path.exists(name):
         return [Path(name)]
@@ -341,6 +343,12 @@ def _expand(path: str | os.PathLike) -> list[Path]:
     if not matches:
         raise FileNotFoundError(f"{name}: no such file, folder or match")
     return [Path(match) for match in matches if os.path.isfile(match)]
+
+
+def _as_count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name}: wanted a whole number from 1, found {value!r}")
+    return int(value)
 
 
 def _as_texts(texts: Any) -> list[str]:
@@ -351,20 +359,3 @@ def _as_texts(texts: Any) -> list[str]:
         if not isinstance(text, str):
             raise InputError(f"texts: wanted strings, found {text!r}")
     return texts
-
-
-def _bridge(backend: str) -> Any:
-    """A backend's functions for the pipeline: load_full_model, text_features, image_features, logit_scale.
-
-    One may also have prefix_features, separate_cores and one_core_workers (see triclip/backends/torch_.py).
-    """
-    if backend not in BACKENDS:
-        raise InputError(f"backend: wanted one of {', '.join(BACKENDS)}, found {backend!r}")
-    try:
-        return import_module(f"triclip.backends.{backend}_")
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("triclip", "clip_core", "clip_torch", "clip_tf", "clip_flax"):
-            raise
-        raise MissingDependencyError(
-            f"backend {backend!r} needs {error.name}, which is not installed: pip install 'triclip[{backend}]'"
-        ) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import numpy as np
 
@@ -23,8 +24,9 @@ def as_templates(templates: str | Iterable[str]) -> list[str]:
     return templates
 
 
-def as_labels(labels: Iterable[str]) -> list[str]:
-    """A list of labels. Raises InputError on none, on a lone string, and on anything that is no string."""
+def as_labels(labels: Iterable[str], distinct: bool = True) -> list[str]:
+    """A list of labels. Raises InputError on none, on a lone string, on anything that is no string, on an empty one,
+    and, unless told otherwise, on one that is there twice."""
     if isinstance(labels, str):
         raise InputError(f"labels: wanted a list of strings, found the string {labels!r}")
     labels = list(labels)
@@ -33,6 +35,11 @@ def as_labels(labels: Iterable[str]) -> list[str]:
     for label in labels:
         if not isinstance(label, str):
             raise InputError(f"labels: wanted strings, found {label!r}")
+        if not label.strip():
+            raise InputError(f"labels: wanted words, found the empty label {label!r}")
+    if distinct and len(set(labels)) < len(labels):
+        twice = next(label for i, label in enumerate(labels) if label in labels[:i])
+        raise InputError(f"labels: wanted distinct labels, found {twice!r} twice: their probabilities would be shared")
     return labels
 
 
@@ -67,17 +74,27 @@ class Classification:
     Attributes:
         labels: C strings.
         probabilities: float32 [pictures, C], each row sums to 1.
+        sources: the picture each row is of; empty where vectors were classified.
+        skipped: (picture, reason) of those that couldn't be read.
 
-    Index or iterate for the ranked (label, probability) pairs of each picture.
+    Index or iterate for the ranked (label, probability) pairs of each picture; a slice is a Classification.
     """
 
     labels: tuple[str, ...]
     probabilities: np.ndarray
+    sources: tuple[Any, ...] = ()
+    skipped: tuple[tuple[Any, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.probabilities)
 
-    def __getitem__(self, index: int) -> list[tuple[str, float]]:
+    @overload
+    def __getitem__(self, index: int) -> list[tuple[str, float]]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Classification: ...
+    def __getitem__(self, index: int | slice) -> list[tuple[str, float]] | Classification:
+        if isinstance(index, slice):
+            return replace(self, probabilities=self.probabilities[index], sources=self.sources[index])
         row = self.probabilities[index]
         return [(self.labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")]
 

@@ -275,12 +275,13 @@ def layers(names: Iterable[str]) -> int:
 
 
 def translate(
-    tensors: Mapping[str, Tensor], dialect: Dialect, heads: Mapping[str, int] | None = None
+    tensors: Mapping[str, Tensor], dialect: Dialect, heads: Mapping[str, int] | None = None, own: bool = False
 ) -> dict[str, Tensor]:
     """Canonical tensors lazily under a dialect's names and in its layout.
 
     Args:
         heads: tower ("text", "vision") -> number of heads; needed by KerasHub's layout alone.
+        own: names that the dialect has no place for stay as they are.
 
     Raises: CheckpointError for names that the dialect has no place for, or half of a fused projection.
     """
@@ -296,6 +297,6 @@ def translate(
             found[rule.foreign] = OPS[rule.op].forward(parts, (heads or {}).get(rule.canonical[0].partition("_")[0], 0))
         except CheckpointError as error:
             raise CheckpointError(f"{rule.canonical[0]}: {error}") from None
-    if rest:
+    if rest and not own:
         raise CheckpointError(f"{dialect.name} has no place for:\n" + "\n".join(f"+ {name}" for name in rest))
-    return found
+    return found | rest

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,25 +190,31 @@ def write_tf(
     model: str,
     sharded: bool,
     advance: Callable[[int], None] | None = None,
+    main: Collection[str] | None = None,
 ) -> None:
     """A file that transformers' TF classes load.
 
     Args:
         tensors: name after `clip/` -> tensor, in the dialect's layout.
+        main: those of the layer "clip"; the others belong to layers that a subclass has beside it. Default all.
         model: the Keras name of the model, "tfclip_model".
         sharded: the layout of shards, which has no model's name.
     """
+    names = {name: f"clip/{name}" if main is None or name in main else name for name in tensors}
+    layers = list(dict.fromkeys(name.partition("/")[0] for name in names.values()))
     with Writer(path) as file:
-        names = [f"clip/{name}" if sharded else f"{model}/clip/{name}" for name in tensors]
-        for name, tensor in zip(names, tensors.values(), strict=True):
-            file.put(name if sharded else f"clip/{name}", tensor)
+        for name, tensor in tensors.items():
+            layer = names[name].partition("/")[0]
+            file.put(names[name] if sharded else f"{layer}/{model}/{names[name]}", tensor)
             if advance:
                 advance(tensor.nbytes)
         if sharded:
-            file.names("/", "layer_names", names)
+            file.names("/", "layer_names", list(names.values()))
             return
-        file.names("/", "layer_names", ["clip"])
-        file.names("clip", "weight_names", names)
+        file.names("/", "layer_names", layers)
+        for layer in layers:
+            own = [f"{model}/{name}" for name in names.values() if name.startswith(f"{layer}/")]
+            file.names(layer, "weight_names", own)
         file.attribute("/", "backend", "tensorflow")
         file.attribute("/", "keras_version", "2.15.0")
 

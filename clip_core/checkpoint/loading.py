@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from .locate import Found, locate
 from .ops import OPS
 from .scope import KNOWN, Scope
 from .tensor import Tensor
+
+PLAIN = ("hf", "hf-flat")  # dialects whose names are those of the models here
 
 # Numbers that OpenAI's archives carry beside the weights; open_clip strips them too.
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
@@ -67,6 +69,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     prefer: str | None = None,
     own: bool = False,
+    beside: Collection[str] = PLAIN,
 ) -> Checkpoint:
     """Open a checkpoint, a folder or a single file, of any layout that this package reads.
 
@@ -82,6 +85,7 @@ def load(
         config: a config.json's content, used in place of the file's.
         prefer: the weight file to take where a folder has several, e.g. "flax_model.msgpack" or its shards.
         own: it is the file of somebody's own class: there may be other parts than CLIP's in it, or no CLIP at all.
+        beside: the dialects in which other entries beside a plain CLIP come along; elsewhere they are an error.
 
     Raises:
         FileNotFoundError: naming what was looked for.
@@ -94,7 +98,7 @@ def load(
     found = locate(path, subfolder, variant, component, prefer)
     content = _read(found)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
-    return _translated(content, found, wanted or _tower_of(scope), component, scope, config, own)
+    return _translated(content, found, wanted or _tower_of(scope), component, scope, config, own, beside)
 
 
 def of_tensors(
@@ -113,10 +117,11 @@ def _translated(
     scope: str | None,
     config: Mapping[str, Any] | None,
     own: bool,
+    beside: Collection[str] = PLAIN,
 ) -> Checkpoint:
     """`load`, once the entries are there; `wanted` chooses among several CLIPs."""
     chosen, notes = _choose(content, wanted, found, own)
-    tensors, ignored, heads = _translate(content, chosen, found, own)
+    tensors, ignored, heads = _translate(content, chosen, found, own or chosen.dialect.name in beside)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)
     result = Checkpoint(
@@ -172,7 +177,7 @@ def _choose(content: Content, component: str | None, found: Found, own: bool = F
 
 
 def _translate(
-    content: Content, chosen: Scope, found: Found, own: bool = False
+    content: Content, chosen: Scope, found: Found, own: bool
 ) -> tuple[dict[str, Tensor], list[str], dict[str, int]]:
     """(canonical tensors, ignored names, heads of each tower) of the entries under the chosen prefix."""
     where = str(found.manifest or found.weights[0])
@@ -192,7 +197,7 @@ def _translate(
         if rule.op == "heads_bias":
             heads[rule.canonical[0].partition("_")[0]] = tensor.shape[0]
     ignored, foreign = _sort_out(inside, chosen)
-    if foreign and not own and chosen.dialect.name not in ("hf", "hf-flat"):
+    if foreign and not own:
         raise CheckpointError(
             f"{where}: not a plain CLIP; nothing here has a place for:\n" + "\n".join(f"+ {n}" for n in foreign)
         )

@@ -37,6 +37,7 @@ def save(
     variant: str | None = None,
     files: Mapping[str, bytes] | None = None,
     advance: Advance | None = None,
+    own: bool = False,
 ) -> Saved:
     """Write a checkpoint. A process killed at any moment leaves the folder as it was, or wholly new.
 
@@ -52,6 +53,7 @@ def save(
         variant: "fp16" for model.fp16.safetensors.
         files: more files of the same checkpoint, name -> content (tokenizer, preprocessor).
         advance: called with the number of bytes just written.
+        own: it is somebody's own class: "flax" keeps names that no CLIP has as they are ("hf" always does).
 
     Raises: CheckpointError where the layout can't hold the model; ValueError for an unknown `to`, `dtype` or
         `shard_size`; MissingDependencyError.
@@ -65,7 +67,7 @@ def save(
     with replace_folder(folder) as stage:
         ready = prepare(tensors, dtype)
         job = Job(
-            stage.path, ready, dict(config_dict), limit, dict(metadata or {}), variant, advance, notes, files or {}
+            stage.path, ready, dict(config_dict), limit, dict(metadata or {}), variant, advance, notes, files or {}, own
         )
         configs = TARGETS[to](job)
         for name, content in {**(files or {}), **configs}.items():

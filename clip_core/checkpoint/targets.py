@@ -29,6 +29,7 @@ class Job(NamedTuple):
     advance: Advance | None
     notes: list[str]
     files: Mapping[str, bytes] = {}
+    own: bool = False
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -86,15 +87,22 @@ def _hf_bin(job: Job) -> dict[str, bytes]:
 def _tf(job: Job) -> dict[str, bytes]:
     from . import h5_file
 
-    tensors = dialects.translate(_supported(job, ("float16", "float32", "float64"), "TensorFlow's h5"), dialects.TF)
-    kind = "" if len(job.towers) == 2 else f"{job.towers[0]}_"
+    ready = _supported(job, ("float16", "float32", "float64"), "TensorFlow's h5")
+    beside = {name: tensor for name, tensor in ready.items() if name.endswith(":0")}  # a subclass's layers
+    tensors = dialects.translate({n: t for n, t in ready.items() if n not in beside}, dialects.TF)
+    main = set(tensors)
+    tensors |= beside
+    kind = f"{job.towers[0]}_" if len(job.towers) == 1 else ""
     model = f"tfclip_{kind}model"
     sharded = len(shards(tensors, job.limit)) > 1
 
     def write(path: Path, group: Mapping[str, Tensor]) -> None:
-        h5_file.write_tf(path, group, model, sharded, job.advance)
+        h5_file.write_tf(path, group, model, sharded, job.advance, main)
 
-    _shards(job, tensors, "tf_model", "h5", write, lambda name: f"{model}/clip/{name}")
+    def spelled(name: str) -> str:
+        return f"{model}/clip/{name}" if name in main else f"{model}/{name}"
+
+    _shards(job, tensors, "tf_model", "h5", write, spelled)
     return {"config.json": json_bytes(job.config)}
 
 
@@ -110,7 +118,7 @@ def _supported(job: Job, floats: tuple[str, ...], what: str) -> dict[str, Tensor
 def _flax(job: Job) -> dict[str, bytes]:
     from . import msgpack_file
 
-    tensors = dialects.translate(job.tensors, dialects.FLAX)
+    tensors = dialects.translate(job.tensors, dialects.FLAX, own=job.own)
 
     def write(path: Path, group: Mapping[str, Tensor]) -> None:
         msgpack_file.write(path, group, job.advance)

@@ -1,17 +1,17 @@
-"""Short cuts of the image processor. Each gives the plain path's bytes and floats exactly; tests hold them to it.
+"""Short cuts of the image processor. Each gives exactly the plain path's bytes and floats, which tests check.
 
-- Pillow resizes an 8-bit picture in two passes, across and down, rounding to bytes between them. The passes can be
-  asked for one at a time, with the crop between and after them. (`resize(box=...)` rounds its coefficients
+- Pillow resizes an 8-bit picture in two passes, across and down, rounding to bytes between them. Here the passes are
+  requested one at a time, and the crop is applied between and after them. (`resize(box=...)` rounds its coefficients
   differently.)
-- Step "pixels": a large picture is resized by matrix products (`resample.py`).
-- Step "jpeg": a JPEG file is decoded by simplejpeg where that is installed (the extra `jpeg`). Both it and Pillow ask
-  libjpeg-turbo. Whatever is unusual about a file (colours other than RGB, damage, even a warning of libjpeg's) is left
-  to Pillow, whose result or error counts.
-- Rescaling and normalising a byte is a function of the byte and its channel: a table of 256 floats for each channel, or
-  three operations in float32 where these give the same 256 floats.
+- Step "pixels": large pictures are resized by matrix products (`resample.py`).
+- Step "jpeg": JPEG files are decoded by simplejpeg where that is installed (the extra `jpeg`). Like Pillow, it calls
+  libjpeg-turbo. Files with anything unusual (colours other than RGB, damage, even a warning of libjpeg) are left to
+  Pillow, whose result or error counts.
+- The rescaled and normalised value depends only on the byte and its channel: it comes from a table of 256 floats for
+  each channel, or from three float32 operations where these give the same 256 floats.
 - Pictures are spread over the processors that this process may use.
 
-The two that are named win on some processors only: `machine.choice` says whether they are taken.
+The two named steps are faster on some processors only: `machine.choice` decides whether they are taken.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def passes_down_first(size: tuple[int, int], height: int, width: int, pillow: in
 def resize_and_crop(
     picture: Image.Image, height: int, width: int, box: tuple[int, int, int, int], resample: Any
 ) -> Image.Image:
-    """`picture.resize((width, height), resample).crop(box)` for an RGB or L picture, without the pixels that go.
+    """`picture.resize((width, height), resample).crop(box)` of an RGB or L picture; computes only what the crop keeps.
 
     `box` is (left, top, right, bottom) within the resized picture.
     """
@@ -72,7 +72,7 @@ def _crop(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 
 def _across(picture: Image.Image, height: int, width: int, top: int, bottom: int, resample: Any) -> Image.Image:
-    """The pass across; rows that the kept ones can't reach stay black, since the pass down never shows them."""
+    """The pass across; rows that the pass down won't read stay black."""
     scale = picture.height / height
     reach = FILTER_SUPPORT[resample] * max(scale, 1.0) + 2
     first = max(0, math.floor((top + 0.5) * scale - reach))
@@ -86,7 +86,7 @@ def _across(picture: Image.Image, height: int, width: int, top: int, bottom: int
 
 
 def _down(picture: Image.Image, height: int, top: int, bottom: int, resample: Any) -> Image.Image:
-    """The pass down, its rows `top` to `bottom`, in strips where whole columns would take too much memory."""
+    """Rows `top` to `bottom` of the pass down, in strips where whole columns would take too much memory."""
     strip = max(1, MAX_COLUMN_PIXELS // height)
     if picture.height == height or picture.width <= strip:
         return _crop(picture.resize((picture.width, height), resample), (0, top, picture.width, bottom))
@@ -129,7 +129,7 @@ def _planes_by_products(size: tuple[int, int], packed: np.ndarray, place: Place,
 
 
 def _products_ratio() -> float:
-    """How many times as quick as Pillow's passes the products are: a picture of 512 x 384 made 224 pixels high."""
+    """Pillow's time over the products' time, for a picture of 512 x 384 made 224 pixels high."""
     picture, place = _sample(512, 384), Place(224, 298, (37, 0, 261, 224))
     return machine.quicker(
         lambda: _planes_by_products(picture.size, packed_pixels(picture), place, Image.Resampling.BICUBIC),
@@ -138,7 +138,7 @@ def _products_ratio() -> float:
 
 
 def _sample(width: int, height: int) -> Image.Image:
-    """Colours under fine noise, as photographs have them; without `np.random`, whose state is the caller's."""
+    """Smooth colours with fine noise, like a photograph. `np.random` isn't used: its state is the caller's."""
     numbers = np.arange(9000, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(24)
     noise = Image.fromarray(np.resize(numbers.astype(np.uint8), (height, width, 3)))
     smooth = noise.crop((0, 0, 9, 7)).resize((width, height), Image.Resampling.BILINEAR)
@@ -146,14 +146,14 @@ def _sample(width: int, height: int) -> Image.Image:
 
 
 class ByteValues(NamedTuple):
-    """What a byte becomes: looked up, or worked out where that is known to give the same floats."""
+    """The value of each byte: looked up, or computed where that is known to give the same floats."""
 
     table: np.ndarray  # [channels, 256]
     arithmetic: tuple[np.ndarray, np.ndarray] | None  # float32 mean and std [channels, 1, 1]: (byte / 255 - mean) / std
 
 
 def byte_values(table: np.ndarray, mean: tuple | None, std: tuple | None) -> ByteValues:
-    """A table, with the arithmetic if it gives all of its values to the bit: that is quicker than looking them up."""
+    """A table, with the arithmetic if that gives all of its values to the bit: computing is faster than looking up."""
     table.flags.writeable = False  # shared between calls
     if mean is None:
         return ByteValues(table, None)
@@ -171,7 +171,7 @@ def _work_out(planes: np.ndarray, mean: np.ndarray, std: np.ndarray, out: np.nda
 
 
 def lookup_table(worked_out: Callable, channels: int, scale: float | None, mean: Any, std: Any) -> ByteValues:
-    """What rescaling by `scale` and normalising (each unless None) make of every byte.
+    """The value of every byte after rescaling by `scale` and normalising (each unless None).
 
     `worked_out(bytes [C, 1, 256], scale, mean, std)`: a profile's arithmetic.
     """
@@ -218,9 +218,9 @@ def is_drafted(picture: Image.Image) -> bool:
 
 
 def load(picture: Image.Image) -> np.ndarray | None:
-    """`picture.load()`, sooner where it is a JPEG file that simplejpeg decodes.
+    """`picture.load()`, with simplejpeg as the decoder of a JPEG file where that is faster.
 
-    Its pixels then come packed as well (see `packed_pixels`), in memory that is the thread's until its next call.
+    Returns its packed pixels then (see `packed_pixels`), in memory that the thread reuses at its next call; else None.
     """
     packed = _decoded(picture) if takes(picture) else None
     if packed is None:
@@ -236,14 +236,14 @@ def takes(picture: Image.Image) -> bool:
 
 
 def quick_decoder() -> Callable[..., Any] | None:
-    """simplejpeg's function where the step "jpeg" takes it."""
+    """simplejpeg's function if the step "jpeg" takes its short cut."""
     return decoder() if machine.choice("jpeg", _jpeg_ratio) else None
 
 
 def _decoded(picture: Image.Image) -> np.ndarray | None:
-    """An unread JPEG's pixels, the picture still unread; None where Pillow has to decode.
+    """The packed pixels of an unread JPEG, which stays unread; None where Pillow has to decode.
 
-    After `Image.draft` it is the smaller picture that was asked for.
+    After `Image.draft`, those of the smaller picture that was asked for.
     """
     decode = decoder()
     width, height = picture.size
@@ -254,16 +254,16 @@ def _decoded(picture: Image.Image) -> np.ndarray | None:
             return None
         file.seek(0)  # where Pillow starts, too
         out = products.scratch("decoded", (height, width), np.int32)
-        # The smallest of libjpeg's sizes that is no smaller than this is this one.
+        # A drafted size is one of those that libjpeg offers, so the smallest that is no smaller is this one.
         smaller = {"min_height": height, "min_width": width} if is_drafted(picture) else {}
         found = decode(file.read(), PACKED, buffer=out, **smaller)
-    except Exception:  # whatever it is, Pillow meets it again and reports it, or knows better
+    except Exception:  # whatever it is, Pillow meets it too: it reports it, or can decode the file
         return None
     return out if found.shape[:2] == out.shape else None
 
 
 class _Given(ImageFile.PyDecoder):
-    """A decoder, as Pillow calls it, of pixels that are there already: so `load` does all else that it does."""
+    """A decoder for Pillow that copies pixels decoded before, so that `load` does everything else as usual."""
 
     _pulls_fd = True  # it takes nothing from the file
 
@@ -276,7 +276,7 @@ Image.register_decoder("triclip", _Given)
 
 
 def _hand_over(packed: np.ndarray, picture: Any) -> None:
-    """Makes the picture what Pillow's `load` would: decoded, its file closed."""
+    """Leaves the picture as Pillow's `load` does: decoded, its file closed."""
     picture.tile = [("triclip", (0, 0, *picture.size), 0, (packed,))]
     picture.load()
 
@@ -292,7 +292,7 @@ def decoder() -> Callable[..., Any] | None:
 
 
 def _gives_pillows_bytes(decode: Callable[..., Any]) -> bool:
-    """Tried on small pictures: a Pillow may be built with another libjpeg, which upsamples or rounds otherwise."""
+    """Compares both on small pictures: Pillow may have another libjpeg, which upsamples or rounds differently."""
     for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
         file = io.BytesIO()
         _sample(83, 61).save(file, "JPEG", quality=90, subsampling=subsampling)
@@ -310,7 +310,7 @@ def _gives_pillows_bytes(decode: Callable[..., Any]) -> bool:
 
 
 def _jpeg_ratio() -> bool | float:
-    """How many times as quick as Pillow simplejpeg is, up to what the next step works on; False without it."""
+    """Pillow's time over simplejpeg's, up to the pixels that the next step works on; False without simplejpeg."""
     if decoder() is None:
         return False
     file = io.BytesIO()
@@ -333,7 +333,7 @@ def _jpeg_ratio() -> bool | float:
 
 
 def measure() -> None:
-    """Both steps' choices made now, which otherwise are made at first use."""
+    """Make both steps' choices now instead of at first use."""
     machine.choice("pixels", _products_ratio)
     machine.choice("jpeg", _jpeg_ratio)
 
@@ -353,7 +353,7 @@ def on_threads(count: int, function: Callable[[int], Result]) -> list[Result]:
     if workers <= 1:
         return [function(number) for number in range(count)]
     work = _Work(count, function)
-    # One future for each thread, not for each number: each that ends wakes the caller, who waits for the lock then.
+    # One future for each thread, not for each number: every future that ends wakes the caller, who takes the GIL.
     pool = _pool(os.getpid(), machine.usable_cpus())
     try:
         for future in [pool.submit(work.run) for _ in range(workers)]:
@@ -366,7 +366,7 @@ def on_threads(count: int, function: Callable[[int], Result]) -> list[Result]:
 
 
 class _Work:
-    """Numbers that threads take one after the other, with what became of each."""
+    """A queue of numbers that threads take from, with the result or the error of each."""
 
     def __init__(self, count: int, function: Callable[[int], Any]) -> None:
         self.function = function
@@ -395,7 +395,7 @@ class _Work:
 
 @lru_cache(maxsize=1)
 def _pool(process: int, workers: int) -> Any:
-    """Threads that stay, with their memory, for the next call; a forked `process` has none and starts its own."""
+    """Threads that are kept, with their scratch memory, for the next call; a forked `process` starts its own."""
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(workers, thread_name_prefix="triclip-images")

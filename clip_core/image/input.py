@@ -9,6 +9,7 @@ import threading
 import warnings
 import zlib
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,18 @@ def _unread_jpeg(path: Path) -> Image.Image | None:
         return image
 
 
+# Formats that Pillow names but doesn't read: others have to supply the reader, or a program is run (Ghostscript).
+_NOT_READ = frozenset(("BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"))
+
+
+@lru_cache(maxsize=1)
+def picture_suffixes() -> frozenset[str]:
+    """Suffixes, lower-case with their dot, of the picture files that Pillow reads on this machine."""
+    Image.init()
+    found = Image.registered_extensions().items()
+    return frozenset(suffix.lower() for suffix, kind in found if kind in Image.OPEN and kind not in _NOT_READ)
+
+
 def fetch_image(url: Any, timeout: float = 30.0) -> Image.Image:
     """The picture at a URL (http, https), opened. Raises InputError and ImageError, which name the URL."""
     from http.client import HTTPException  # slow to import, seldom needed
@@ -321,6 +334,8 @@ def flatten(image: Image.Image, background: Any = "white") -> Image.Image:
     if background is None:
         return image
     colour = _colour(background)
+    if fast.is_unread(image):  # a JPEG, which has no transparency
+        return image
     image = decode(image)
     if not _has_transparency(image):
         return image

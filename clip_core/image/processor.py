@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..absent import absent_attribute
 from ..batch import BatchFeature
 from ..errors import ConfigError, ImageError, InputError
 from ..files import write_text
@@ -111,7 +112,7 @@ class CLIPImageProcessor(PushToHub):
         # `_extra` itself is absent while unpickling or copying; asking for it must not recurse.
         if name != "_extra" and name in self._extra:
             return self._extra[name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        raise absent_attribute(self, name, "image_processor")
 
     # ---- pictures -> pixel values
 
@@ -362,7 +363,7 @@ class CLIPImageProcessor(PushToHub):
         write_text(Path(json_file_path), self.to_json_string())
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        """Write `preprocessor_config.json`, which transformers 4 and 5 read; returns its path in a list.
+        """Write `preprocessor_config.json`, which transformers 4 and 5 read; returns the paths of what was written.
 
         Settings that transformers 5 left nested in a `processor_config.json` there would win over it: they are
         replaced as well.
@@ -389,7 +390,7 @@ class CLIPImageProcessor(PushToHub):
         if push_to_hub:
             upload.setdefault("commit_message", upload_message(self))
             _upload(folder, files=written, **upload)
-        return [str(folder / CONFIG_NAME)]
+        return [str(folder / name) for name in written]
 
     def _set_processor_class(self, name: str) -> None:
         # Saved as "processor_class", by which transformers' AutoProcessor finds the class.

@@ -1,4 +1,4 @@
-"""One picture through one call's steps, as a library takes them. The libraries are three profiles.
+"""One picture through the steps of one call. Three profiles follow the order and the rounding of three libraries.
 
 `hf`: transformers 4.37.2's order: RGB, array, resize, crop, rescale, normalise, channel order.
 
@@ -54,9 +54,9 @@ class Steps:
     reduced: bool = False
 
     def place(self, original: tuple[int, int]) -> Place:
-        """What is kept of a picture of `original` (width, height); all along an edge that the crop doesn't fit into.
+        """The part of a resized picture that the crop keeps; all of an edge that is shorter than the crop.
 
-        Raises ImageError where that would be more than MAX_PIXELS.
+        `original`: the picture's (width, height). Raises ImageError for more than MAX_PIXELS.
         """
         width, height = original
         if self.size:
@@ -74,7 +74,7 @@ class Steps:
         return Place(height, width, (left, top, right, bottom))
 
     def table(self, channels: int) -> ByteValues:
-        """What becomes of a byte of each channel."""
+        """The value of every byte of each channel."""
         return fast.lookup_table(self.profile.worked_out, channels, self.scale, self.mean, self.std)
 
     def bytes(self, picture: Image.Image) -> np.ndarray:

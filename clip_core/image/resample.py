@@ -1,16 +1,16 @@
-"""Pillow's resize of an 8-bit picture as matrix products: the same bytes, sooner on processors with AVX-512.
+"""Pillow's resize of an 8-bit picture as matrix products: the same bytes, faster on most processors with AVX-512.
 
 Pillow resizes in two passes, across and down. In each, an output byte is the sum of some input bytes times whole
 numbers (the filter's weights times 2**22), rounded, shifted and clipped to a byte. Here
 
-- the whole numbers are asked of Pillow itself, once for each pair of sizes: resizing pictures of single bright points
-  in mode "I", where nothing is cut to bytes, shows them;
-- the sums are float32 matrix products over blocks of neighbouring outputs, which a BLAS does many times faster than a
-  loop over pixels;
-- float32 can be wrong only where a sum lies close to the border between two bytes. How close follows from a bound of
-  its rounding error, and those few sums (some in 10,000) are done again in whole numbers.
+- the whole numbers come from Pillow itself, once for each pair of sizes: it resizes pictures of single bright points in
+  mode "I", whose values are not clipped to bytes;
+- the sums are float32 matrix products over blocks of neighbouring outputs, which BLAS computes faster than a loop over
+  pixels;
+- a float32 sum can round to the wrong byte only where it lies close to the border between two bytes. A bound of the
+  rounding error says how close, and those few sums (some in 10,000) are computed again in whole numbers.
 
-Only what the crop keeps is computed.
+Only the pixels that the crop keeps are computed.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ FILTER_SUPPORT = {
 # A product of at most this many multiplications stays on one OpenBLAS thread: pictures already have one each.
 SMALL_PRODUCT = 1 << 18
 GROUP = 160  # rows in one product of the pass across
-BAND_FLOATS = 1 << 20  # input floats worked on at a time; fewer would mean more calls, which let go of the GIL each
-# Outputs in a block, the best first where its product is small. More are more weights of zero, but BLAS is slow with
-# short sides: across, a block is one side of the product; down, the pixels of a row are the other.
+BAND_FLOATS = 1 << 20  # input floats in a band; smaller bands mean more calls, each of which releases the GIL
+# Outputs in a block; the first length whose product is small enough is taken. Longer blocks hold more weights of zero,
+# but BLAS is slow with short sides: across, a block is one side of the product; down, the other side is a whole row.
 LENGTHS_ACROSS = (16, 4, 2, 1)
 LENGTHS_DOWN = (8, 4, 2, 1)
-MAX_TAPS = 64  # beyond it too many sums come close to a border
+MAX_TAPS = 64  # with more inputs to an output, too many sums come close to a border
 MAX_OUTPUT = 1 << 20  # pixels
 MIN_INPUT = 1 << 16  # pixels; smaller pictures gain nothing
 
-# What bytes are times while they lie in packed pixels. Weights are divided by it, which is sooner done than shifting
-# all bytes, and as exact: in float32, powers of 2 change nothing but the exponent.
+# The place value of each channel's byte in a packed pixel. Weights are divided by it instead of shifting every byte:
+# faster, and as exact, since in float32 a power of 2 changes only the exponent.
 PACKED_FACTORS = (1.0, 2.0**8, 2.0**16)
 GREY_FACTORS = (1.0,)
 
@@ -56,30 +56,30 @@ GREY_FACTORS = (1.0,)
 class Pass(NamedTuple):
     """One pass along one edge, for the outputs `first` to `last`.
 
-    Neighbouring outputs make a block, whose inputs start `step` behind the last one's: so NumPy runs through all
-    blocks in one call. The inputs lie in a buffer of `span`, which starts at input `low`. That may be before the first
-    one, and the end behind the last: what is in the buffer there meets weights of zero.
+    Neighbouring outputs form a block. Each block's inputs start `step` after those of the block before, so one NumPy
+    call handles all blocks. The buffer of inputs has `span` entries and starts at input `low`; it may begin before the
+    first input and end after the last one, where the weights are zero.
     """
 
     starts: np.ndarray  # [outputs]: the first input of each
-    weights: np.ndarray  # float64 [outputs, taps]: whole numbers, zero behind the last one
-    factors: np.ndarray  # float64 [channels]: what the inputs are times
+    weights: np.ndarray  # float64 [outputs, taps]: whole numbers, zero after the last tap
+    factors: np.ndarray  # float64 [channels]: the place values of the inputs
     matrices: np.ndarray  # float32 [channels, blocks, inputs, outputs of a block], divided by the factors
     step: int
     low: int
     span: int
-    begin: int  # the inputs that are looked at
+    begin: int  # the first input that is used, and the one after the last
     end: int
-    surest: np.float32  # a float32 sum this close to a whole number rounds to it
+    surest: np.float32  # a float32 sum this close to a whole number certainly rounds to it
 
     @property
     def outputs(self) -> int:
-        """Those of all blocks: the last may have some too many, whose sums are 0."""
+        """The outputs of all blocks; the last block may have surplus ones, whose sums are 0."""
         return self.matrices.shape[1] * self.matrices.shape[3]
 
 
 def suits(size: tuple[int, int], height: int, width: int, box: tuple[int, int, int, int], resample: Any) -> bool:
-    """Whether this way is open to a picture of `size` (width, height), resized and cropped to `box`; else Pillow's."""
+    """Whether `resized_planes` can resize a picture of `size` (width, height) and crop it to `box`."""
     left, top, right, bottom = box
     if resample not in FILTER_SUPPORT or width == size[0] or height == size[1]:
         return False
@@ -103,10 +103,12 @@ def passing(
     across: int,
     lengths: tuple[int, ...],
 ) -> Pass:
-    """The pass from `size` inputs, times a channel's factor, to the outputs `first` to `last` of `outputs`.
+    """The pass from `size` inputs to the outputs `first` to `last` of `outputs`.
 
-    `across`: how many such sums lie side by side, for the size of blocks (see SMALL_PRODUCT); `lengths`: what they may
-    be.
+    Args:
+        factors: the place value of each channel's inputs.
+        across: how many sums are computed side by side; it limits the length of a block (see SMALL_PRODUCT).
+        lengths: the lengths that a block may have.
     """
     support = _support(size, outputs, resample)
     taps = min(size, 2 * math.ceil(support) + 2)
@@ -128,21 +130,21 @@ def passing(
 
 
 def _worst_error(weights: np.ndarray) -> float:
-    """What a float32 sum of bytes times weights [outputs, taps] can be off by, in whatever order it is added up.
+    """An upper bound of the error of a float32 sum of bytes times weights [outputs, taps], in any order of addition.
 
-    Each rounding is off by at most 2**-24 of what it rounds: n products, and n - 1 sums of some of them, which lie
-    between the sum of the negative ones and that of the positive ones.
+    Each rounding changes a number by at most 2**-24 of it: n products, and n - 1 partial sums, which lie between the
+    sum of all negative products and the sum of all positive ones.
     """
     positive, negative = np.maximum(weights, 0).sum(1), np.maximum(-weights, 0).sum(1)
     additions = np.count_nonzero(weights, axis=1) - 1
     errors = positive + negative + additions * np.maximum(positive, negative)
-    return 1.01 * 255 * float(errors.max()) * 2**-24  # 0.01 for sums that are larger by what was rounded before
+    return 1.01 * 255 * float(errors.max()) * 2**-24  # 1.01: earlier roundings may have enlarged a sum
 
 
 def _blocks(
     starts: np.ndarray, weights: np.ndarray, across: int, lengths: tuple[int, ...]
 ) -> tuple[np.ndarray, int, int]:
-    """The matrices of a Pass for a factor of 1, its step and its low."""
+    """A Pass' matrices for place value 1, its step and its low."""
     outputs, taps = weights.shape
     inputs_an_output = (starts[-1] - starts[0]) / max(outputs - 1, 1)
     for length in lengths:
@@ -151,7 +153,7 @@ def _blocks(
             break
     step = round(length * inputs_an_output)
     begins = np.arange(0, outputs, length)
-    shifts = starts - np.arange(outputs) // length * step  # an output's first input, seen from its block's start
+    shifts = starts - np.arange(outputs) // length * step  # an output's first input, relative to its block's start
     low = int(shifts.min())
     matrices = np.zeros((len(begins), int(shifts.max()) - low + taps, length), np.float32)
     block, place = np.divmod(np.arange(outputs), length)
@@ -161,7 +163,7 @@ def _blocks(
 
 
 class _Scratch(threading.local):
-    """Arrays that a thread uses again for the next picture: new memory costs more than the work done in it."""
+    """Arrays that a thread reuses for its next picture: allocating them costs more than the work done in them."""
 
     MOST_VALUES = 1 << 22  # of an array that is kept; larger ones are new each time
 
@@ -191,9 +193,9 @@ def packed_pixels(picture: Image.Image) -> np.ndarray:
 def resized_planes(
     packed: np.ndarray, height: int, width: int, box: tuple[int, int, int, int], resample: Any
 ) -> np.ndarray:
-    """`picture.resize((width, height), resample).crop(box)`, across first: [C, H, W], the picture as `packed_pixels`.
+    """`picture.resize((width, height), resample).crop(box)`, across first, of a picture as `packed_pixels` gives it.
 
-    The result, bytes as float32, is the calling thread's until its next call.
+    Returns bytes as float32 [C, H, W], in memory that the calling thread reuses at its next call.
     """
     left, top, right, bottom = box
     factors = GREY_FACTORS if packed.dtype == np.uint8 else PACKED_FACTORS
@@ -217,11 +219,11 @@ def resized_planes(
 
 
 def _copy(packed: np.ndarray, left: int, right: int, planes: np.ndarray) -> None:
-    """Columns of packed pixels as float planes [C, H, W], each times its factor."""
+    """Columns of packed pixels as float planes [C, H, W], each times its place value."""
     if packed.dtype == np.uint8:
         planes[0] = packed[:, left:right]
         return
-    if 2 * (right - left) < packed.shape[1]:  # else whole rows are quicker: they lie in one piece
+    if 2 * (right - left) < packed.shape[1]:  # else whole rows are faster: they are contiguous
         packed, left, right = packed[:, left:right], 0, right - left
     byte = scratch("byte", packed.shape, np.int32)
     for plane, factor in zip(planes, PACKED_FACTORS, strict=True):
@@ -229,7 +231,7 @@ def _copy(packed: np.ndarray, left: int, right: int, planes: np.ndarray) -> None
 
 
 def _windows(values: np.ndarray, axis: int, count: int, step: int, length: int) -> np.ndarray:
-    """A view with `count` overlapping windows of `length`, `step` apart, along an axis, which is split in two."""
+    """A view in which `axis` becomes two: `count` windows, `step` apart and maybe overlapping, of `length` entries."""
     shape = (*values.shape[:axis], count, length, *values.shape[axis + 1 :])
     stride = values.strides[axis]
     return as_strided(values, shape, (*values.strides[:axis], step * stride, *values.strides[axis:]))
@@ -249,7 +251,7 @@ def _across(source: np.ndarray, across: Pass, target: np.ndarray) -> None:
 def _round(sums: np.ndarray, source: np.ndarray, axis: int, done: Pass, target: np.ndarray) -> np.ndarray:
     """Sums [C, H, W] rounded to bytes, the doubtful ones computed again exactly, into `target` (floats).
 
-    They were made along an axis (1 or 2) of `source`. `target` may have fewer rows, and may be `sums`.
+    The sums run along `axis` (1 or 2) of `source`. `target` may have fewer rows, and may be `sums`.
     """
     rounded = np.rint(sums, out=scratch("rounded", sums.shape))
     sums -= rounded

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from clip_core.absent import absent_attribute
+from clip_core.absent import refuse
 from clip_core.batch import BatchEncoding
 from clip_core.errors import InputError
 from clip_core.hub import PushToHub, upload_message
@@ -36,9 +36,6 @@ class TokenizerBase(TextEncoder, PushToHub):
             argument: {HUB_NAME: f"https://huggingface.co/{HUB_NAME}/resolve/main/{file}"}
             for argument, file in cls.vocab_files_names.items()
         }
-
-    def __getattr__(self, name: str) -> Any:
-        raise absent_attribute(self, name, "tokenizer")
 
     # ---- calling ----
 
@@ -514,6 +511,9 @@ class TokenizerBase(TextEncoder, PushToHub):
             length = length if max_target_length is None else max_target_length
             batch["labels"] = self(text_target=tgt_texts, max_length=length, **shared)["input_ids"]
         return batch
+
+
+refuse(TokenizerBase, "tokenizer")
 
 
 def _check_text(name: str, value: Any) -> None:

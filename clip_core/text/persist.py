@@ -72,9 +72,10 @@ def constructor_arguments(
     given = {name: value for name, value in given.items() if name not in _IGNORED}
     _warn_of_another_class(folder)
     own: dict[str, Any] = {name: given.pop(name) for name in _FILE_ARGUMENTS if name in given}
-    options = read_options(folder, given)
-    options["name_or_path"] = str(name_or_path)
     own = {name: path for name, path in own.items() if path is not None}
+    single = own.get("tokenizer_file") if own else folder / TOKENIZER
+    options = read_options(folder, given, single)
+    options["name_or_path"] = str(name_or_path)
     return {**vocabulary_files(folder, fast, own), **options}
 
 
@@ -111,9 +112,10 @@ def vocabulary_files(folder: Path, fast: bool, own: Mapping[str, Any]) -> dict[s
         return {"tokenizer_file": str(folder / TOKENIZER)}
     if has_legacy:
         return {name: str(path) for name, path in legacy.items()}
+    wanted = [Path(path).name for path in legacy.values()]
     there = [Path(path).name for path in legacy.values() if check_regular(path)]
     raise FileNotFoundError(
-        f"{folder}: no tokenizer here: wanted {VOCAB} and {MERGES}, or {TOKENIZER}; found {there or 'none of them'}"
+        f"{folder}: no tokenizer here: wanted {' and '.join(wanted)}, or {TOKENIZER}; found {there or 'none of them'}"
     )
 
 
@@ -132,9 +134,9 @@ def load_data(vocab_file: Any, merges_file: Any, tokenizer_file: Any) -> Tokeniz
     return read_vocab_and_merges(vocab_file, merges_file)
 
 
-def read_options(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def read_options(folder: Path, given: Mapping[str, Any], single: Any) -> dict[str, Any]:
     """Constructor arguments from tokenizer_config.json and, where that predates `added_tokens_decoder`, from
-    special_tokens_map.json, added_tokens.json and tokenizer.json, which then win. `given` wins over all."""
+    special_tokens_map.json, added_tokens.json and `single` (tokenizer.json), which then win. `given` wins over all."""
     config = read_json_object(folder / CONFIG) if check_regular(folder / CONFIG) else {}
     options = {name: _token_or_value(value) for name, value in config.items() if name not in _NOT_OPTIONS}
     extra = options.pop("extra_special_tokens", None)  # transformers 5's name for additional_special_tokens
@@ -148,7 +150,7 @@ def read_options(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             _apply_special_map(folder, options, given)
             _check_special_tokens(options, str(folder / SPECIAL_MAP))
-            added = _legacy_added_tokens(folder, options)
+            added = _legacy_added_tokens(folder, options, single)
     except InputError as error:
         raise CheckpointError(str(error)) from error
     by_content = {token.content: token for token in added.values()}
@@ -183,7 +185,7 @@ def _special(value: Any) -> Any:
     return as_added_token({**value, "special": True}) if is_token else value
 
 
-def _legacy_added_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:
+def _legacy_added_tokens(folder: Path, options: Mapping[str, Any], single: Any) -> dict[int, AddedToken]:
     found: dict[int, AddedToken] = {}
     specials = {str(options[name]) for name in SPECIAL_TOKENS[:-1] if options.get(name) is not None}
     specials |= {str(token) for token in options.get("additional_special_tokens") or ()}
@@ -192,9 +194,9 @@ def _legacy_added_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, 
             if type(token_id) is not int or token_id < 0:
                 raise CheckpointError(f"{folder / ADDED}: {content!r}: wanted an id, found {token_id!r}")
             found[token_id] = AddedToken(content, special=content in specials)
-    if check_regular(folder / TOKENIZER):
-        path = folder / TOKENIZER
-        found.update(parse_added_tokens(read_json_object(path).get("added_tokens") or [], f"{path}: added_tokens"))
+    if single is not None and check_regular(single):
+        tokens = read_json_object(single).get("added_tokens") or []
+        found.update(parse_added_tokens(tokens, f"{single}: added_tokens"))
     return found
 
 

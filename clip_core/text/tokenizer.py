@@ -7,8 +7,11 @@ gives the ids of OpenAI's and open_clip's own tokenizers.
 What differs from transformers 4.37.2, on purpose:
 - An empty list of texts is an InputError that says so (there: ValueError or IndexError), and so is an id outside the
   vocabulary given to the slow `decode` (there: TypeError). Arguments are never changed.
-- The slow tokenizer also loads from tokenizer.json alone. The fast one has no `backend_tokenizer`, trains nothing, and
-  refuses a tokenizer.json whose steps are not CLIP's, instead of running another's patterns.
+- The slow tokenizer also loads from tokenizer.json alone. The fast one refuses a tokenizer.json whose steps are not
+  CLIP's, instead of running another's patterns; its `backend_tokenizer` (extra `tokenizers`) is made from it, so that
+  changes of the backend don't change it. `vocab_file=` and `merges_file=` win over a folder's tokenizer.json.
+- Merges that don't belong to the vocabulary (a file cut short, another model's) are a CheckpointError.
+- Keywords that `prepare_for_model` doesn't know are logged (there: ignored). Chat templates are not offered.
 - Merges are taken to be in training order (a part is made before it is used), as every trained vocabulary has them.
 - Characters: the fast ids are those of tokenizers 0.15.2 whatever Python runs, up to Unicode 18; an added token's
   `single_word` uses the word characters of the installed `regex`. The slow ids follow the installed Python, `regex` and

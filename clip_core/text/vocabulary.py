@@ -19,12 +19,12 @@ class _TokenName:
     name: str
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        self.name, self.private = name, f"_{name}"
 
     def __get__(self, tokenizer: Any, owner: type | None = None) -> Any:
         if tokenizer is None:
             return self
-        token = tokenizer.__dict__.get(f"_{self.name}")
+        token = tokenizer.__dict__.get(self.private)
         return None if token is None else str(token)
 
     def __set__(self, tokenizer: Any, value: Any) -> None:
@@ -34,7 +34,7 @@ class _TokenName:
             except TypeError as error:
                 # ValueError, because that is what code written for transformers catches here.
                 raise ValueError(f"{self.name}: {error}") from error
-        tokenizer.__dict__[f"_{self.name}"] = value
+        tokenizer.__dict__[self.private] = value
 
 
 class _TokenId:

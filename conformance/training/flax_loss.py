@@ -35,10 +35,11 @@ def unit_rows(seed: int, count: int = PAIRS, width: int = WIDTH) -> np.ndarray:
 
 
 def computed(x: Any, y: Any, t: float, b: float | None, mesh: Mesh | None, **options: Any) -> dict[str, np.ndarray]:
-    """Value and gradients of `clip_flax.loss.contrastive`."""
+    """Value and gradients of `clip_flax.loss.contrastive_loss`."""
 
     def value(x: Any, y: Any, t: Any, b: Any) -> jax.Array:
-        return loss.contrastive(x, y, jnp.exp(t), b, mesh=mesh, **options)
+        kind = "softmax" if b is None else "sigmoid"
+        return loss.contrastive_loss(x, y, t, b, kind=kind, mesh=mesh, **options)
 
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     numbers = jnp.asarray(t, dtype), None if b is None else jnp.asarray(b, dtype)
@@ -136,14 +137,14 @@ def hard_numbers() -> dict[str, dict[str, float]]:
 
 
 def anchors() -> dict[str, float]:
-    """`cross_entropy` for both sides, as the engine adds it."""
+    """`anchor_loss` for both sides, as the engine adds it."""
     x, y, table = unit_rows(0), unit_rows(1), unit_rows(4, 20) * 0.3
     sample = np.random.default_rng(5).integers(0, 20, PAIRS)
 
     def value(x: Any, y: Any, table: Any) -> jax.Array:
         unit = table / jnp.linalg.norm(table, axis=1, keepdims=True)
-        images = loss.cross_entropy(x, unit, sample, 16.0, 0.1)
-        return images + 0.5 * loss.cross_entropy(y, unit, sample, 16.0, 0.1)
+        images = loss.anchor_loss(x, unit, sample, 16.0, 0.1)
+        return images + 0.5 * loss.anchor_loss(y, unit, sample, 16.0, 0.1)
 
     found, gradients = jax.value_and_grad(value, argnums=(0, 1, 2))(x, y, table)
     wanted = reference.anchored(x, y, table, sample, 16.0, 1.0, 0.5, 0.1)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from clip_flax.loss import contrastive
+from clip_flax.loss import contrastive_loss
 from triclip.train.config import MeshSection
 from triclip.train.engines.flax_.sharding import AXES, make_mesh
 
@@ -35,7 +35,7 @@ def compiled(mesh: Mesh, count: int, mode: str, kind: str = "softmax") -> Any:
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, P()))
 
     def loss(x: Any, y: Any, t: Any, b: Any) -> jax.Array:
-        return contrastive(x, y, jnp.exp(t), b if kind == "sigmoid" else None, mode=mode, chunk=CHUNK, mesh=mesh)
+        return contrastive_loss(x, y, t, b, kind=kind, mode=mode, chunk=CHUNK, mesh=mesh)
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
     return step.lower(rows, rows, number, number).compile()

@@ -75,6 +75,15 @@ def test_positional_arguments_are_taken(tmp_path):
     assert CLIPImageProcessor.from_pretrained(tmp_path, None, False, True, None, "main").size == {"shortest_edge": 30}
 
 
+def test_names_without_a_meaning_say_what_to_use():
+    for processor in (CLIPImageProcessor(), CLIPImageProcessor(unknown=3)):
+        assert not hasattr(processor, "register_for_auto_class")
+        with pytest.raises(AttributeError, match="register_for_auto_class.*auto class"):
+            processor.register_for_auto_class("AutoImageProcessor")
+        with pytest.raises(AttributeError, match="nothing"):
+            processor.nothing  # noqa: B018
+
+
 def test_saving_takes_what_programs_pass(tmp_path):
     processor = CLIPImageProcessor()
     for given in ({"safe_serialization": False}, {"token": None, "private": True, "repo_id": "a/b"}):

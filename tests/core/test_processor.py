@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,3 +150,39 @@ def test_representations(processor):
     assert processor.to_dict() == {"processor_class": "CLIPProcessor"}
     assert json.loads(processor.to_json_string()) == processor.to_dict()
     assert "CLIPImageProcessor" in repr(processor)
+
+
+class Named(CLIPProcessor):
+    """A subclass with an argument of its own."""
+
+    def __init__(self, image_processor=None, tokenizer=None, prefix=""):
+        super().__init__(image_processor, tokenizer)
+        self.prefix = prefix
+
+
+def test_a_subclass_s_own_arguments_are_saved(tmp_path):
+    processor = Named(CLIPImageProcessor(), CLIPTokenizerFast(), prefix="a photo of ")
+    written = processor.save_pretrained(tmp_path)
+    assert written[-1] == str(tmp_path / "processor_config.json")
+    assert json.loads(Path(written[-1]).read_text("utf-8")) == {"prefix": "a photo of ", "processor_class": "Named"}
+    assert Named.from_pretrained(tmp_path).prefix == "a photo of "
+    found, rest = Named.get_processor_dict(tmp_path, local_files_only=True, other=1)
+    assert found["prefix"] == "a photo of " and rest == {"other": 1}
+    parts = [processor.image_processor, processor.tokenizer]
+    again, rest = Named.from_args_and_dict(parts, {**found, "auto_map": {}}, prefix="b", z=1, return_unused_kwargs=True)
+    assert again.prefix == "b" and rest == {"z": 1}
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
+    assert config["processor_class"] == "Named"
+
+
+def test_from_pretrained_takes_v4_37_s_positions(tmp_path):
+    CLIPProcessor(CLIPImageProcessor(), CLIPTokenizerFast()).save_pretrained(tmp_path / "sub")
+    assert not (tmp_path / "sub/processor_config.json").exists()
+    found = CLIPProcessor.from_pretrained(tmp_path, None, False, True, None, "main", subfolder="sub")
+    assert found.get_processor_dict(tmp_path, subfolder="sub") == ({}, {})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'speed'"):
+        found.save_pretrained(tmp_path, speed=1)
+    found.to_json_file(tmp_path / "p.json")
+    assert json.loads((tmp_path / "p.json").read_text("utf-8")) == {"processor_class": "CLIPProcessor"}
+    with pytest.raises(AttributeError, match="no auto classes"):
+        found.register_for_auto_class()

@@ -50,7 +50,10 @@ def check_equal(fast: nn.Module, plain: nn.Module, x: jax.Array, bound: float) -
 def test_patches(sides: tuple[int, int], dtype: Any, bound: float) -> None:
     x = jax.random.normal(jax.random.PRNGKey(0), (2, *sides, 3))
     check_equal(
-        PatchConv(5, 3, INIT, dtype), nn.Conv(5, (3, 3), (3, 3), "VALID", use_bias=False, dtype=dtype), x, bound
+        PatchConv(5, (3, 3), (3, 3), "VALID", use_bias=False, dtype=dtype, kernel_init=INIT),
+        nn.Conv(5, (3, 3), (3, 3), "VALID", use_bias=False, dtype=dtype),
+        x,
+        bound,
     )
 
 

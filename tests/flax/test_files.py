@@ -57,16 +57,19 @@ def test_own_file_comes_first_and_from_pt_the_other(full: Any, tmp_path: Path) -
     assert leaves_equal(FlaxCLIPModel.from_pretrained(tmp_path, from_pt=True).params, full.params)
 
 
-def test_parameters_are_float32_unless_torch_dtype_says_otherwise(full: Any) -> None:
+def test_parameters_keep_the_files_types_unless_torch_dtype_says_otherwise(full: Any, tmp_path: Path) -> None:
     path = CHECKPOINT.parent / "flax-bf16"
-    widened = FlaxCLIPModel.from_pretrained(path, "bfloat16")
-    assert widened.dtype == jnp.bfloat16
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(widened.params)} == {"float32"}
-    kept = FlaxCLIPModel.from_pretrained(path, torch_dtype="bfloat16")
+    kept = FlaxCLIPModel.from_pretrained(path)
     assert kept.dtype == jnp.float32
     assert leaves_equal(kept.params, full.to_bf16(full.params))
+    widened = FlaxCLIPModel.from_pretrained(path, "bfloat16", torch_dtype="float32")
+    assert widened.dtype == jnp.bfloat16
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(widened.params)} == {"float32"}
     half = FlaxCLIPModel.from_pretrained(CHECKPOINT, torch_dtype=jnp.float16)
     assert leaves_equal(half.params, full.to_fp16(full.params))
+    mixed = {**half.params, "logit_scale": full.params["logit_scale"]}
+    full.save_pretrained(tmp_path, params=mixed)
+    assert leaves_equal(FlaxCLIPModel.from_pretrained(tmp_path, jnp.float16).params, mixed)
 
 
 def test_bfloat16_goes_to_the_file_and_back(full: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
 
 import keras  # noqa: E402
 
-from clip_tf import layers, modeling  # noqa: E402
+from clip_tf import layers, modeling, shortcuts  # noqa: E402
 
 
 def drawn(layer: Any, seed: int = 0) -> Any:
@@ -58,7 +58,7 @@ def block(act: Any, dtype: Any = None) -> Any:
 def used(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the short cut returned."""
     results: list[Any] = []
-    short_cut = layers.mlp
+    short_cut = shortcuts.mlp
 
     def spy(*args: Any) -> Any:
         results.append(short_cut(*args))

@@ -17,11 +17,11 @@ pytest.importorskip("tensorflow", reason="tensorflow is not installed")
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_pieces(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clip_tf import bridge
+    from clip_tf import names
 
     adaptor, case = TF(), data.Case("", "CLIPModel", data.full(), {})
     whole = adaptor.weights(adaptor.build(case, dtype))
-    monkeypatch.setattr(bridge, "PIECE", 150)  # bytes: a row or two of the widest
+    monkeypatch.setattr(names, "PIECE", 150)  # bytes: a row or two of the widest
     pieces = adaptor.weights(adaptor.build(case, dtype))
     for name, value in whole.items():
         np.testing.assert_array_equal(pieces[name], value, err_msg=name)
@@ -29,9 +29,9 @@ def test_pieces(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reads_of_what_was_assigned_in_pieces_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """In TensorFlow's copy-on-read mode, which assigning a part turns on, each call would copy all weights."""
-    from clip_tf import bridge
+    from clip_tf import names
 
-    monkeypatch.setattr(bridge, "PIECE", 150)
+    monkeypatch.setattr(names, "PIECE", 150)
     model = TF().build(data.Case("", "CLIPModel", data.full(), {}), "float32")
     for variable in model.variables:
         reads = [variable.value.read_value() for _ in range(2)]
@@ -45,7 +45,7 @@ def test_no_copy_of_a_variable_is_made() -> None:
     code = """
 import keras, numpy as np, sys
 from clip_core.checkpoint.tensor import Tensor
-from clip_tf.bridge import fill
+from clip_tf.names import fill
 def resident(key):
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(key))
 values = np.arange(1 << 24, dtype=np.float32).reshape(-1, 512)

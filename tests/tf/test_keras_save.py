@@ -113,7 +113,8 @@ def test_dtypes(config: Any, tmp_path: Path, asked: Any, weights: str, computati
     assert {w.dtype for w in loaded.weights} == {weights}
     assert loaded.vision_model.encoder.layers[0].mlp.fc1.compute_dtype == computation
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
-        np.testing.assert_array_equal(tf.cast(ours, tf.float32), tf.cast(theirs, tf.float32))
+        once = tf.cast(tf.cast(ours, theirs.dtype), tf.float32)  # float16 has no room for bfloat16's smallest
+        np.testing.assert_array_equal(once, tf.cast(theirs, tf.float32))
 
 
 def test_the_global_policy_decides_where_it_fits(config: Any, tmp_path: Path) -> None:
@@ -138,8 +139,6 @@ def test_loading_problems(config: Any, tmp_path: Path) -> None:
     assert info["missing_keys"] == ["text_projection.weight"] and np.std(part.text_projection.kernel) > 0.05
     with pytest.raises(CheckpointError, match="load it with TFCLIPTextModel"):
         clip_tf.TFCLIPModel.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="push_to_hub"):
-        part.save_pretrained(tmp_path, push_to_hub=True)
 
 
 # -- Keras' own files -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -30,29 +31,42 @@ def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest
 class Theirs(torch.nn.Module):
     """In the place of transformers' class."""
 
-    _hf_peft_config_loaded = False
-
     def save_pretrained(self, folder: Path) -> None:
         (folder / "theirs").touch()
 
 
-def test_saving_is_ours_and_an_adapter_is_saved_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def with_theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = ModuleType("transformers")
     module.CLIPTextModel = Theirs  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "transformers", module)
     adapter._adapted_class.cache_clear()
+    yield
+    adapter._adapted_class.cache_clear()
+
+
+@pytest.mark.usefixtures("with_theirs")
+def test_saving_is_ours(tmp_path: Path) -> None:
     model = clip_torch.CLIPTextModel.from_pretrained("emoji")
     adapted = clip_torch.as_transformers(model)
-    adapter._adapted_class.cache_clear()
     assert isinstance(adapted, Theirs) and isinstance(adapted, clip_torch.CLIPTextModel)
     assert "safe_serialization" in inspect.signature(adapted.save_pretrained).parameters  # diffusers looks for it
     adapted.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     again = clip_torch.CLIPTextModel.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(again[name], weight) for name, weight in model.state_dict().items())
-    adapted._hf_peft_config_loaded = True
-    adapted.save_pretrained(tmp_path)
-    assert (tmp_path / "theirs").exists()
+
+
+def test_adapters_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = clip_torch.CLIPTextModel.from_pretrained("emoji")
+    for call in (model.active_adapters, model.enable_adapters, lambda: model.set_adapter("a")):
+        with pytest.raises(ValueError, match="no adapter loaded"):
+            call()
+    with pytest.raises(ValueError, match="wanted peft_model_id, or both"):
+        model.load_adapter()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(clip_torch.MissingDependencyError, match="pip install peft"):
+        model.add_adapter(object())
 
 
 def test_importing_the_backend_imports_neither_transformers_nor_peft() -> None:

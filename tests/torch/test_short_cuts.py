@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip_torch import CLIPModel, layers
-from clip_torch.modeling import CLIPAttention, CLIPEncoderLayer, CLIPTextTransformer, may_pool
-from clip_torch.shortcuts import below, may_skip
+from clip_torch.modeling import CLIPAttention, CLIPEncoderLayer, CLIPTextTransformer
+from clip_torch.shortcuts import below, may_pool, may_skip
 from conformance import cases as data
 from conformance.adaptors import Torch
 from conformance.compare import ACROSS, GRADIENT, relative_error
 from triclip.backends import torch_ as backend
 from triclip.backends.torch_prefixes import may_share
-from triclip.prefixes import shared_prefixes, until_end
+from triclip.prefixes import until_end
 
 ADAPTOR = Torch()
 CASE = {case.name: case for case in data.cases()}["class.CLIPModel"]
@@ -123,7 +123,7 @@ def test_changes_count_everywhere(change: str) -> None:
     want = layer_by_layer(model, ids)
     assert relative_error(model.get_text_features(ids), want) <= ACROSS
     rows = [until_end(row, model.config.text_config) for row in ids.tolist()]
-    found = torch.from_numpy(backend.prefix_features(model, shared_prefixes(rows)))
+    found = torch.from_numpy(backend.row_features(model, rows))
     assert relative_error(found, want) <= ACROSS
     assert relative_error(want, before) > 1e-3
 
@@ -305,16 +305,14 @@ def test_half_precision_without_such_arithmetic(dtype: torch.dtype, monkeypatch:
     want = build().eval()(**given).logits_per_image
     model = build().eval().to(dtype)
     given["pixel_values"] = given["pixel_values"].to(dtype)
-    errors = []
-    for arithmetic in (True, False):
-        monkeypatch.setattr(layers, "computes", lambda asked, arithmetic=arithmetic: arithmetic or asked != dtype)
-        products: list[torch.Tensor] = []
-        with monkeypatch.context() as patch:
-            patch.setattr(F, "linear", counting(F.linear, products))
-            out = model(**given)
-            features = model.get_image_features(given["pixel_values"])
-        assert out.logits_per_image.dtype == features.dtype == dtype
-        errors.append(float(relative_error(out.logits_per_image.float(), want)))
-    assert {x.dtype for x in products[:-2]} >= {torch.float32}
+    monkeypatch.setattr(layers, "computes", lambda asked: asked != dtype)
+    products: list[torch.Tensor] = []
+    monkeypatch.setattr(F, "linear", counting(F.linear, products))
+    out = model(**given)
+    assert out.logits_per_image.dtype == dtype == model.get_image_features(given["pixel_values"]).dtype
     assert {p.dtype for p in model.parameters()} == {dtype}
-    assert errors[1] <= 1.5 * errors[0] + 2e-2
+    kinds = [x.dtype for x in products]
+    assert kinds.count(dtype) == 3, "the projections behind the towers are called as they are"
+    assert kinds.count(torch.float32) > 12
+    # bfloat16 keeps 8 bits (4e-3 per rounding): weights and what layers hand on are rounded, nothing in between.
+    assert relative_error(out.logits_per_image.float(), want) <= (5e-2 if dtype == torch.bfloat16 else 1e-2)

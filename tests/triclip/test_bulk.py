@@ -13,7 +13,7 @@ from clip_core.errors import DataError, InputError
 from tests.triclip.bulk_fakes import FakeSpec, image_vector, text_vector, tree
 from tests.triclip.image_text import array_record, example, picture, shard, table, write_tar
 from triclip.embed import embed
-from triclip.search import Index, build_folder
+from triclip.search import build_folder, open_each, open_index
 
 
 def run(inputs, output, **options):
@@ -22,7 +22,7 @@ def run(inputs, output, **options):
 
 
 def rows(output, kind="image"):
-    index = Index.load(Path(output) / kind)
+    index = open_index(Path(output) / kind)
     return [(index.metadata(row), index.vectors[row]) for row in range(len(index))]
 
 
@@ -341,7 +341,7 @@ def test_duplicates_within_and_across_shards(memory, tmp_path, monkeypatch):
 
 def test_many_hashes_compared_in_parts(tmp_path, monkeypatch):
     from triclip.embed import duplicates
-    from triclip.embed.settings import Unit
+    from triclip.search.runs import Unit
 
     random = np.random.default_rng(0)
     units = [Unit(0, n, 0, 0) for n in range(5)]
@@ -394,8 +394,9 @@ def test_an_output_is_an_index(to, tmp_path):
         pytest.importorskip("pyarrow")
     shard(tmp_path / "0.tar", 2, s0_png=b"", s1_png=b"")  # a shard without rows
     run([tmp_path / "0.tar", *tars_paths(tmp_path)], tmp_path / "out", to=to)
-    index = Index.load(tmp_path / "out")
-    assert len(index) == 11 and index.model == "fake"
+    index = open_index(tmp_path / "out")
+    assert len(index) == 11 and index.model == "fake" and index.origin.fingerprint == "0"
+    assert {shard.origin.fingerprint for shard in open_each(tmp_path / "out")} == {"0"}
     assert index.search(image_vector(picture(8)), 1)[0][0].endswith("b.tar: 00008")
     found, row = index.search_rows(image_vector(picture(8))[None], 1, "caption~*3")
     assert index.metadata(int(row[0, 0]))["caption"] == "caption 3"
@@ -403,7 +404,7 @@ def test_an_output_is_an_index(to, tmp_path):
     assert built.names == index.names
     (tmp_path / "out" / "done" / "00001-0000.json").unlink()
     with pytest.raises(InputError, match="1 of 5 shards are not done"):
-        Index.load(tmp_path / "out")
+        open_index(tmp_path / "out")
 
 
 def tars_paths(folder):
@@ -414,10 +415,10 @@ def tars_paths(folder):
 def test_an_output_of_both_kinds_wants_to_be_told_which(tmp_path):
     run(tars(tmp_path), tmp_path / "out", what="both")
     with pytest.raises(InputError, match=r"out/image and .*out/text"):
-        Index.load(tmp_path / "out")
-    assert Index.load(tmp_path / "out" / "text").search(text_vector("caption 9"), 1)[0][0] == "caption 9"
+        open_index(tmp_path / "out")
+    assert open_index(tmp_path / "out" / "text").search(text_vector("caption 9"), 1)[0][0] == "caption 9"
     with pytest.raises(FileNotFoundError, match=r"index\.json"):
-        Index.load(tmp_path / "out" / "done")
+        open_index(tmp_path / "out" / "done")
 
 
 # -- size -------------------------------------------------------------------------------------------------------------

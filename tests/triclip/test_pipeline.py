@@ -1,5 +1,7 @@
 """`Clip` on the embedded model: each shortcut of the pipeline against the plain path."""
 
+import copy
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,14 +84,14 @@ def test_cores_share_the_batches(clip, pictures, tmp_path, monkeypatch):
     for i, picture in enumerate(pictures * 4):
         picture.save(tmp_path / f"{i:02}.png")
     seen, together = [], threading.Barrier(2)
-    real = clip._bridge.image_features
+    real = clip.runner.image_features
 
     def features(model, pixels):
         seen.append((threading.current_thread().name, torch.get_num_threads(), len(pixels)))
         together.wait(timeout=60)
         return real(model, pixels)
 
-    monkeypatch.setattr(clip._bridge, "image_features", features)
+    monkeypatch.setattr(clip.runner, "image_features", features)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -191,3 +193,80 @@ def test_expand_images_keeps_what_is_no_path():
 
 def test_the_scale_is_the_parameters_exponential(clip):
     assert clip.logit_scale == pytest.approx(float(clip.model.logit_scale.detach().exp()), rel=1e-6)
+
+
+def transparent(colour: tuple[int, int, int], mode: str) -> Image.Image:
+    """A shape in the middle of a transparent picture, on whose hidden pixels lies `colour`."""
+    rgba = Image.new("RGBA", (40, 40), (*colour, 0))
+    rgba.paste((20, 20, 20, 255), (8, 4, 30, 33))
+    return rgba if mode == "RGBA" else rgba.quantize(8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_what_lies_under_transparency_changes_nothing(clip, tmp_path, mode):
+    pictures = [transparent(colour, mode) for colour in ((0, 0, 0), (255, 255, 255), (20, 90, 200))]
+    paths = []
+    for number, picture in enumerate(pictures):
+        paths.append(tmp_path / f"{number}.png")
+        picture.save(paths[-1])
+    flat = Image.new("RGB", (40, 40), "white")
+    flat.paste((20, 20, 20), (8, 4, 30, 33))
+    want = clip.encode_image(flat)
+    for given in (pictures, paths):
+        assert np.abs(clip.encode_image(given) - want).max() < 1e-6
+    other = Clip(clip.model, clip.processor, background="#1450c8")
+    assert np.abs(other.encode_image(pictures) - want).max() > 1e-3
+    plain = Clip(clip.model, clip.processor, background=None)  # as the processor, and transformers, have it
+    assert np.abs(plain.encode_image(pictures[2]) - want).max() > 1e-3
+
+
+def test_any_iterable_of_pictures(clip, pictures):
+    want = clip.encode_image(pictures)
+    for given in (
+        tuple(pictures),
+        iter(pictures),
+        (picture for picture in pictures),
+        dict(enumerate(pictures)).values(),
+    ):
+        np.testing.assert_array_equal(clip.encode_image(given), want)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, True, "8"])
+def test_batch_sizes_are_checked(clip, pictures, size):
+    for run in (lambda: clip.encode_text(["a"], batch_size=size), lambda: clip.encode_image(pictures, batch_size=size)):
+        with pytest.raises(InputError, match="batch_size: wanted a whole number from 1"):
+            run()
+
+
+def test_classify_skips_what_cannot_be_read(clip, tmp_path, pictures):
+    pictures[0].save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"none")
+    pictures[1].save(tmp_path / "c.png")
+    with pytest.raises(ImageError, match=r"b\.png"):
+        clip.classify(tmp_path, ["x", "y"])
+    found = clip.classify(tmp_path, ["x", "y"], skip_unreadable=True)
+    assert [path.name for path in found.sources] == ["a.png", "c.png"] and len(found) == 2
+    assert [path.name for path, _ in found.skipped] == ["b.png"]
+    part = found[1:]
+    assert [path.name for path in part.sources] == ["c.png"] and part[0] == found[1] and part.labels == found.labels
+
+
+def test_labels_that_cannot_be_told_apart_are_refused(clip, pictures):
+    for labels, message in ((["cat", "dog", "cat"], "'cat' twice"), (["cat", " "], "empty label")):
+        with pytest.raises(InputError, match=message):
+            clip.classify(pictures, labels)
+    assert clip.zero_shot_head(["cat", "cat"]).shape[1] == 2  # a head may hold them: ImageNet's does
+
+
+def test_a_clip_can_be_copied_and_pickled(clip, pictures):
+    want = clip.encode_image(pictures), clip.encode_text(["a cat"])
+    for other in (copy.deepcopy(clip), pickle.loads(pickle.dumps(clip)), copy.copy(clip)):
+        np.testing.assert_array_equal(other.encode_image(pictures), want[0])
+        np.testing.assert_array_equal(other.encode_text(["a cat"]), want[1])
+
+
+def test_a_folder_gives_every_format_that_pillow_reads(tmp_path):
+    names = ["a.jfif", "b.JPE", "c.tga", "d.webp", "e.dds", "f.pcx", "g.jp2"]
+    for name in [*names, "notes.txt", "page.pdf", "drawing.eps"]:
+        (tmp_path / name).touch()
+    assert [path.name for path in expand_images(tmp_path)] == names

@@ -1,0 +1,86 @@
+"""What the tools ask of a backend, as one Protocol: the modules `torch_`, `tf_` and `flax_` each have all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+
+from clip_core.errors import InputError, MissingDependencyError
+
+# name -> the package that holds its networks
+BACKENDS = {"torch": "clip_torch", "tf": "clip_tf", "flax": "clip_flax"}
+
+
+class PairAttentions(NamedTuple):
+    """What one picture and one text attend to, as float32 arrays: L layers, H heads, N patches + 1, S tokens.
+
+    vision [L, H, N, N], text [L, H, S, S]: attention weights, a row for each token that looks.
+    vision_gradients, text_gradients: of the logit, by those weights; None when not asked for.
+    logit: cosine * exp(logit_scale).
+    """
+
+    vision: np.ndarray
+    text: np.ndarray
+    vision_gradients: np.ndarray | None
+    text_gradients: np.ndarray | None
+    logit: float
+
+
+class Backend(Protocol):
+    """Functions of a backend's module. Embeddings are float32 [B, P], not normalised."""
+
+    def load_full_model(self, name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> Any:
+        """A full CLIP model in evaluation mode, as its `from_pretrained` loads it."""
+
+    def text_features(self, model: Any, input_ids: np.ndarray) -> np.ndarray:
+        """Of ids, int64 [B, S], without a mask."""
+
+    def row_features(self, model: Any, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Of B texts' ids, each up to its end token: see `triclip.prefixes.until_end`."""
+
+    def image_features(self, model: Any, pixel_values: np.ndarray) -> np.ndarray:
+        """Of pixels, float32 [B, C, H, W]."""
+
+    def logit_scale(self, model: Any) -> float:
+        """The stored logarithm."""
+
+    def separate_cores(self, model: Any) -> int:
+        """How many cores may compute a batch each (`one_core_workers`); 1 where a batch can't be kept on one."""
+
+    def one_core_workers(self, count: int) -> Executor:
+        """`count` threads whose products stay on one core each."""
+
+    def pair_attentions(
+        self, model: Any, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
+    ) -> PairAttentions:
+        """Of pixels float32 [1, C, H, W] and ids int64 [1, S]; the model is left as it is."""
+
+
+def open_backend(name: str) -> Backend:
+    """The backend of that name. Raises InputError for another name, MissingDependencyError naming the extra."""
+    if name not in BACKENDS:
+        raise InputError(f"backend: wanted one of {', '.join(BACKENDS)}, found {name!r}")
+    try:
+        return cast(Backend, import_module(f"{__name__}.{name}_"))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("triclip", "clip_core", *BACKENDS.values()):
+            raise
+        raise MissingDependencyError(
+            f"backend {name!r} needs {error.name}, which is not installed: pip install 'triclip[{name}]'"
+        ) from error
+
+
+def pad_rows_of_ids(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Ragged ids as int64 [B, S]: behind its end each row repeats its last id, which changes nothing.
+
+    The tower is causal and pools at the first end token, which never sees what is behind it.
+    """
+    ids = np.empty((len(rows), max(map(len, rows))), np.int64)
+    for target, row in zip(ids, rows, strict=True):
+        target[: len(row)] = row
+        target[len(row) :] = row[-1]
+    return ids

@@ -1,8 +1,9 @@
-"""What `triclip.pipeline.Clip` asks of a backend."""
+"""The tools' backend in PyTorch: see `triclip.backends.Backend`."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from clip_core import machine
 from clip_torch.modeling import CLIPModel
 
-from ..prefixes import Prefixes
+from ..prefixes import shared_prefixes
+from . import PairAttentions, pad_rows_of_ids
 from .torch_prefixes import features, may_share
 
 
@@ -28,17 +30,11 @@ def text_features(model: CLIPModel, input_ids: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def prefix_features(model: CLIPModel, prefixes: Prefixes) -> np.ndarray:
-    """As `text_features`, of texts that share beginnings."""
+def row_features(model: CLIPModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Of texts' ids, each up to its end token: what they begin with in common is computed once, where that may be."""
     if not may_share(model):
-        return text_features(model, _whole(prefixes))
-    return features(model, prefixes).float().cpu().numpy()
-
-
-def _whole(prefixes: Prefixes) -> np.ndarray:
-    """The texts [B, S] again; behind its end each has its end token, which is not the first one there."""
-    columns = np.minimum(np.arange(prefixes.paths.shape[1]), prefixes.ends[:, None])
-    return prefixes.tokens[np.take_along_axis(prefixes.paths, columns, axis=1)]
+        return text_features(model, pad_rows_of_ids(rows))
+    return features(model, shared_prefixes(rows)).float().cpu().numpy()
 
 
 @torch.inference_mode()
@@ -75,3 +71,37 @@ def _use_one_core() -> None:
 def logit_scale(model: CLIPModel) -> float:
     """The stored logarithm."""
     return float(model.logit_scale.detach())
+
+
+def pair_attentions(
+    model: CLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
+) -> PairAttentions:
+    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
+    towers = (model.vision_model, model.text_model)
+    # Where all parameters are frozen, a graph begins at the embedded tokens.
+    hooks = [tower.embeddings.register_forward_hook(lambda _m, _i, x: x.requires_grad_()) for tower in towers]
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            out = model(
+                input_ids=torch.from_numpy(input_ids).to(model.device),
+                pixel_values=torch.from_numpy(pixel_values).to(model.device),
+                output_attentions=True,
+            )
+            logit = out.logits_per_image[0, 0]
+            vision, text = out.vision_model_output.attentions, out.text_model_output.attentions
+            slopes = torch.autograd.grad(logit, (*vision, *text)) if gradients else ()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return PairAttentions(
+        _stacked(vision),
+        _stacked(text),
+        _stacked(slopes[: len(vision)]) if gradients else None,
+        _stacked(slopes[len(vision) :]) if gradients else None,
+        float(logit.detach()),
+    )
+
+
+def _stacked(layers: tuple[torch.Tensor, ...]) -> np.ndarray:
+    """L of [1, H, N, N] -> float32 [L, H, N, N]."""
+    return torch.cat([layer.detach() for layer in layers]).float().cpu().numpy()

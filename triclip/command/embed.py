@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from . import embed_folder
 from .shared import (
     appended_to,
     check_plot,
+    check_replaced,
     embed_readable,
     lines,
     load,
@@ -28,7 +30,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--texts", metavar="FILE", help="embed the lines of this file instead of pictures")
     parser.add_argument("--output", "-o", required=True, metavar="PATH", help=".npz, .npy, .parquet or .index; a "
                         "folder (ending in / or without suffix) for millions")  # fmt: skip
-    parser.add_argument("--append", action="store_true", help="add to the .index folder that is there")
+    parser.add_argument("--append", action="store_true", help="add what is new to the .index folder that is there")
+    parser.add_argument("--force", action="store_true", help="replace the output if it is there, without a question")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N")
     plot_argument(parser, "a map of the vectors")
     parser.add_argument("--plot-method", choices=("pca", "umap"), default="pca", help="default: pca")
@@ -38,7 +41,9 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..fingerprint import fingerprint
     from ..search import Index, append_index, check_output
+    from ..search.origin import common_root, relative_name
 
     if embed_folder.is_meant(args):
         return embed_folder.run(args)
@@ -47,6 +52,11 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output)  # before the work, not after it
     check_plot(args)
     target = appended_to(args.output) if args.append else None
+    if target is None:
+        check_replaced(args.output, args.force)
+    print_of_model, root = fingerprint(args.model), ""
+    if target is not None:
+        target.origin.check_model(str(args.model), print_of_model)
     clip = load(args)
     if args.texts:
         names, skipped = lines(args.texts), []
@@ -54,18 +64,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         found = embed_readable(clip, args.images, args.batch_size)
         names, vectors, skipped = [str(source) for source in found.sources], found.vectors, found.skipped
-    found_index = Index(vectors, names, str(args.model))
+        root = common_root(names)
+    stored = [relative_name(os.path.abspath(name), root) for name in names] if root else names
+    index, added = Index(vectors, stored, str(args.model), None, print_of_model, root), len(names)
     if target is None:
-        found_index.save(args.output)
+        index.save(args.output)
     else:
-        append_index(target, found_index)
+        added = append_index(target, index)
     if args.plot:
         _plot_map(args, vectors, names)
     report = {"output": args.output, "count": len(names), "width": int(vectors.shape[1]), "model": str(args.model)}
     if args.json:
         print_json({**report, "skipped": [{"image": str(s), "reason": r} for s, r in skipped]})
     else:
-        print(f"{len(names)} vectors of width {vectors.shape[1]} -> {args.output}")
+        again = f", {len(names) - added} were there already" if added < len(names) else ""
+        print(f"{added} vectors of width {vectors.shape[1]} -> {args.output}{again}")
     return 0
 
 

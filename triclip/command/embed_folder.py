@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..embed.settings import BROKEN, FILES, KINDS, RUN, SAMPLES
+from ..embed.settings import BROKEN, FILES, SAMPLES
+from ..search.runs import KINDS, RUN
 
 NAMED = 10  # of what was skipped, on standard error; all are in broken.jsonl
 # argument -> its value when it was not given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import Any
 
 from .shared import json_argument, print_json
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from clip_core.hub import resolve_folder
 
     if args.machine:
-        return _inspect_machine()
+        return _inspect_machine(args)
     if args.checkpoint is None:
         raise ValueError("inspect: wanted a checkpoint or --machine, found neither")
     facts = checkpoint.inspect(resolve_folder(args.checkpoint, weights=True))
@@ -36,12 +37,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _inspect_machine() -> int:
+def _inspect_machine(args: argparse.Namespace) -> int:
     from clip_core import machine
     from clip_core.image.fast import measure
 
+    if args.checkpoint is not None:
+        raise ValueError(f"inspect: wanted a checkpoint or --machine, found both ({args.checkpoint})")
     measure()
-    print(machine.describe())
+    with contextlib.suppress(ImportError):  # without PyTorch its step stays undecided
+        from clip_torch import layers
+
+        machine.choice("linear", layers.avx512)
+    if args.json:
+        print_json(machine.report())
+    else:
+        print(machine.describe())
     return 0
 
 

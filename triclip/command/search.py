@@ -36,23 +36,30 @@ def add(commands: Any) -> None:
     parser.add_argument("--filter", action="append", metavar="EXPR", help='e.g. "year>=2020", "name~*.png"; all hold')
     parser.add_argument("--index-type", choices=INDEX_TYPES, default="exact", help=INDEX_TYPES_HELP)
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="results shown (default 5)")
+    parser.add_argument("--folder", metavar="FOLDER", help="where the pictures lie now, if they were moved")
+    parser.add_argument("--force", action="store_true", help="search although another model made the index")
     plot_argument(parser, "a sheet of what was found")
     model_arguments(parser, default=None)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..search import Index, combine
+    from ..fingerprint import fingerprint
+    from ..search import combine, open_index
 
     terms = _terms(args)
     check_plot(args)
-    index = Index.load(args.index)
+    index = open_index(args.index)
     args.model = args.model or index.model
+    if not args.force:
+        index.origin.check_model(args.model, fingerprint(args.model) if index.origin.fingerprint else "")
     clip = load(args)
     vectors = [(clip.encode_image if is_picture else clip.encode_text)(what)[0] for what, is_picture, _ in terms]
     query = combine(vectors, [weight for _, _, weight in terms])
     scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type)
     results = [(index.metadata(int(row)), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+    for about, _ in results:
+        about["name"] = _shown(about["name"], args.folder or index.origin.root)
     if args.plot:
         _plot_found(args.plot, terms, results)
     if args.json:
@@ -62,6 +69,14 @@ def run(args: argparse.Namespace) -> int:
     for rank, (about, score) in enumerate(results, 1):
         print(f"{rank:3d}  {score:6.3f}  {about['name']}")
     return 0
+
+
+def _shown(name: str, folder: str) -> str:
+    """A name as it can be opened from here: relative if it lies below the working directory."""
+    if not folder:
+        return name
+    path, here = os.path.abspath(os.path.join(folder, name)), os.path.join(os.getcwd(), "")
+    return path.removeprefix(here)
 
 
 def _plot_found(path: str, terms: Sequence[tuple[str, bool, float]], results: Sequence[tuple[Any, float]]) -> None:

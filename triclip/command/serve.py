@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("source", metavar="FOLDER|INDEX", help="pictures, or what `triclip embed` or `index` wrote")
     parser.add_argument("--folder", metavar="FOLDER", help="where an index's pictures lie; nothing else is opened")
+    parser.add_argument("--force", action="store_true", help="serve although another model made the index")
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
     parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any that is free")
     parser.add_argument("--index-type", choices=INDEX_TYPES, default="exact", help="default: exact")
@@ -36,6 +37,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; returns 0 then."""
+    from ..fingerprint import fingerprint
     from ..pipeline import Clip
     from ..serve.library import open_library
     from ..serve.limits import Limits
@@ -51,7 +53,12 @@ def run(args: argparse.Namespace) -> int:
         def load(model: str | None) -> Clip:
             return Clip.from_pretrained(args.model or model or "emoji", backend=args.backend, dtype=args.dtype)
 
-        library = open_library(args.source, load, args.folder, limits, report_skipped)
+        def check(origin: Any) -> None:
+            name = args.model or origin.model
+            if not args.force:
+                origin.check_model(name, fingerprint(name) if origin.fingerprint else "")
+
+        library = open_library(args.source, load, args.folder, limits, report_skipped, check=check)
         if args.index_type != "exact":
             library.index.candidates(args.index_type)  # built now, not at the first search
         local = is_loopback(args.host)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-BACKENDS = ("torch", "tf", "flax")
+from ..backends import BACKENDS
+
 INDEX_TYPES = ("exact", "hnsw", "ivf")
-INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS or hnswlib (extra `search`)"
+INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS (extra `search`)"
 
 
 def model_arguments(parser: argparse.ArgumentParser, default: str | None = "emoji", json: bool = True) -> None:
     """--model, --backend, --dtype, and --json unless the command has a --json of its own."""
-    parser.add_argument("--model", default=default, help="folder, file, hub name, or 'emoji' (default, embedded)")
+    named = "'emoji' (default, embedded)" if default else "'emoji'; default: the index's, else 'emoji' (embedded)"
+    parser.add_argument("--model", default=default, help=f"folder, file, hub name, or {named}")
     parser.add_argument("--backend", default="torch", choices=BACKENDS, help="default: torch")
     parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
     if json:
@@ -86,6 +89,21 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"wanted at least 1, found {value}")
     return value
+
+
+def check_replaced(path: str, force: bool) -> None:
+    """Ask before an index that is there is replaced. Raises FileExistsError without the answer yes, or without a
+    terminal to ask at, unless `force`."""
+    from ..search.parts import MANIFEST
+
+    is_there = os.path.isfile(os.path.join(path, MANIFEST) if os.path.isdir(path) else path)
+    if force or not is_there:  # whatever else is a folder is never replaced
+        return
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        print(f"{path} is there already. Replace it? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+    raise FileExistsError(f"--output {path}: is there already; --force replaces it, --append adds to an .index")
 
 
 def appended_to(path: str) -> Any:

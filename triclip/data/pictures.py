@@ -50,11 +50,13 @@ class PictureReader:
 
     Args:
         image_processor: a CLIPImageProcessor that crops, so that all results have one shape (ConfigError otherwise).
-        augment: None for none, and then transparency is what the processor makes of it: it drops the alpha channel.
+        augment: None for none.
+        background: without augmentation, the colour behind transparent pictures; None leaves them to the processor,
+            which drops the alpha channel.
     """
 
-    def __init__(self, image_processor: Any, augment: AugmentSection | None = None) -> None:
-        self.image_processor = image_processor
+    def __init__(self, image_processor: Any, augment: AugmentSection | None = None, background: Any = None) -> None:
+        self.image_processor, self.background = image_processor, background
         self.steps = image_processor.steps(data_format=FIRST)
         size, crop = self.steps.size, self.steps.crop
         if crop is None and (size is None or "height" not in size):
@@ -72,7 +74,7 @@ class PictureReader:
         """Put a picture's values into `out` [C, H, W]. Raises ImageError."""
         if self.augmenter is None or random is None:
             with open_picture(picture, name, unread_jpeg=True) as image:
-                self._plain(image, name, out)
+                self._plain(flatten(image, self.background), name, out)
             return
         image = open_picture(picture, name)
         if self.steps.exif:

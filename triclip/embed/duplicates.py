@@ -19,9 +19,9 @@ import numpy as np
 
 from clip_core.errors import DataError
 
-from ..search.single_file import save_array
-from .settings import HASHES, Unit
-from .shards import replaced
+from ..search.runs import Unit
+from ..search.writing import replaced, save_array
+from .settings import HASHES
 
 ITEM = np.dtype([("sample", "<i8"), ("high", "<u8"), ("low", "<u8")])
 MEMORY = 1 << 28  # bytes of hashes that are compared at once

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-SMALL = ("config.json", "open_clip_config.json", "tokenizer.json", "vocab.json", "merges.txt",
-         "preprocessor_config.json", "processor_config.json")  # fmt: skip
+from ..fingerprint import fingerprint
 
 
 class Encoder(Protocol):
@@ -46,37 +43,36 @@ class ClipSpec:
     """A model that `Clip.from_pretrained` loads, with its arguments."""
 
     def __init__(
-        self, name: Any = "emoji", backend: str = "torch", dtype: str | None = None, device: Any = None
+        self,
+        name: Any = "emoji",
+        backend: str = "torch",
+        dtype: str | None = None,
+        device: Any = None,
+        background: str | None = "white",
     ) -> None:
         from clip_core.hub import BUNDLED
 
         name = os.fspath(name)
         # Other processes may have another working directory.
         self.name = os.path.abspath(name) if name not in BUNDLED and os.path.exists(name) else name
-        self.backend, self.dtype, self.device = backend, dtype, device
+        self.backend, self.dtype, self.device, self.background = backend, dtype, device, background
 
     def identity(self) -> dict[str, Any]:
-        """The name, backend, dtype, and a digest of the weights, configuration and tokenizer."""
-        return {"name": self.name, "backend": self.backend, "dtype": self.dtype or "float32", "digest": self._digest()}
-
-    def _digest(self) -> str:
-        from clip_core.checkpoint.locate import locate
-        from clip_core.hub import resolve_folder
-
-        found = locate(resolve_folder(self.name, weights=True))
-        files = [found.file(name) for name in SMALL] if found.folder else []
-        files += found.weights or (sorted(found.item.rglob("*")) if found.item else [])
-        digest = hashlib.sha256()
-        for path in filter(Path.is_file, files):
-            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        """The name, backend, dtype, background, and a digest of the weights, configuration and tokenizer."""
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "dtype": self.dtype or "float32",
+            "background": self.background,
+            "digest": fingerprint(self.name),
+        }
 
     def load(self, batch_size: int) -> Encoder:
         from ..pipeline import Clip
 
-        return ClipEncoder(Clip.from_pretrained(self.name, self.backend, self.dtype, self.device), batch_size)
+        return ClipEncoder(
+            Clip.from_pretrained(self.name, self.backend, self.dtype, self.device, self.background), batch_size
+        )
 
 
 class ClipEncoder:
@@ -86,12 +82,12 @@ class ClipEncoder:
         from ..data.pictures import PictureReader
 
         self.clip, self.batch_size = clip, batch_size
-        self._reader = PictureReader(clip.processor.image_processor)
+        self._reader = PictureReader(clip.processor.image_processor, background=clip.background)
 
     def threads(self, most: int) -> tuple[Executor, int] | None:
         """A thread for each core, where the backend can keep a batch on one (PyTorch on CPUs)."""
-        cores = self.clip._separate_cores()
-        return (self.clip._bridge.one_core_workers(cores), cores) if 1 < cores <= most else None
+        cores = self.clip.runner.separate_cores(self.clip.model)
+        return (self.clip.runner.one_core_workers(cores), cores) if 1 < cores <= most else None
 
     def read(self, picture: bytes | str, name: str) -> np.ndarray:
         out = np.empty(self._reader.shape, np.float32)

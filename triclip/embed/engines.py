@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from .settings import Input, Job, Unit
+from ..search.runs import Input, Unit
+from .settings import Job
 from .work import Step, Worker
 
 ENGINES = ("local", "ray")

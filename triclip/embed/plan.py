@@ -14,12 +14,11 @@ from clip_core.errors import DataError, InputError
 from ..data.sources import PROBED, separate
 from ..nested import flatten
 from ..progress import Progress
+from ..search.runs import FORMAT, RUN, VERSION, Input, read_run
+from ..search.writing import write_json
 from .engines import Engine
-from .settings import RUN, Input, Job
-from .shards import write_json
+from .settings import Job
 from .work import Worker
-
-FORMAT, VERSION = "triclip-embeddings", 1
 
 
 def make_plan(job: Job, engine: Engine, progress: bool | None = None) -> Job:
@@ -102,25 +101,6 @@ def _other_inputs(before: list[Input], now: list[Input]) -> list[str]:
             what = "of another content" if os.path.isdir(new.path) else f"of {old.size} bytes, now {new.size}"
             return [f"inputs: {new.path} {what}"]
     return []
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """The checked contents of embed.json. Raises InputError."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: wanted JSON, found a file that does not parse: {error}") from error
-    good = isinstance(known, dict) and known.get("format") == FORMAT and known.get("version") == VERSION
-    good = good and all(isinstance(known.get(key), dict) for key in ("settings", "model"))
-    good = good and isinstance(known.get("inputs"), list) and all(map(_is_input, known["inputs"]))
-    if not good:
-        raise InputError(f"{path}: wanted the record of a run of version {VERSION}, found something else")
-    return {"kind": None, **known}
-
-
-def _is_input(found: Any) -> bool:
-    kinds = (str, str, int, list)
-    return isinstance(found, list) and len(found) == 4 and all(map(isinstance, found, kinds)) and found[2] >= 0
 
 
 def _short(value: Any) -> str:

@@ -6,6 +6,7 @@ given its units again: those that are finished are passed over, the one it died 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -14,8 +15,9 @@ from typing import Any
 
 from clip_core.errors import InputError, MissingDependencyError
 
+from ..search.runs import Input, Unit
 from .engines import Local
-from .settings import Input, Job, Unit
+from .settings import Job
 from .work import Step, Worker
 
 STORE = 1 << 28  # bytes of shared memory of a cluster of this machine alone: only notes pass through it
@@ -37,21 +39,16 @@ class Ray:
     def __init__(
         self, workers: int | None = None, address: str | None = None, cpus: float = 1, gpus: float = 0
     ) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
-            import ray.data
+            import ray.data  # noqa: F401
         except ImportError as error:
             raise MissingDependencyError("engine 'ray' needs Ray Data: pip install 'triclip[ray]'") from error
         self.cpus, self.gpus, self._ours = cpus, gpus, not ray.is_initialized()
         if self._ours:
-            address = address or os.environ.get("RAY_ADDRESS")
-            alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "object_store_memory": STORE}
-            ray.init(address=address, log_to_driver=False, logging_level="warning", **({} if address else alone))
+            _start(address or os.environ.get("RAY_ADDRESS"))
         able = int(ray.cluster_resources().get("CPU", 1) // max(cpus, 1e-9))
         self.workers = workers or max(1, able)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it says much that is of no use here
 
     def count(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Input]]:
         if len(numbers) <= 4 * self.workers:  # done before the workers would have started
@@ -71,31 +68,77 @@ class Ray:
             yield Step(found["samples"], found["record"])
 
     def _map(self, job: Job, task: str, items: list[dict[str, Any]], gpus: float) -> Iterator[dict[str, Any]]:
-        import ray.data
-
         if not items:
             return
+        with _quiet():
+            for row in self._data(job, task, items, gpus).iter_rows():
+                found = row["found"]
+                if "error" in found:
+                    raise (OSError if found["system"] else InputError)(found["error"])
+                yield found
+
+    def _data(self, job: Job, task: str, items: list[dict[str, Any]], gpus: float) -> Any:
+        import ray.data
+
         workers = min(self.workers, len(items))
         blocks = min(len(items), workers * BLOCKS_PER_WORKER)
         data = ray.data.from_items([{"item": item} for item in items], override_num_blocks=blocks)
-        data = data.map(
+        return data.map(
             _Actor,
             fn_constructor_args=(job, task),
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=self.cpus,
             num_gpus=gpus or None,
         )
-        for row in data.iter_rows():
-            found = row["found"]
-            if "error" in found:
-                raise (OSError if found["system"] else InputError)(found["error"])
-            yield found
 
     def close(self) -> None:
         import ray
 
         if self._ours:
             ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    """Join a cluster, or start one of this machine alone, which then reports nothing to Ray's makers."""
+    import ray
+
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+        return
+    with _environment("RAY_USAGE_STATS_ENABLED", "0"):  # the cluster's processes inherit it
+        ray.init(
+            include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=STORE, log_to_driver=False,
+            logging_level="warning",
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """A variable's default for processes that are started in the block."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While Ray Data works for this run: no bars and messages of its own, which are of no use here."""
+    import ray.data
+
+    logger, context = logging.getLogger("ray.data"), ray.data.DataContext.get_current()
+    before = logger.level, context.enable_progress_bars
+    logger.setLevel(logging.ERROR)
+    context.enable_progress_bars = False
+    try:
+        yield
+    finally:
+        logger.setLevel(before[0])
+        context.enable_progress_bars = before[1]
 
 
 class _Actor:

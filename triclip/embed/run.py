@@ -13,14 +13,16 @@ from typing import Any
 
 from clip_core.errors import InputError
 
+from ..locks import locked
 from ..progress import Progress
+from ..search.runs import Unit, read_record, units_of
 from ..search.single_file import pyarrow_or_error
 from .duplicates import are_compared, compare, hash_path
 from .encoder import ClipSpec, EncoderSpec
 from .engines import ENGINES, Engine, Local
 from .plan import make_plan
-from .settings import HASHES, SAMPLES, Job, Settings, Unit, absolute, parse_shard, units_of
-from .shards import read_record, write_broken
+from .settings import HASHES, SAMPLES, Job, Settings, absolute, parse_shard
+from .shards import broken_file
 
 
 @dataclass(frozen=True)
@@ -155,22 +157,18 @@ def _report(job: Job, units: list[Unit], embedded: int, started: float) -> Repor
     output = job.settings.output
     rows = dict.fromkeys(job.settings.kinds, 0)
     broken, duplicates, complete = 0, 0, True
-    damage = [(one.path, reason) for one in job.inputs for reason in one.damage]
-
-    def entries() -> Iterator[tuple[str, str]]:
-        nonlocal broken, duplicates, complete
-        yield from damage
-        for unit in units:
-            record = read_record(output, unit)
+    with broken_file(output) as add_broken:
+        for one in job.inputs:
+            for reason in one.damage:
+                add_broken(one.path, reason)
+        for record in (read_record(output, unit) for unit in units):
             if record is None:
                 complete = False
                 continue
             broken, duplicates = broken + len(record["broken"]), duplicates + record["duplicates"]
-            for kind in rows:
-                rows[kind] += record["rows"][kind]
-            yield from ((name, reason) for name, reason in record["broken"])
-
-    write_broken(output, entries())
+            rows = {kind: count + record["rows"][kind] for kind, count in rows.items()}
+            for name, reason in record["broken"]:
+                add_broken(name, reason)
     if complete:
         shutil.rmtree(output / HASHES, ignore_errors=True)
     samples = sum(one.samples for one in job.inputs)
@@ -196,17 +194,10 @@ def _engine(engine: str | Engine) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def _alone(output: Path, name: str) -> Iterator[None]:
-    """One process for each share; the system lets go of the lock when a process ends, however it ends."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
-        yield
-        return
-    with open(output / name, "w") as file:
+    """One process for each share."""
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(output / name, wait=False))
         except BlockingIOError as error:
             raise InputError(f"{output}: wanted a folder that no other run is writing to, found one at work") from error
-        except OSError:  # a file system without locks
-            pass
         yield

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_core.errors import InputError
 
-KINDS = {"images": ("image",), "texts": ("text",), "both": ("image", "text")}
+from ..search.columns import DTYPES
+from ..search.runs import KINDS, Input
+
 NEEDS = {"image": "images", "text": "captions"}  # of a sample
 FILES = ("npy", "parquet")
-RUN, BROKEN, DONE, HASHES = "embed.json", "broken.jsonl", "done", "hashes"
+BROKEN, HASHES = "broken.jsonl", "hashes"
 SAMPLES = 16384  # per output shard
 
 
@@ -35,8 +37,6 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        from ..search.core import DTYPES
-
         for key, able in (("what", tuple(KINDS)), ("to", FILES), ("store", DTYPES)):
             if getattr(self, key) not in able:
                 raise InputError(f"{key}: wanted one of {', '.join(able)}, found {getattr(self, key)!r}")
@@ -55,41 +55,6 @@ class Settings:
     def fixed(self) -> dict[str, Any]:
         keys = ("what", "image_key", "caption_key", "to", "store", "samples_per_shard", "deduplicate")
         return {key: getattr(self, key) for key in keys}
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input file, or a folder that is one. `size` tells it from another of its name.
-
-    samples: how many it has, 0 when it can't be used. damage: what was lost of it, or why it can't be used.
-    """
-
-    path: str
-    size: str
-    samples: int = 0
-    damage: list[str] = field(default_factory=list)
-
-
-class Unit(NamedTuple):
-    """The samples [start, stop) of an input: what becomes one output shard."""
-
-    input: int
-    piece: int
-    start: int
-    stop: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.input:05d}-{self.piece:04d}"
-
-
-def units_of(inputs: Sequence[Input], size: int) -> list[Unit]:
-    """All units in order."""
-    return [
-        Unit(number, piece, start, min(start + size, one.samples))
-        for number, one in enumerate(inputs)
-        for piece, start in enumerate(range(0, one.samples, size))
-    ]
 
 
 class Job(NamedTuple):

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clip_core.files import replace_file
-
 from ..search import Index
+from ..search.runs import Unit, record_path
 from ..search.single_file import files_of
-from .settings import BROKEN, DONE, Settings, Unit
-
-
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """`replace_file`, with errors that name the file: a full disk's own message does not."""
-    try:
-        with replace_file(path) as draft:
-            yield draft
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    with replaced(path) as draft:
-        draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+from ..search.writing import replaced, write_json
+from .settings import BROKEN, Settings
 
 
 def write_shard(settings: Settings, unit: Unit, indexes: Mapping[str, Index], about: dict[str, Any]) -> dict[str, Any]:
@@ -46,28 +31,15 @@ def write_shard(settings: Settings, unit: Unit, indexes: Mapping[str, Index], ab
     return record
 
 
-def record_path(output: Path, name: str) -> Path:
-    return output / DONE / f"{name}.json"
-
-
-def read_record(output: Path, unit: Unit) -> dict[str, Any] | None:
-    """The record of a finished unit; None when it is not finished, or its files are no longer what was written."""
-    try:
-        record = json.loads(record_path(output, unit.name).read_text(encoding="utf-8"))
-        if record["samples"] != unit.stop - unit.start:
-            return None
-        if any((output / file).stat().st_size != size for file, size in record["files"].items()):
-            return None
-        return record if isinstance(record["broken"], list) and isinstance(record["rows"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def write_broken(output: Path, entries: Iterator[tuple[str, str]]) -> None:
-    """broken.jsonl, line by line."""
+@contextlib.contextmanager
+def broken_file(output: Path) -> Iterator[Callable[[str, str], None]]:
+    """broken.jsonl, replaced whole: a function that adds (name, reason)."""
     with replaced(output / BROKEN) as draft, open(draft, "w", encoding="utf-8") as file:
-        for name, reason in entries:
+
+        def add(name: str, reason: str) -> None:
             file.write(json.dumps({"name": name, "reason": reason}) + "\n")
+
+        yield add
 
 
 def plain(text: str) -> str:
@@ -75,8 +47,9 @@ def plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def as_index(vectors: np.ndarray, rows: list[dict[str, Any]], model: str, store: str) -> Index:
-    """Rows of one kind with their vectors [N, P]."""
+def as_index(vectors: Sequence[np.ndarray], rows: list[dict[str, Any]], model: str, store: str) -> Index:
+    """Rows of one kind with their vectors, in arrays [n, P] that follow one another."""
     columns: dict[str, Any] = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
     names = columns.pop("name", [])
-    return Index(vectors.astype(store, copy=False), names, model, columns)
+    joined = np.concatenate(vectors) if len(vectors) else np.empty((0, 1), np.float32)
+    return Index(joined.astype(store, copy=False), names, model, columns)

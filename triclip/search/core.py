@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 from clip_core.errors import InputError
 
 from . import approximate
-from .columns import NAME, Column, make_columns
-from .exact import best_rows, rescore
+from .columns import DTYPES, NAME, Column, make_columns
+from .exact import best_rows, longest, rescore
 from .filters import select_rows
+from .origin import Origin
 
-DTYPES = ("float32", "float16")
 _ROWS = 1 << 14  # read at a time
 
 
@@ -28,8 +28,11 @@ class Index:
         names: N paths or sentences.
         model: the name of the model that made them; queries need the same one.
         metadata: column -> N strings, numbers or flags, for filters.
+        fingerprint: of the model, see `triclip.fingerprint`; default "", not known.
+        root: the folder that the names are relative to; default "", none.
 
-    Attributes: columns, a mapping of titles to `Column`, "name" first; path, of a folder index; else None.
+    Attributes: origin, the model, fingerprint and root as an `Origin`; columns, a mapping of titles to `Column`, "name"
+    first; path, of a folder index; else None.
     """
 
     path: Path | None = None
@@ -40,28 +43,53 @@ class Index:
         names: Sequence[str],
         model: str,
         metadata: Mapping[str, Sequence[Any]] | None = None,
+        fingerprint: str = "",
+        root: str = "",
     ) -> None:
         if vectors.ndim != 2 or len(vectors) != len(names):
             raise InputError(f"index: wanted one row per name, found {vectors.shape} and {len(names)} names")
         if vectors.dtype.kind not in "fiu":
             raise InputError(f"index: wanted vectors of numbers, found {vectors.dtype}")
         vectors = vectors if vectors.dtype in DTYPES else vectors.astype(np.float32)
-        self._set([vectors], make_columns(names, metadata), model, vectors.shape[1])
+        self._set([vectors], make_columns(names, metadata), Origin(model, fingerprint, root), vectors.shape[1])
+
+    @classmethod
+    def from_parts(
+        cls,
+        parts: Sequence[np.ndarray],
+        columns: Mapping[str, Column],
+        origin: Origin,
+        width: int,
+        largest_norm: float | None = None,
+    ) -> Index:
+        """An index over arrays [N_i, P] that follow one another, as they are: nothing is copied.
+
+        columns: title -> `Column` of all rows, "name" first; largest_norm: no row is longer, default: found when it is
+        needed.
+        """
+        index = Index.__new__(Index)
+        index._set(list(parts), dict(columns), origin, width, largest_norm)
+        return index
 
     def _set(
         self,
         parts: list[np.ndarray],
         columns: dict[str, Column],
-        model: str,
+        origin: Origin,
         width: int,
         largest_norm: float | None = None,
     ) -> None:
-        self.parts, self.columns, self.model, self.width = parts, columns, model, width
+        self.parts, self.columns, self.origin, self.width = parts, columns, origin, width
         self._largest_norm = largest_norm
         self._candidates: dict[str, tuple[approximate.Candidates, int]] = {}  # kind -> with the rows they cover
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
+
+    @property
+    def model(self) -> str:
+        """The name of the model that made the vectors."""
+        return self.origin.model
 
     @property
     def names(self) -> list[str]:
@@ -100,6 +128,13 @@ class Index:
             row -= len(part)
         raise AssertionError
 
+    def take(self, rows: np.ndarray) -> Index:
+        """An index in memory of some rows [K], in their order."""
+        vectors = np.stack([self.vector(int(row)) for row in rows]) if len(rows) else self._no_rows()
+        columns = {title: [column[int(row)] for row in rows] for title, column in self.columns.items()}
+        names = columns.pop(NAME)
+        return Index(vectors.astype(self.dtype), names, self.model, columns, self.origin.fingerprint, self.origin.root)
+
     def blocks(self) -> Iterator[np.ndarray]:
         """The vectors, some rows at a time, as stored."""
         for part in self.parts:
@@ -131,8 +166,8 @@ class Index:
             top: k, from 1.
             where: which rows are looked at: a filter such as "year>=2020", a list of such, a mapping of columns to
                 values, a mask bool [N], row numbers, or a function of a row as a dict; see `filters.select_rows`.
-            kind: "exact" (default); "hnsw" or "ivf" take candidates from FAISS or hnswlib (extra `search`), which
-                are built at the first use. What they give is scored exactly; rows that were appended later are looked
+            kind: "exact" (default); "hnsw" or "ivf" take candidates from FAISS (extra `search`), which are
+                built at the first use. What they give is scored exactly; rows that were appended later are looked
                 at as well; with `where` the search is exact.
 
         Returns (scores float32, rows int64), both [Q, min(k, rows there are)]. Raises InputError.
@@ -173,18 +208,18 @@ class Index:
             scores[i], rows[i] = values[order], able[order]
         return scores, rows
 
-    def candidates(self, kind: str, library: str | None = None) -> tuple[approximate.Candidates, int]:
+    def candidates(self, kind: str) -> tuple[approximate.Candidates, int]:
         """The approximate index of a kind and the number of rows it covers; built, and kept, when there is none.
 
-        `library`: "faiss" or "hnswlib"; default the first that is installed. Raises MissingDependencyError.
+        Raises MissingDependencyError without FAISS.
         """
         kept = self._candidates.get(kind)
-        if kept is None or library not in (None, kept[0].library):
-            kept = self._candidates[kind] = self._build_candidates(kind, library), len(self)
+        if kept is None:
+            kept = self._candidates[kind] = self._build_candidates(kind), len(self)
         return kept
 
-    def _build_candidates(self, kind: str, library: str | None) -> approximate.Candidates:
-        return approximate.build(kind, _Again(self._float32_blocks), len(self), self.width, library)
+    def _build_candidates(self, kind: str) -> approximate.Candidates:
+        return approximate.build(kind, self._float32_blocks, len(self), self.width)
 
     def _float32_blocks(self) -> Iterator[np.ndarray]:
         return (block.astype(np.float32, copy=False) for block in self.blocks())
@@ -201,30 +236,14 @@ class Index:
     def save(self, path: str | os.PathLike) -> None:
         """Write by suffix: .npz; .npy with the rest in `<file>.json`; .parquet; .index, a folder. An index
         that is there is replaced when the new one is whole."""
-        from .folder import write_folder
+        from .parts import replace
         from .single_file import check_output, write_file
 
         path = check_output(path)
         if path.suffix == ".index":
-            write_folder(self, path)
+            replace(path, [self])
         else:
             write_file(self, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Index:
-        """Open what `save` wrote, or a bulk run; a folder and the vectors of .npy are mapped, not read.
-
-        Raises FileNotFoundError, or InputError naming the file when it is no index.
-        """
-        from .folder import FolderIndex
-        from .single_file import read_file
-
-        path = Path(path)
-        if path.is_dir():
-            from ..embed.opened import is_output, open_output
-
-            return open_output(path) if is_output(path) else FolderIndex(path)
-        return Index(*read_file(path))
 
 
 def sampled_recall(index: Index, kind: str, count: int = 200, top: int = 10) -> dict[str, Any]:
@@ -232,25 +251,3 @@ def sampled_recall(index: Index, kind: str, count: int = 200, top: int = 10) -> 
     step = max(1, len(index) // count)
     queries = np.concatenate([np.empty((0, index.width), np.float32), *(part[::step] for part in index.parts)])
     return {f"recall@{top}": index.recall(queries.astype(np.float32), top, kind), "queries": len(queries)}
-
-
-class _Again:
-    """Something that can be iterated over several times."""
-
-    def __init__(self, start: Callable[[], Iterator[np.ndarray]]) -> None:
-        self._start = start
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self._start()
-
-
-def longest(blocks: Iterator[np.ndarray]) -> float:
-    """The length of the longest vector of blocks [n, P]. Raises InputError when one is not finite."""
-    largest, row = 0.0, 0
-    for block in blocks:
-        squares = np.einsum("np,np->n", block, block, dtype=np.float64, casting="same_kind")
-        finite = np.isfinite(squares)
-        if not finite.all():
-            raise InputError(f"index: wanted finite vectors, found NaN or infinity in row {row + int(finite.argmin())}")
-        largest, row = max(largest, float(squares.max(initial=0.0))), row + len(block)
-    return largest**0.5

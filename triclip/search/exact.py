@@ -7,9 +7,11 @@ block down to the rows that can still be among the best, by the bound on its rou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+
+from clip_core.errors import InputError
 
 _BLOCK_VALUES = 1 << 23  # numbers of a block held in float32: 32 MiB
 _QUERIES = 128  # asked at a time
@@ -115,3 +117,15 @@ def _offsets(parts: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
     for part in parts:
         yield offset, part
         offset += len(part)
+
+
+def longest(blocks: Iterable[np.ndarray]) -> float:
+    """The length of the longest vector of blocks [n, P]. Raises InputError when one is not finite."""
+    largest, row = 0.0, 0
+    for block in blocks:
+        squares = np.einsum("np,np->n", block, block, dtype=np.float64, casting="same_kind")
+        finite = np.isfinite(squares)
+        if not finite.all():
+            raise InputError(f"index: wanted finite vectors, found NaN or infinity in row {row + int(finite.argmin())}")
+        largest, row = max(largest, float(squares.max(initial=0.0))), row + len(block)
+    return largest**0.5

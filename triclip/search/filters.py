@@ -22,19 +22,28 @@ _ORDERINGS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 OPERATORS = ("=", "!=", *_ORDERINGS, "~")
-_EXPRESSION = re.compile(r"\s*([^<>=!~]+?)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+_EXPRESSION = re.compile(r"\s*([^<>=!~]+?)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+_QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def parse_filter(text: str) -> Filter:
     """`year>=2020`, `vendor=noto`, `name~*cat*` -> (column, operator, value as written).
 
-    Operators: = != < <= > >= and ~, a shell pattern (for strings). Raises InputError on anything else.
+    Operators: = (or ==) != < <= > >= and ~, a shell pattern (for strings). Spaces around the operator and at the ends
+    don't count; the column and the value may stand in quotes, 'x' or "x", within which all is as written. Raises
+    InputError on anything else.
     """
     match = _EXPRESSION.fullmatch(text)
     if not match:
         raise InputError(f"filter {text!r}: wanted COLUMN OPERATOR VALUE, with one of {' '.join(OPERATORS)}")
-    return match.group(1), match.group(2), match.group(3)
+    title, sign, value = match.groups()
+    return _unquoted(title), "=" if sign == "==" else sign, _unquoted(value)
+
+
+def _unquoted(text: str) -> str:
+    quoted = _QUOTED.fullmatch(text)
+    return quoted[2] if quoted else text
 
 
 def select_rows(where: Any, columns: Mapping[str, Column], count: int) -> np.ndarray | None:
@@ -95,9 +104,9 @@ def _holds(one: Any, columns: Mapping[str, Column]) -> np.ndarray:
     if sign == "~":
         return _matches(title, column, value)
     value = _value(title, column, value)
-    if sign in ("=", "!="):
+    if sign in ("=", "==", "!="):
         equal = column.equal(value)
-        return equal if sign == "=" else ~equal
+        return ~equal if sign == "!=" else equal
     if sign not in _ORDERINGS:
         raise InputError(f"filter on {title!r}: wanted one of {' '.join(OPERATORS)}, found {sign!r}")
     return np.asarray(_ORDERINGS[sign](column.array(), value), bool)

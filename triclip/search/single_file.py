@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clip_core.errors import InputError, MissingDependencyError
+from clip_core.files import replace_file
 
 from .columns import NAME
+from .writing import naming, replaced, save_array
 
 if TYPE_CHECKING:
     from .core import Index
@@ -21,8 +24,11 @@ if TYPE_CHECKING:
 FILES = (".npz", ".npy", ".parquet")
 SUFFIXES = (*FILES, ".index")  # the last one is a folder
 _COLUMN = "column."  # before the titles of metadata in .npz
+_NEXT = "next"  # in the names of .npy, while the vectors are being replaced: the names of the new ones
+_MAPPED_FROM = 1 << 16  # bytes
 
-Content = tuple[np.ndarray, list[str], str, dict[str, Any]]  # vectors, names, model, metadata
+Facts = dict[str, str]  # "fingerprint" and "root", see `Origin`
+Content = tuple[np.ndarray, list[str], str, dict[str, Any], Facts]  # vectors, names, model, metadata
 
 
 def check_output(path: str | os.PathLike) -> Path:
@@ -38,14 +44,37 @@ def check_output(path: str | os.PathLike) -> Path:
 
 
 def write_file(index: Index, path: Path) -> None:
-    """By suffix, and at once: a crash leaves the old file, or the new one."""
+    """By suffix, and at once: a process killed at any moment leaves the old index, or the new one."""
+    if path.suffix == ".npy" and path.is_file() and _sidecar(path).is_file():
+        _replace_pair(index, path)
+        return
     for target, write in files_of(index, path):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp{target.suffix}")
-        try:
-            write(temporary)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replaced(target) as draft:
+            write(draft)
+
+
+def _replace_pair(index: Index, path: Path) -> None:
+    """Two files can't be replaced in one step: in between, the names of both are there, and the vectors tell whose."""
+    try:
+        old = _names_of(path)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged
+        old = {}
+    new = _about(index)
+    with replace_file(path) as draft:
+        with naming(path):
+            _write_npy(index, draft)
+        _write_sidecar(path, {**old, _NEXT: {**new, "vectors": _digest(draft)}})
+    _write_sidecar(path, new)
+
+
+def _write_sidecar(path: Path, about: dict[str, Any]) -> None:
+    with replaced(_sidecar(path)) as draft:
+        draft.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(index: Index, path: Path) -> list[tuple[Path, Callable[[Path], None]]]:
@@ -63,10 +92,28 @@ def read_file(path: Path) -> Content:
     if path.suffix not in FILES:
         raise InputError(f"{path}: wanted a file ending in {', '.join(FILES)}, or an index folder")
     try:
-        vectors, names, model, metadata = _READERS[path.suffix](path)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        vectors, names, model, metadata, facts = _READERS[path.suffix](path)
+        _check_facts(facts)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
         raise InputError(f"{path}: not an index that `triclip embed` wrote: {error}") from error
-    return vectors, [str(name) for name in names], str(model), metadata
+    return vectors, [str(name) for name in names], str(model), metadata, facts
+
+
+_FACTS = ("fingerprint", "root")
+
+
+def _check_facts(facts: Any) -> None:
+    if not all(isinstance(value, str) for value in facts.values()):
+        raise ValueError(f"wanted strings as fingerprint and root, found {facts!r}")
 
 
 def _metadata(index: Index) -> dict[str, list[Any]]:
@@ -89,29 +136,20 @@ def pyarrow_or_error() -> Any:
 def _write_npz(index: Index, path: Path) -> None:
     arrays: dict[str, Any] = {_COLUMN + title: np.array(values) for title, values in _metadata(index).items()}
     names = np.array(index.names, dtype=np.str_)
+    arrays |= {key: np.str_(value) for key, value in index.origin.facts.items()}
     np.savez(path, vectors=index.vectors, names=names, model=np.str_(index.model), **arrays)
 
 
+def _about(index: Index) -> dict[str, Any]:
+    return {"model": index.model, **index.origin.facts, "names": index.names, "metadata": _metadata(index)}
+
+
 def _write_names(index: Index, path: Path) -> None:
-    about = {"model": index.model, "names": index.names, "metadata": _metadata(index)}
-    path.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(_about(index), ensure_ascii=False), encoding="utf-8")
 
 
 def _write_npy(index: Index, path: Path) -> None:
     save_array(path, index.vectors)
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """As `np.save`, which takes no notice of a disk that is full when it closes its file: this raises OSError."""
-    with open(path, "wb") as file:
-        np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
-
-
-class _Plain:
-    """Hides that it is a file, so that NumPy writes through Python, whose errors are seen."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
 
 
 def _write_parquet(index: Index, path: Path) -> None:
@@ -119,29 +157,47 @@ def _write_parquet(index: Index, path: Path) -> None:
     flat = pyarrow.array(index.vectors.reshape(-1))
     vectors = pyarrow.FixedSizeListArray.from_arrays(flat, index.width)
     table = pyarrow.table({NAME: index.names, **_metadata(index), "vector": vectors})
-    pyarrow.parquet.write_table(table.replace_schema_metadata({"model": index.model}), path)
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"model": index.model, **index.origin.facts}), path)
 
 
 def _read_npz(path: Path) -> Content:
     with np.load(path, allow_pickle=False) as file:
         columns = {key.removeprefix(_COLUMN): file[key] for key in file.files if key.startswith(_COLUMN)}
-        return file["vectors"], file["names"].tolist(), str(file["model"]), columns
+        facts = {key: str(file[key]) for key in _FACTS if key in file.files}
+        return file["vectors"], file["names"].tolist(), str(file["model"]), columns, facts
+
+
+def _names_of(path: Path) -> dict[str, Any]:
+    """What the names' file says of the vectors that are there, also where a writer was killed between the two."""
+    about = json.loads(_sidecar(path).read_text(encoding="utf-8"))
+    following = about.pop(_NEXT, None)
+    return about if following is None or _digest(path) != following.pop("vectors") else following
+
+
+def _versions(path: Path) -> list[tuple[int, int]]:
+    """What tells both files from those that replace them."""
+    found = [one.stat() for one in (path, _sidecar(path))]
+    return [(one.st_ino, one.st_mtime_ns) for one in found]
 
 
 def _read_npy(path: Path) -> Content:
-    about = json.loads(_sidecar(path).read_text(encoding="utf-8"))
-    vectors = np.load(path, mmap_mode="r" if path.stat().st_size >= 1 << 16 else None, allow_pickle=False)
-    return vectors, about["names"], about["model"], about.get("metadata", {})
+    before = None
+    while before != (before := _versions(path)):  # somebody is writing while they differ
+        about = _names_of(path)
+        vectors = np.load(path, mmap_mode="r" if path.stat().st_size >= _MAPPED_FROM else None, allow_pickle=False)
+    facts = {key: about[key] for key in _FACTS if key in about}
+    return vectors, about["names"], about["model"], about.get("metadata", {}), facts
 
 
 def _read_parquet(path: Path) -> Content:
     table = pyarrow_or_error().parquet.read_table(path)
     vectors = table["vector"].combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
-    model = (table.schema.metadata or {}).get(b"model", b"").decode()
+    known = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    facts = {key: known[key] for key in _FACTS if key in known}
     metadata = {title: table[title].to_pylist() for title in table.column_names if title not in (NAME, "vector")}
     width = flat.size // len(vectors) if len(vectors) else vectors.type.list_size
-    return flat.reshape(len(vectors), width), table[NAME].to_pylist(), model, metadata
+    return flat.reshape(len(vectors), width), table[NAME].to_pylist(), known.get("model", ""), metadata, facts
 
 
 _WRITERS = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}

@@ -8,6 +8,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -17,10 +18,10 @@ import numpy as np
 from clip_core.errors import InputError
 
 from ..pipeline import Clip, expand_images
-from ..search import Index
-from ..search.columns import NAME
-from ..search.filters import parse_filter, select_rows
-from ..search.folder import MANIFEST
+from ..search import Index, Origin, open_index
+from ..search.columns import NAME, Column, Strings
+from ..search.filters import select_rows
+from ..search.parts import MANIFEST
 from .inside import Folder
 from .limits import Limits, Refusal
 from .pictures import identify, media_type, small_jpeg
@@ -44,23 +45,32 @@ class Library:
 
     Args:
         clip: a `Clip`; used by one thread at a time.
-        index: its names are paths, absolute, from the working directory or from the folder. Rows whose path lies
-            elsewhere, or that are sentences, are never shown.
+        index: its names are paths from its root; without a root absolute, from the working
+            directory or from the folder. Rows whose path lies elsewhere, or that are sentences, are never shown.
         folder: where the pictures lie. Nothing outside is opened, by whatever name or link.
         limits: of picture sizes and of memory for thumbnails.
+        base: the folder that names of an index with a root are relative to; default `folder`.
 
     Raises InputError when no row lies in the folder, or when the model's vectors have another width than the index's.
     """
 
-    def __init__(self, clip: Clip, index: Index, folder: str | os.PathLike, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        index: Index,
+        folder: str | os.PathLike,
+        limits: Limits | None = None,
+        base: str | os.PathLike | None = None,
+    ) -> None:
         self.clip, self.index, self.folder = clip, index, Folder(folder)
+        self._base = None if not index.origin.root else os.path.abspath(base or self.folder.real)
         self.limits = limits or Limits()
         if index.width != clip.config.projection_dim:
             wanted = f"wanted vectors of width {clip.config.projection_dim}, as the model's"
             raise InputError(f"index: {wanted}, found {index.width}; it was made with the model {index.model!r}")
         ids, inside = np.empty(len(index), np.uint64), np.zeros(len(index), bool)
         for row, name in enumerate(index.columns[NAME]):
-            inside[row] = self.folder.relative(name) is not None
+            inside[row] = self._relative(name) is not None
             ids[row] = _number(name)
         self.rows = np.flatnonzero(inside)  # int64 [K]
         if not len(self.rows):
@@ -86,8 +96,7 @@ class Library:
         """What is shown of a row. The name is relative to the folder: where that lies is nobody's business."""
         known = self.index.metadata(row)
         name = known.pop(NAME)
-        shown = (self.folder.relative(name) or "").replace(os.sep, "/")
-        return Found(f"{_number(name):016x}", _printable(shown), similarity, _json_values(known))
+        return Found(f"{_number(name):016x}", _printable(self._shown(name)), similarity, _json_values(known))
 
     def sample(self, count: int) -> list[Found]:
         """Some pictures, evenly spread."""
@@ -97,26 +106,30 @@ class Library:
     def search(self, query: np.ndarray, top: int, filters: Sequence[str] = (), kind: str = "exact") -> list[Found]:
         """The `top` pictures most similar to a unit vector [P], best first; `filters`, `kind`: see `Index`.
 
-        Raises InputError for a filter that names no column, or the names themselves.
+        Filters see names as they are shown. Raises InputError for a filter that names no column.
         """
-        where = select_rows(self._checked(filters), self.index.columns, len(self.index)) if filters else None
+        where = select_rows(list(filters), self._columns, len(self.index)) if filters else None
         if len(self.rows) < len(self.index):
             where = self.rows if where is None else np.intersect1d(where, self.rows, assume_unique=True)
         scores, rows = self.index.search_rows(query[None], top, where, kind)
         return [self.about(int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
 
-    def _checked(self, filters: Sequence[str]) -> list[Any]:
-        """Names as the index has them may tell where the folder lies."""
-        parsed = [parse_filter(one) for one in filters]
-        titles = [title for title in self.index.columns if title != NAME]
-        for title, _, _ in parsed:
-            if title not in titles:
-                raise InputError(f"filter: no column {_printable(title)!r}; there are {', '.join(titles) or 'none'}")
-        return parsed
+    @cached_property
+    def _columns(self) -> dict[str, Column]:
+        """The index's columns, but names relative to the folder: as the index has them they may tell where it lies."""
+        names = [self._shown(name) for name in self.index.columns[NAME]]
+        return {**self.index.columns, NAME: Column("string", [Strings.of(names)])}
+
+    def _shown(self, name: str) -> str:
+        return (self._relative(name) or "").replace(os.sep, "/")
+
+    def _relative(self, name: str) -> str | None:
+        """A name of the index relative to the folder; None when it doesn't lie in it."""
+        return self.folder.relative(name if self._base is None else os.path.join(self._base, name))
 
     def has_file(self, row: int) -> bool:
         """Whether the row's picture is there."""
-        return self.folder.holds(self.folder.relative(self.index.columns[NAME][row]) or "")
+        return self.folder.holds(self._relative(self.index.columns[NAME][row]) or "")
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -147,7 +160,7 @@ class Library:
         return made
 
     def _file(self, picture_id: str) -> BinaryIO:
-        relative = self.folder.relative(self.index.columns[NAME][self.row(picture_id)])
+        relative = self._relative(self.index.columns[NAME][self.row(picture_id)])
         try:
             return self.folder.open(relative or "")
         except FileNotFoundError as error:
@@ -203,16 +216,18 @@ def open_library(
     limits: Limits | None = None,
     skipped: Callable[[Iterable[tuple[Any, str]]], None] | None = None,
     batch_size: int = 32,
+    check: Callable[[Origin], None] | None = None,
 ) -> Library:
     """A library from a folder of pictures, which are embedded now, or from an index.
 
     Args:
         path: a folder of pictures, or what `triclip embed` or `triclip index` wrote.
         load: gives the `Clip`, from the name of the model that made the index, or None for a folder.
-        folder: where an index's pictures lie; default the deepest folder that holds all its names.
+        folder: where an index's pictures lie; default its root, or the deepest folder that holds all its names.
         limits: see `Library`.
         skipped: told about pictures of the folder that could not be embedded, as (picture, reason).
         batch_size: pictures that are embedded at a time.
+        check: told where an index comes from; raises when the model is another one, before it is loaded.
 
     Raises FileNotFoundError and InputError; ImageError is never raised for one bad picture of many.
     """
@@ -222,9 +237,11 @@ def open_library(
             raise InputError(f"--folder: {path} is a folder of pictures itself; only an index needs another one")
         clip = load(None)
         return Library(clip, _embedded(clip, path, skipped, batch_size), path, limits)
-    index = Index.load(path)
-    root = common_folder(index.columns[NAME]) if folder is None else Path(folder)
-    library = Library(load(index.model), index, root, limits)
+    index = open_index(path)
+    if check is not None:
+        check(index.origin)
+    root = _folder_of(index) if folder is None else Path(folder)
+    library = Library(load(index.model), index, root, limits, index.origin.root if folder is None else folder)
     if not any(library.has_file(int(row)) for row in library.rows[:: max(1, len(library) // _LOOKED_AT)]):
         raise InputError(f"{path}: its names are no files in {root}; say with --folder where the pictures lie")
     return library
@@ -241,6 +258,14 @@ def _embedded(clip: Clip, path: Path, skipped: Any, batch_size: int) -> Index:
     if not found.sources:
         raise InputError(f"{path}: none of the {len(found.skipped)} pictures could be read")
     return Index(found.vectors, [os.path.abspath(source) for source in found.sources], "")
+
+
+def _folder_of(index: Index) -> Path:
+    """The root; or the deepest folder that holds all pictures, where rows were added that lie beside the root."""
+    names = index.columns[NAME]
+    if index.origin.root and not any(name.startswith(("../", "/")) for name in names):
+        return common_folder([os.path.join(index.origin.root, "x")])
+    return common_folder(map(index.origin.path_of, names))
 
 
 def common_folder(names: Iterable[str]) -> Path:

@@ -40,7 +40,7 @@ class Limits:
         searches_per_minute: of one client; as many at once as a quarter of it. `requests_per_minute`: of all kinds.
         waiting: searches that wait for the model, which computes one at a time; thumbnails likewise.
         connections: open at a time.
-        seconds: for one request altogether; `body_seconds` to send it, `head_seconds` to send its head.
+        seconds: for one request altogether; `body_seconds` to send its body.
         cache_bytes: of thumbnails kept in memory.
 
     Raises InputError naming the one that is not positive.
@@ -58,7 +58,6 @@ class Limits:
     connections: int = 128
     seconds: float = 60
     body_seconds: float = 20
-    head_seconds: float = 10
     cache_bytes: int = 32 << 20
 
     def __post_init__(self) -> None:

@@ -100,7 +100,7 @@ class Site:
         return answer
 
     def _about(self) -> page.About:
-        titles = [title for title in self.library.index.columns if title != "name"]
+        titles = list(self.library.index.columns)
         return page.About(len(self.library), self.limits.query_letters, self.limits.upload_bytes, titles)
 
     async def _search(self, request: Any, query: Query) -> _Result:

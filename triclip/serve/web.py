@@ -16,6 +16,7 @@ from .limits import Limits, RateLimit, Refusal, client_key
 from .site import Answer, Site, error_answer, refused
 
 _CHUNK = 256 << 10
+_HEAD_BYTES = 16 << 10  # of a request's first line and headers
 _KEEP_ALIVE = 5  # seconds that a connection may idle between requests
 _STOPPING = 5  # seconds that requests in progress have when the server is asked to stop
 # Nothing but this server's own pictures and style sheet is loaded, nothing runs, nobody may frame or embed it.
@@ -31,8 +32,9 @@ HEADERS = {
 
 
 def require_framework() -> None:
-    """Raises MissingDependencyError without Starlette, uvicorn or python-multipart."""
+    """Raises MissingDependencyError without Starlette, uvicorn, python-multipart or jinja2."""
     try:
+        import jinja2  # noqa: F401
         import python_multipart  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
@@ -47,8 +49,8 @@ def create_app(
 
     Args:
         library: the pictures; its model is used in one thread of the application.
-        limits: see `Limits`. Sizes of requests, rates and deadlines hold with any server; `connections` and
-            `head_seconds` are the server's.
+        limits: see `Limits`. Sizes of requests, rates and deadlines hold with any server; `connections` is the
+            server's.
         kind: how the index is searched, see `Index.search_rows`.
         hosts: names that a request's Host header may have: with ("127.0.0.1", "localhost") a page of another site
             can't reach a server on loopback under a name of its own. Default any.
@@ -60,6 +62,7 @@ def create_app(
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect
     from starlette.routing import Route
 
     limits = limits or library.limits
@@ -79,6 +82,9 @@ def create_app(
             return await on_refusal(request, Refusal(error.status_code, str(error.detail)))
         return _response(error_answer(error.status_code, str(error.detail), dict(error.headers or {})))
 
+    async def on_leaving(request: Any, error: Any) -> Any:
+        return _response(error_answer(400, "the client went away"))  # which nobody reads
+
     async def on_failure(request: Any, error: Exception) -> Any:
         return _response(error_answer(500, "the server failed; its log says why"))
 
@@ -92,7 +98,12 @@ def create_app(
             Route("/style.css", _endpoint(site.style)),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
-        exception_handlers={Refusal: on_refusal, HTTPException: on_http, Exception: on_failure},
+        exception_handlers={
+            Refusal: on_refusal,
+            HTTPException: on_http,
+            ClientDisconnect: on_leaving,
+            Exception: on_failure,
+        },
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -124,7 +135,8 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 class Guard:
-    """Around the application: headers on every answer, a bound on every body, the rate of requests, a deadline."""
+    """ASGI middleware: headers on every answer, a bound on every body, the rate of requests, a deadline; a client that
+    goes away is no error."""
 
     def __init__(self, app: Any, limits: Limits, site: Site) -> None:
         self.app, self._limits, self.site = app, limits, site
@@ -134,90 +146,71 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
-
-        async def send_with_headers(message: Any) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", ()), *own]}
-            await send(message)
-
+        answer = _Sending(send)
         try:
             self._rate.take(client_key((scope.get("client") or ("",))[0]))
             async with asyncio.timeout(self._limits.seconds):
-                await self.app(scope, self._bounded(receive), send_with_headers)
+                await self.app(scope, _bounded(receive, self._limits.upload_bytes), answer)
         except TimeoutError:
-            if not started:  # else the server closes the connection, which is all that is left to say
-                late = Refusal(503, f"this took longer than {self._limits.seconds:g} seconds", 5)
-                await _response(refused(late))(scope, receive, send_with_headers)
+            late = Refusal(503, f"this took longer than {self._limits.seconds:g} seconds", 5)
+            await answer.refuse(late, scope, receive)
         except Refusal as refusal:
-            if not started:
-                await _response(refused(refusal))(scope, receive, send_with_headers)
+            await answer.refuse(refusal, scope, receive)
 
-    def _bounded(self, receive: Any) -> Any:
-        """What comes in, counted: a body need not say how long it is, nor be right about it."""
-        most, seen = self._limits.upload_bytes, 0
 
-        async def bounded() -> Any:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > most:
-                raise Refusal(413, f"body: wanted at most {most} bytes, found more")
-            return message
+class _Sending:
+    """An answer on its way: with `HEADERS`, and to nobody once the client has gone."""
 
-        return bounded
+    def __init__(self, send: Any) -> None:
+        self._send, self._started, self._gone = send, False, False
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._started = True
+            own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            message = {**message, "headers": [*message.get("headers", ()), *own]}
+        if self._gone:
+            return
+        try:
+            await self._send(message)
+        except OSError:  # as servers say that the client has gone
+            self._gone = True
+
+    async def refuse(self, refusal: Refusal, scope: Any, receive: Any) -> None:
+        """Say why, unless an answer has begun: the server then closes the connection."""
+        if not self._started:
+            await _response(refused(refusal))(scope, receive, self)
+
+
+def _bounded(receive: Any, most: int) -> Any:
+    """What comes in, counted: a body need not say how long it is, nor be right about it."""
+    seen = 0
+
+    async def bounded() -> Any:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise Refusal(413, f"body: wanted at most {most} bytes, found more")
+        return message
+
+    return bounded
 
 
 # -- the server -------------------------------------------------------------------------------------------------------
 
 
 def make_server(app: Any, limits: Limits) -> Any:
-    """A uvicorn server of an application; `server.run(sockets=[...])` runs it until SIGINT or SIGTERM."""
+    """A uvicorn server of an application; `server.run(sockets=[...])` runs it until SIGINT or SIGTERM.
+
+    Bounds: connections, bytes of a request's head, seconds between requests. A head that comes in slowly, or an answer
+    that is read slowly, holds its connection: what the internet can reach belongs behind a proxy (docs/howto/serve.md).
+    """
     import uvicorn
 
     config = uvicorn.Config(
-        app, http=_bounded_protocol(limits), ws="none", loop="asyncio", lifespan="on", log_config=None,
-        access_log=False, proxy_headers=False, server_header=False, limit_concurrency=limits.connections,
-        timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_STOPPING,
+        app, http="h11", ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
+        proxy_headers=False, server_header=False, limit_concurrency=limits.connections,
+        h11_max_incomplete_event_size=_HEAD_BYTES, timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_STOPPING,
     )  # fmt: skip
     return uvicorn.Server(config)
-
-
-def _bounded_protocol(limits: Limits) -> Any:
-    """uvicorn's protocol with an end to waiting: for the head of a request, and for a client that doesn't read."""
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-
-    class Protocol(H11Protocol):
-        _timer: Any = None
-        _had_its_time = False
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._wait(limits.head_seconds)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self._timer.cancel()
-
-        def on_response_complete(self) -> None:
-            self._had_its_time = False
-            self._wait(limits.head_seconds + _KEEP_ALIVE)
-            super().on_response_complete()
-
-        def _wait(self, seconds: float) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self.loop.call_later(seconds, self._late)
-
-        def _late(self) -> None:
-            answering = self.cycle is not None and not self.cycle.response_complete
-            if answering and not self._had_its_time:
-                self._had_its_time = True  # the application's own deadline comes first
-                self._wait(limits.seconds + 1)
-            else:
-                self.transport.abort()
-
-    return Protocol

@@ -55,16 +55,16 @@ class ClipEncoder:
     """A `Clip` as an Encoder, in one process."""
 
     def __init__(self, clip: Any) -> None:
-        self._model, self._bridge = clip.model, clip._bridge
+        self._model, self._runner = clip.model, clip.runner
         self._none = np.empty((0, clip.config.projection_dim), np.float32)  # an empty batch is not passed to the model
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
-        return unit(self._bridge.image_features(self._model, pixel_values)) if len(pixel_values) else self._none
+        return unit(self._runner.image_features(self._model, pixel_values)) if len(pixel_values) else self._none
 
     def text_features(self, input_ids: np.ndarray) -> np.ndarray:
         if not len(input_ids):
             return self._none
-        return unit(self._bridge.text_features(self._model, _without_padding(input_ids).astype(np.int64)))
+        return unit(self._runner.text_features(self._model, _without_padding(input_ids).astype(np.int64)))
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         return rows

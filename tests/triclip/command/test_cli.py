@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from triclip.command import main
-from triclip.search import Index
+from triclip.search import Index, open_index
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 
@@ -58,7 +58,7 @@ def test_embed_then_search_by_words_and_by_picture(pictures, tmp_path, capsys, s
     assert run("embed", pictures, "--output", output, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["count"] == 3 and len(report["skipped"]) == 2
-    index = Index.load(output)
+    index = open_index(output)
     assert index.model == "emoji" and index.vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, atol=1e-5)
     assert run("search", output, pictures / "blue.png", "--json") == 0
@@ -71,7 +71,7 @@ def test_embed_then_search_by_words_and_by_picture(pictures, tmp_path, capsys, s
 def test_embed_texts(tmp_path, capsys):
     (tmp_path / "lines.txt").write_text("one cat\ntwo dogs\n", encoding="utf-8")
     assert run("embed", "--texts", tmp_path / "lines.txt", "--output", tmp_path / "t.npz") == 0
-    assert Index.load(tmp_path / "t.npz").names == ["one cat", "two dogs"]
+    assert open_index(tmp_path / "t.npz").names == ["one cat", "two dogs"]
 
 
 def test_inspect_the_embedded_model(capsys):
@@ -89,7 +89,11 @@ def test_inspect_the_machine(capsys, monkeypatch):
     found = capsys.readouterr().out
     assert "threads" in found and "linear       plain: set by TRICLIP_SHORT_CUTS" in found
     assert "pixels" in found and "pixels       decided at" not in found
+    assert run("inspect", "--machine", "--json") == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert {step["way"] for step in steps.values()} <= {"fast", "plain"} and steps["linear"]["way"] == "plain"
     assert "--machine" in failing(capsys, "inspect")
+    assert "found both" in failing(capsys, "inspect", "emoji", "--machine")
     monkeypatch.setenv("TRICLIP_SHORT_CUTS", "everything")
     assert "TRICLIP_SHORT_CUTS: wanted" in failing(capsys, "inspect", "--machine")
 

@@ -9,7 +9,7 @@ from clip_core.hub import MODELS
 from tests.triclip.command.command import failing, run
 from tests.triclip.image_text import write_tar
 from triclip import Clip
-from triclip.search import FolderIndex, Index
+from triclip.search import FolderIndex, open_index
 
 PICTURES = sorted((MODELS / "emoji" / "pictures").glob("*.png"))
 
@@ -32,9 +32,9 @@ def test_a_tar_to_an_index_that_finds(tar, tmp_path, capsys):
     assert report["broken"] == 1 and report["duplicates"] == 2
     assert "skipped" in err and "emoji.tar: 99" in err
     clip = Clip.from_pretrained("emoji")
-    np.testing.assert_allclose(Index.load(output / "image").vectors, clip.encode_image(PICTURES), atol=1e-5)
+    np.testing.assert_allclose(open_index(output / "image").vectors, clip.encode_image(PICTURES), atol=1e-5)
     texts = [path.stem for path in PICTURES]
-    np.testing.assert_allclose(Index.load(output / "text").vectors[:count], clip.encode_text(texts), atol=1e-5)
+    np.testing.assert_allclose(open_index(output / "text").vectors[:count], clip.encode_text(texts), atol=1e-5)
     assert run("search", output / "image", "a rocket", "--json", "--top", 1) == 0
     found = json.loads(capsys.readouterr().out)[0]
     assert found["metadata"]["caption"] == "rocket"

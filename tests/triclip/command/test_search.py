@@ -1,6 +1,7 @@
 """`triclip embed`, `index` and `search` from end to end with the embedded model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from clip_core.hub import MODELS
 from tests.triclip.command.command import failing, run
 from triclip import Clip
-from triclip.search import FolderIndex, Index
+from triclip.search import FolderIndex, Index, open_index
 
 PICTURES = MODELS / "emoji" / "pictures"
 
@@ -24,7 +25,7 @@ def built(tmp_path_factory):
     """The emoji as an index, a second source with metadata beside it."""
     folder = tmp_path_factory.mktemp("index")
     assert run("embed", PICTURES, "--output", folder / "all.index") == 0
-    index = Index.load(folder / "all.index")
+    index = open_index(folder / "all.index")
     names = index.names
     metadata = {"shelf": ["upper" if i % 2 else "lower" for i in range(len(names))], "place": list(range(len(names)))}
     Index(index.vectors, names, "emoji", metadata).save(folder / "described.parquet")
@@ -88,10 +89,12 @@ def test_build_append_and_measure(built, tmp_path, capsys):
     count = len(list(PICTURES.glob("*.png")))
     assert report["count"] == 2 * count and report["recall@10"] == 1.0 and report["queries"] == 2 * count
     assert run("index", source, "--output", target, "--append") == 0
+    assert "32 vectors" in (out := capsys.readouterr().out) and "0 of them new" in out
     index = FolderIndex(target)
-    assert len(index) == 3 * count and index.dtype == np.float16
+    index.append(index.vectors[:1], ["new"], {"shelf": ["lower"], "place": [99]})
+    assert len(index) == 2 * count + 1 and index.dtype == np.float16
     exact = search(capsys, target, "a rocket", "--top", 7)
-    assert stems(exact)[:3] == ["rocket"] * 3
+    assert stems(exact)[:2] == ["rocket"] * 2
     assert search(capsys, target, "a rocket", "--top", 7, "--index-type", "hnsw") == exact
 
 
@@ -100,7 +103,11 @@ def test_embed_appends_to_a_folder(tmp_path, capsys):
     assert run("embed", PICTURES / "lion.png", "--output", target) == 0
     assert run("embed", PICTURES / "pizza.png", "--output", target, "--append") == 0
     assert [Path(name).stem for name in FolderIndex(target).names] == ["lion", "pizza"]
-    assert run("embed", PICTURES / "rocket.png", "--output", target) == 0
+    assert run("embed", PICTURES / "lion.png", PICTURES / "pizza.png", "--output", target, "--append") == 0
+    assert "0 vectors" in (out := capsys.readouterr().out) and "2 were there already" in out
+    assert "--force replaces it" in failing(capsys, "embed", PICTURES / "rocket.png", "--output", target)
+    assert len(FolderIndex(target)) == 2
+    assert run("embed", PICTURES / "rocket.png", "--output", target, "--force") == 0
     assert [Path(name).stem for name in FolderIndex(target).names] == ["rocket"]
     capsys.readouterr()
     assert ".index folder" in failing(capsys, "embed", PICTURES, "--output", tmp_path / "a.npz", "--append")
@@ -117,4 +124,58 @@ def test_errors(built, tmp_path, capsys):
     assert "without --dtype" in failing(capsys, "index", index, "-o", index, "--append", "--dtype", "float16")
     assert "holds no index.json" in failing(capsys, "search", tmp_path, "cat")
     (tmp_path / "x.index").mkdir()
+    (tmp_path / "x.index" / "letter.txt").touch()
     assert "no index folder" in failing(capsys, "index", index, "--output", tmp_path / "x.index")
+
+
+def test_names_are_relative_to_a_root_that_is_kept(tmp_path, capsys, monkeypatch):
+    """Whatever folder it is made or searched from; `--folder` where the pictures were moved."""
+    photos, other = tmp_path / "photos", tmp_path / "other"
+    (photos / "deep").mkdir(parents=True)
+    other.mkdir()
+    for name, place in (("lion", photos), ("pizza", photos / "deep"), ("rocket", other)):
+        shutil.copy(PICTURES / f"{name}.png", place)
+    monkeypatch.chdir(tmp_path)
+    for suffix in ("npz", "npy", "index"):
+        assert run("embed", "photos", "-o", f"x.{suffix}") == 0
+        index = open_index(f"x.{suffix}")
+        assert sorted(index.names) == ["deep/pizza.png", "lion.png"] and index.origin.root == str(photos)
+        assert search(capsys, f"x.{suffix}", "a pizza", "--top", 1)[0]["name"] == "photos/deep/pizza.png"
+        monkeypatch.chdir(photos / "deep")
+        assert search(capsys, tmp_path / f"x.{suffix}", "a pizza", "--top", 1)[0]["name"] == "pizza.png"
+        lion = (tmp_path / f"x.{suffix}", "--image", PICTURES / "lion.png", "--top", 1)
+        assert search(capsys, *lion)[0]["name"] == str(photos / "lion.png")
+        found = search(capsys, *lion, "--folder", tmp_path / "moved")
+        assert found[0]["name"] == str(tmp_path / "moved" / "lion.png")
+        monkeypatch.chdir(tmp_path)
+    assert run("embed", "other", "-o", "x.index", "--append") == 0
+    assert search(capsys, "x.index", "a rocket", "--top", 1)[0]["name"] == "other/rocket.png"
+    assert run("index", "x.npz", "x.index", "-o", "y.index") == 0
+    assert open_index("y.index").names.count("lion.png") == 2 and open_index("y.index").origin.root == str(photos)
+
+
+def test_another_model_is_refused(tmp_path, capsys):
+    """By its content, whatever it is called; a model of another name and the same content is the same."""
+    shutil.copytree(MODELS / "emoji", tmp_path / "copy")
+    shutil.copytree(MODELS / "emoji", tmp_path / "tuned")
+    weights = tmp_path / "tuned" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2:] = b"\0\x3c"
+    weights.write_bytes(content)
+    target = tmp_path / "a.index"
+    assert run("embed", PICTURES / "lion.png", "-o", target) == 0
+    assert stems(search(capsys, target, "a lion", "--model", tmp_path / "copy")) == ["lion"]
+    said = failing(capsys, "search", target, "a lion", "--model", tmp_path / "tuned")
+    assert "wanted the model 'emoji'" in said and "tuned" in said
+    assert stems(search(capsys, target, "a lion", "--model", tmp_path / "tuned", "--force")) == ["lion"]
+    more = ("embed", PICTURES / "pizza.png", "-o", target, "--append", "--model")
+    assert "wanted the model 'emoji'" in failing(capsys, *more, tmp_path / "tuned")
+    assert run(*more, tmp_path / "copy") == 0 and len(FolderIndex(target)) == 2
+    assert run("embed", PICTURES / "pizza.png", "-o", tmp_path / "b.npz", "--model", tmp_path / "tuned") == 0
+    capsys.readouterr()
+    assert "wanted the model 'emoji'" in failing(
+        capsys, "index", target, tmp_path / "b.npz", "-o", tmp_path / "c.index"
+    )
+    pytest.importorskip("starlette", reason="extra `serve`")
+    said = failing(capsys, "serve", target, "--port", 0, "--model", tmp_path / "tuned")
+    assert "wanted the model 'emoji'" in said

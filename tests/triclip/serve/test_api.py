@@ -77,9 +77,18 @@ def test_filters_narrow_and_do_not_tell_where_the_folder_is(client, folder):
     }
     two = [("q", "a lion"), ("filter", "year>=2020"), ("filter", "year<2021")]
     assert stems(client.get("/api/search", params=two)) == ["pizza"]
-    for expression in ("name~*", f"name={folder}/rocket.png", "place=1"):
-        message = refused(client.get("/api/search", params={"q": "a", "filter": expression}), 400)
-        assert "no column" in message and "year" in message and str(folder.parent) not in message
+    for expression, wanted in (
+        ("name~*r*.png", ["guitar", "rocket", "sunflower"]),
+        ("name~food/*", ["pizza"]),
+        ("name==food/pizza.png", ["pizza"]),
+        ("name = 'rocket.png'", ["rocket"]),
+        (f"name={folder}/rocket.png", []),
+        (f"name~{folder.parent}*", []),
+        ("name>=s", ["snowman", "sunflower"]),
+    ):
+        assert sorted(stems(client.get("/api/search", params={"q": "a", "filter": expression}))) == wanted, expression
+    message = refused(client.get("/api/search", params={"q": "a", "filter": "place=1"}), 400)
+    assert "no column" in message and "year" in message and str(folder.parent) not in message
     assert "wanted COLUMN" in refused(client.get("/api/search", params={"q": "a", "filter": "???"}), 400)
 
 

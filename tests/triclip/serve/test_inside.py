@@ -225,6 +225,28 @@ def test_an_index_and_the_folder_that_holds_its_names(clip, index, folder, tmp_p
         open_library(tmp_path / "moved.index", lambda model: clip, tmp_path / "empty")
 
 
+def test_an_index_with_a_root(clip, index, folder, tmp_path, monkeypatch):
+    """Names are relative to it, wherever the server is started; rows that were added beside it are there too."""
+    monkeypatch.chdir(folder / "food")  # where such names mean nothing, or something else
+    names = [os.path.relpath(name, folder) for name in index.names]
+    Index(index.vectors, names, "emoji", root=str(folder)).save(tmp_path / "x.npz")
+    library = open_library(tmp_path / "x.npz", lambda model: clip)
+    assert library.folder.real == os.path.realpath(folder)
+    assert {one.name for one in library.sample(9)} == {name.replace(os.sep, "/") for name in names}
+    with library.open(library.sample(9)[0].id)[0] as file:
+        assert file.read() == (folder / names[0]).read_bytes()
+    Index(index.vectors, [f"../{name}" for name in names], "emoji", root=str(folder / "food")).save(tmp_path / "y.npz")
+    assert len(open_library(tmp_path / "y.npz", lambda model: clip)) == 6
+    shutil.move(folder, tmp_path / "moved")
+    assert len(open_library(tmp_path / "x.npz", lambda model: clip, tmp_path / "moved")) == 6
+    with pytest.raises(FileNotFoundError, match="wanted a folder"):
+        open_library(tmp_path / "x.npz", lambda model: clip)
+    for root in ("/", "/etc"):
+        Index(index.vectors, ["etc/passwd"] * 6, "emoji", root=root).save(tmp_path / "z.npz")
+        with pytest.raises(InputError, match="say with --folder"):
+            open_library(tmp_path / "z.npz", lambda model: clip)
+
+
 def test_folders_that_cannot_be(clip, index, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="wanted a folder"):
         Library(clip, index, tmp_path / "none")

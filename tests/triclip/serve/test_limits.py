@@ -160,3 +160,24 @@ def test_a_body_has_a_deadline(library):
 
     asyncio.run(run())
     assert sent[0]["status"] == 408 and b"0.1 seconds" in sent[1]["body"]
+
+
+def test_a_server_that_says_by_an_error_that_the_client_is_gone(library, caplog):
+    """As ASGI has it; no error comes out, whatever was under way."""
+    from triclip.serve import create_app
+
+    async def run(path):
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            raise OSError("gone")
+
+        scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "method": "GET", "path": path}
+        scope |= {"raw_path": path.encode(), "headers": [(b"host", b"x")], "query_string": b"", "client": ("a", 1)}
+        scope |= {"server": ("x", 80), "scheme": "http", "http_version": "1.1"}
+        await create_app(library)(scope, receive, send)
+
+    for path in ("/", "/api/health", f"/picture/{library.sample(1)[0].id}", "/none"):
+        asyncio.run(run(path))
+    assert not caplog.records

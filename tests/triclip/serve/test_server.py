@@ -5,13 +5,15 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.triclip.serve.helpers import PICTURES
 from triclip.command import main
@@ -69,21 +71,60 @@ def test_it_serves_and_stops_when_it_is_asked_to(number):
         assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 
-SLOW = """
-from triclip.serve import limits
+IMPATIENT = """
+from triclip.serve import limits, web
+web._KEEP_ALIVE = 1
 real = limits.Limits
-limits.Limits = lambda **given: real(head_seconds=1, **given)
+limits.Limits = lambda **given: real(connections=4, **given)
 """
 
 
-def test_connections_that_say_nothing_are_closed():
-    """One that sends nothing, one that stops within its head, one that stops after a first request."""
-    with server(PICTURES, wrapper=SLOW) as (_, address):
-        assert raw(address, b"") == b""
-        assert raw(address, b"GET / HTTP/1.1\r\nHost: local") == b""
+def test_the_servers_own_limits():
+    """A head that is too large, a connection that idles after a request, too many connections."""
+    with server(PICTURES, wrapper=IMPATIENT) as (_, address):
+        long = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 40_000
+        assert raw(address, long).startswith(b"HTTP/1.1 400")
         whole = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        assert raw(address, whole + b"GET / HTTP/1.1\r\nHost").startswith(b"HTTP/1.1 200")
+        assert raw(address, whole).startswith(b"HTTP/1.1 200")  # and then it is closed
+        with ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(connected(address))
+            assert raw(address, whole).startswith(b"HTTP/1.1 503")
         assert b"ok" in get(address, "/api/health")
+
+
+def connected(address, reset=False):
+    host, port = address.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), 60)
+    if reset:  # closing it then tells the server so harshly
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return connection
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_clients_that_go_away_leave_no_traceback(reset, tmp_path):
+    """In the middle of a head, of a body, of a form, before an answer, in the middle of a large one."""
+    Image.effect_noise((1500, 1500), 90).save(tmp_path / "large.png")
+    form = b"Content-Type: multipart/form-data; boundary=x\r\n"
+    body = b"Host: localhost\r\nContent-Length: 5000\r\n"
+    with server(tmp_path) as (process, address):
+        large = json.loads(get(address, "/api/search?q=a"))["results"][0]["picture"].encode()
+        for data in (
+            b"GET / HT",
+            b"POST /api/search HTTP/1.1\r\nContent-Type: image/png\r\n" + body + b"\r\nhalf",
+            b"POST /api/search HTTP/1.1\r\n" + form + body + b"\r\n--x\r\n",
+            b"POST / HTTP/1.1\r\n" + form + body + b"\r\n--x\r\n",
+            b"GET /?q=a+thing HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET " + large + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ):
+            with connected(address, reset) as connection:
+                connection.sendall(data)
+                if data.startswith(b"GET /picture"):
+                    assert connection.recv(1000)
+            assert b"ok" in get(address, "/api/health")
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 
 def test_what_is_wrong_is_said_before_anything_is_loaded(capsys, monkeypatch, tmp_path):

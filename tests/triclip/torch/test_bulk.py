@@ -13,7 +13,7 @@ import clip_core
 from triclip import Clip
 from triclip.embed import embed
 from triclip.embed.encoder import ClipEncoder
-from triclip.search import Index
+from triclip.search import open_index
 
 ROUNDING = 1e-5  # of unit rows, in batches of another size
 PICTURES = Path(clip_core.__file__).parent / "models/emoji/pictures"
@@ -37,6 +37,6 @@ def test_pictures(cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         torch.set_num_threads(before)
     sizes = {(True, 1, 6), (True, 1, 4)} if cores == 1 else {(False, 1, 2)}
     assert seen == sizes and report.rows == {"image": 16} and report.complete
-    found = Index.load(tmp_path)
+    found = open_index(tmp_path)
     want = Clip.from_pretrained("emoji").encode_image([found.metadata(row)["name"] for row in range(16)])
     np.testing.assert_allclose(found.vectors, want, rtol=0, atol=ROUNDING)

@@ -10,7 +10,7 @@ from PIL import Image
 from clip_core.errors import InputError
 from clip_core.hub import MODELS
 from triclip import Clip
-from triclip.backends.torch_explain import pair_attentions
+from triclip.backends.torch_ import pair_attentions
 from triclip.explain import explain, relevance, rollout
 
 PICTURES = MODELS / "emoji" / "pictures"

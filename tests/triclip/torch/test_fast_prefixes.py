@@ -13,7 +13,7 @@ from conformance.adaptors import Torch
 from conformance.compare import ACROSS, relative_error
 from triclip.backends import torch_ as pipeline
 from triclip.pipeline import Clip
-from triclip.prefixes import shared_prefixes, until_end
+from triclip.prefixes import until_end
 from triclip.prompts import OPENAI_IMAGENET_TEMPLATES
 
 ADAPTOR = Torch()
@@ -36,9 +36,9 @@ def test_equals_the_plain_pass(changes: dict[str, Any]) -> None:
     rows[:3] = [data.BOS, 55, data.EOS, *range(7)]
     with torch.no_grad():
         want = model.get_text_features(torch.from_numpy(rows)).numpy()
-    got = pipeline.prefix_features(model, shared_prefixes([until_end(row, config) for row in rows.tolist()]))
+    got = pipeline.row_features(model, [until_end(row, config) for row in rows.tolist()])
     assert relative_error(got, want) <= ACROSS
-    alone = pipeline.prefix_features(model, shared_prefixes([until_end(rows[5].tolist(), config)]))
+    alone = pipeline.row_features(model, [until_end(rows[5].tolist(), config)])
     assert relative_error(alone, want[5:6]) <= ACROSS
 
 
@@ -46,7 +46,7 @@ def test_equals_the_plain_pass(changes: dict[str, Any]) -> None:
 def test_half_precision(dtype: torch.dtype) -> None:
     model = ADAPTOR.build(data.Case("", "CLIPModel", data.full(), {})).to(dtype)
     rows = [[data.BOS, 4, 5, data.EOS], [data.BOS, 4, data.EOS], [data.BOS, 4, 6, 1, data.EOS]]
-    got = pipeline.prefix_features(model, shared_prefixes(rows))
+    got = pipeline.row_features(model, rows)
     for row, vector in zip(rows, got, strict=True):
         want = pipeline.text_features(model, np.array([row]))[0]
         assert relative_error(vector, want) <= 5e-2  # bfloat16's eight bits through two layers

@@ -130,16 +130,16 @@ class Network:
         section = self.config.loss
         # "high" on accelerators: TF32, or three bfloat16 products for one. A single bfloat16 one loses digits at s=100.
         precision = lax.Precision.HIGH if self.bf16 else lax.Precision.HIGHEST
-        value = loss.contrastive(
-            x, y, jnp.exp(params["logit_scale"]), params.get("logit_bias"), mode=section.mode, chunk=section.chunk,
-            label_smoothing=section.label_smoothing, mesh=self.mesh if self.mesh.size > 1 else None,
-            precision=precision,
+        value = loss.contrastive_loss(
+            x, y, params["logit_scale"], params.get("logit_bias"), kind=section.kind, mode=section.mode,
+            chunk=section.chunk, label_smoothing=section.label_smoothing,
+            mesh=self.mesh if self.mesh.size > 1 else None, precision=precision,
         )  # fmt: skip
         anchors = section.anchors
         if anchors is not None:
             table = normalize(params["anchors"])
             against = functools.partial(
-                loss.cross_entropy, table=table, target=sample, scale=anchors.scale,
+                loss.anchor_loss, anchors=table, sample=sample, scale=anchors.scale,
                 label_smoothing=section.label_smoothing, precision=precision,
             )  # fmt: skip
             value = value + anchors.image_weight * against(x) + anchors.text_weight * against(y)

@@ -1,0 +1,42 @@
+"""`pooler_output` alone: the last layer is computed for the pooled token only. See `shortcuts.pooled` for when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from .inputs import check_text
+
+
+def pooled_text(
+    tower: Any,
+    input_ids: tf.Tensor,
+    attention_mask: tf.Tensor | None = None,
+    position_ids: tf.Tensor | None = None,
+    training: bool = False,
+) -> tf.Tensor:
+    """A text tower's `pooler_output` [B, D]: the last layer for the end-of-text token."""
+    input_ids = check_text(tower.embeddings, input_ids, attention_mask, position_ids)
+    x = tower.embeddings(input_ids, position_ids)  # [B, S, D]
+    rows = tower.end_of_text(input_ids)
+    encoded = tower.encoder(x, attention_mask, causal=True, training=training, rows=rows)
+    return tower.final_layer_norm(encoded.last_hidden_state[:, 0])
+
+
+def pooled_image(
+    tower: Any,
+    pixel_values: tf.Tensor,
+    interpolate_pos_encoding: bool = False,
+    patches: tf.Tensor | None = None,
+    training: bool = False,
+) -> tf.Tensor:
+    """A vision tower's `pooler_output` [B, D]: the last layer for the class token.
+
+    patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
+    """
+    x = tower.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, patches=patches)
+    x = tower.pre_layrnorm(x)  # [B, N, D]
+    first = tf.zeros(tf.shape(x)[:1], tf.int32)
+    encoded = tower.encoder(x, training=training, rows=first)
+    return tower.post_layernorm(encoded.last_hidden_state[:, 0])

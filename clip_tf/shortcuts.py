@@ -1,0 +1,102 @@
+"""Short cuts, and the one question before each of them: may it be taken?"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from .layers import quick_gelu
+
+_SOURCES = tuple(os.path.join(os.path.dirname(file), "") for file in (keras.__file__, tf.__file__, __file__))
+
+
+def untouched(layer: Any, deep: bool = True) -> bool:
+    """Whether a layer, and (`deep`) every layer in it, is this package's and computes what it did when it was made.
+
+    The one question before every short cut, which by its nature passes calls by. No subclass, wrapper or other layer
+    may see less than the plain path gives it, and no method may be replaced, on an object or on a class.
+    """
+    found = walk(layer) if deep else [layer]
+    return all(map(_is_own, {type(item) for item in found})) and not any(map(_is_patched, found))
+
+
+def walk(layer: Any) -> list[Any]:
+    """A layer and all layers in it."""
+    found, seen = [layer], {id(layer)}
+    for item in found:  # which grows
+        for name, value in vars(item).items():
+            if name[0] == "_":  # Keras' own lists of the same layers
+                continue
+            for child in value.values() if isinstance(value, dict) else value if _is_list(value) else (value,):
+                if isinstance(child, keras.layers.Layer) and id(child) not in seen:
+                    seen.add(id(child))
+                    found.append(child)
+    return found
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def settings(model: keras.Model) -> list[Any]:
+    """What a traced graph holds on to: the variables and the public attributes of a model and of every layer in it."""
+    attributes = (item for layer in walk(model) for item in vars(layer).items())
+    return [value for name, value in attributes if name[0] != "_" or isinstance(value, keras.Variable)]
+
+
+def _is_own(cls: type) -> bool:
+    """A class of this package, whose methods were written here (or in Keras)."""
+    inherited = ("call", "__call__")
+    names = {base: _methods(cls) if _is_ours(base) else inherited for base in cls.__mro__}
+    return _is_ours(cls) and all(_is_original(vars(base).get(n)) for base in names for n in names[base])
+
+
+def _is_patched(layer: Any) -> bool:
+    """Whether an object hides a method of its class."""
+    return not _methods(type(layer)).isdisjoint(vars(layer))
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == __package__
+
+
+@cache
+def _methods(cls: type) -> frozenset[str]:
+    """The names of the methods that this package gives a class, `build` apart, which Keras wraps, and of the call."""
+    ours = {n for base in cls.__mro__ if _is_ours(base) for n, f in vars(base).items() if isinstance(f, FunctionType)}
+    return frozenset(ours - {"build"} | {"call", "__call__"})
+
+
+def _is_original(attribute: Any) -> bool:
+    """A patch is a function of another file, whatever `functools.wraps` made it say, or no function at all."""
+    if isinstance(attribute, FunctionType):
+        return attribute.__code__.co_filename.startswith(_SOURCES)
+    return attribute is None
+
+
+# -- the short cuts ---------------------------------------------------------------------------------------------------
+
+
+def pooled(tower: Any, training: bool = False, **inputs: Any) -> tf.Tensor:
+    """A tower's `pooler_output` [B, D]: through its `pooled`, where that may be taken, else through a whole call."""
+    if untouched(tower) and not any(isinstance(value, keras.KerasTensor) for value in inputs.values()):
+        return tower.pooled(**inputs, training=training)
+    return tower(**inputs, return_dict=True, training=training)[1]
+
+
+def mlp(fc1: keras.layers.Layer, act: Any, fc2: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor | None:
+    """fc2(quick_gelu(fc1(x))) with fewer passes over the wide array; None where that does not apply.
+
+    A graph computes z * sigmoid(z) in one kernel on CPUs, and z = 1.702 * fc1(x) costs nothing where x is narrow.
+    """
+    if act is not quick_gelu or x.dtype not in (tf.float32, tf.float64):
+        return None
+    if not all(untouched(fc) and not fc.quantization_mode and fc.compute_dtype == x.dtype for fc in (fc1, fc2)):
+        return None
+    z = fc1.product(x, before=1.702)
+    return fc2.product(z * tf.sigmoid(z), after=1 / 1.702)

@@ -1,0 +1,313 @@
+"""The files of an index folder: how they are written, replaced, swept and opened. See `folder` for their names.
+
+What is there is what the manifest names. New rows are files with new numbers, which count once the manifest, replaced
+in one step, names them. So a process killed at any moment leaves the old index or the new one, no file that somebody
+has mapped is ever replaced (which Windows would refuse), and files that no manifest names are swept by the next writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clip_core.errors import InputError
+
+from ..locks import locked
+from .columns import DTYPES, KINDS, NAME, Column, Strings, dtype_of
+from .exact import longest
+from .origin import Origin
+from .writing import naming, save_array, save_rows, write_json
+
+if TYPE_CHECKING:
+    from .core import Index
+
+MANIFEST = "index.json"
+_LOCK = ".lock"
+_FORMAT, _VERSION = "triclip-index", 1
+_MAPPED_FROM = 1 << 16  # bytes; a smaller file is read (an empty one can't be mapped)
+_PART = re.compile(r"part-(\d+)\.[\w.]+\.npy")
+_CANDIDATES = re.compile(r"candidates-\w+\.(json|bin)")
+_DRAFT = re.compile(r"\.(index|candidates)[\w.-]*\.triclip-\w+")  # of a writer that was killed
+
+Manifest = dict[str, Any]
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """While no other thread or process writes to the index, and files that its manifest doesn't name are removed."""
+    with locked(folder / _LOCK):
+        sweep(folder)
+        try:
+            yield
+        finally:
+            sweep(folder)
+
+
+def create(folder: Path, manifest: Manifest) -> None:
+    """An empty index. Raises FileExistsError when one is there, InputError when something else is in the way."""
+    if (folder / MANIFEST).is_file():
+        raise FileExistsError(f"{folder}: there is an index already")
+    check_target(folder)
+    folder.mkdir(exist_ok=True)
+    with writing(folder):
+        write_json(folder / MANIFEST, manifest)
+
+
+def check_target(folder: Path) -> None:
+    """Raises InputError unless an index may be written there: over an index, or where there is nothing."""
+    if not folder.exists() or (folder / MANIFEST).is_file():
+        return
+    # A folder with an index's files alone is what was left when the first writing of one was killed.
+    if not folder.is_dir() or not all(_is_own(path.name) for path in folder.iterdir()):
+        raise InputError(f"{folder}: exists and is no index folder; it is not replaced")
+
+
+def new_manifest(origin: Origin, width: int, kinds: Mapping[str, str], dtype: str) -> Manifest:
+    """Of an index without rows. `kinds`: title -> kind of the metadata."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: wanted one of {', '.join(DTYPES)}, found {dtype!r}")
+    titles = [[NAME, "string"], *([title, kind] for title, kind in kinds.items() if title != NAME)]
+    about = {"format": _FORMAT, "version": _VERSION, "id": uuid.uuid4().hex, "model": origin.model, **origin.facts}
+    return {**about, "width": width, "dtype": dtype, "columns": titles, "parts": []}
+
+
+def replace(folder: Path, sources: Iterable[Index], dtype: str | None = None) -> None:
+    """An index of all rows of the sources, one part each, in place of one that is there.
+
+    Raises InputError when the sources differ in model, width or columns, or when something else is in the way.
+    """
+    check_target(folder)
+    folder.mkdir(exist_ok=True)
+    try:
+        with writing(folder):
+            manifest: Manifest | None = None
+            for source in sources:
+                if manifest is None:
+                    kinds = {title: column.kind for title, column in source.columns.items()}
+                    manifest = new_manifest(source.origin, source.width, kinds, dtype or source.dtype.name)
+                manifest = with_part(folder, manifest, source)
+            if manifest is None:
+                raise InputError(f"{folder}: wanted at least one index to build it from, found none")
+            write_json(folder / MANIFEST, manifest)
+    finally:
+        _remove_remains(folder)
+
+
+def with_part(folder: Path, manifest: Manifest, source: Index) -> Manifest:
+    """The manifest with a further part, whose files are written; the caller then writes the manifest."""
+    columns = _matching(folder, manifest, source)
+    if not len(source):
+        return manifest
+    taken = [part["number"] for part in manifest["parts"]] + list(_numbers(folder))
+    number = 1 + max(taken, default=-1)
+    vectors = part_file(folder, number, "vectors")
+    with naming(vectors):
+        save_rows(vectors, source.blocks(), manifest["dtype"], (len(source), source.width))
+    stored = map_array(vectors, manifest["dtype"])
+    largest = longest(stored[row : row + 4096] for row in range(0, len(stored), 4096))
+    for place, column in enumerate(columns):
+        for what, array in _arrays(column).items():
+            path = part_file(folder, number, f"column{place}{what}")
+            with naming(path):
+                save_array(path, array)
+    part = {"number": number, "rows": len(source), "largest_norm": largest}
+    return {**manifest, "parts": [*manifest["parts"], part]}
+
+
+def _arrays(column: Column) -> dict[str, np.ndarray]:
+    if column.kind != "string":
+        return {"": column.array()}
+    strings = column.parts[0] if len(column.parts) == 1 else Strings.of(list(column))
+    return {".offsets": strings.offsets, ".data": strings.data}
+
+
+def _matching(folder: Path, manifest: Manifest, source: Index) -> list[Column]:
+    """The source's columns in the manifest's order. Raises InputError when they don't fit, or the rows don't."""
+    origin = origin_of(manifest)
+    origin.check_model(source.model, source.origin.fingerprint)
+    if source.width != manifest["width"]:
+        raise InputError(f"{folder}: wanted vectors of width {manifest['width']}, found {source.width}")
+    wanted = dict(manifest["columns"])
+    found = {title: _as_kind(column, wanted.get(title)) for title, column in source.columns.items()}
+    kinds = {title: column.kind for title, column in found.items()}
+    if kinds != wanted and len(source):
+        raise InputError(f"{folder}: wanted the columns {_listed(wanted)}, found {_listed(kinds)}")
+    if origin.root != source.origin.root:
+        found[NAME] = Column("string", [Strings.of(origin.renamed(source.names, source.origin))])
+    return [found[title] for title in wanted] if len(source) else []
+
+
+def origin_of(manifest: Manifest) -> Origin:
+    return Origin(manifest["model"], manifest.get("fingerprint", ""), manifest.get("root", ""))
+
+
+def _as_kind(column: Column, kind: str | None) -> Column:
+    """An integer is a number too."""
+    if (column.kind, kind) == ("integer", "number"):
+        return Column("number", [part.astype(np.float64) for part in column.parts])
+    return column
+
+
+def _listed(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{title} ({kind})" for title, kind in kinds.items())
+
+
+# -- sweeping ---------------------------------------------------------------------------------------------------------
+
+
+def sweep(folder: Path) -> None:
+    """Remove files that the manifest doesn't name; only for who holds the lock.
+
+    On Windows a file that a reader has mapped stays, and is removed by a later writer.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        manifest = {"id": None, "parts": []}
+    except InputError:  # damaged: nothing can be told from it
+        return
+    named = {part["number"] for part in manifest["parts"]}
+    for path in folder.iterdir():
+        part = _PART.fullmatch(path.name)
+        stale = part is not None and int(part[1]) not in named
+        if stale or _CANDIDATES.fullmatch(path.name) and _record_id(path.with_suffix(".json")) != manifest["id"]:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _record_id(path: Path) -> Any:
+    """Of which index an approximate one is; "" if that can't be told."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _remove_remains(folder: Path) -> None:
+    """The folder, if the first writing of its index has failed."""
+    with contextlib.suppress(OSError):
+        if not (folder / MANIFEST).is_file():
+            with locked(folder / _LOCK, wait=False):
+                if {path.name for path in folder.iterdir()} == {_LOCK}:
+                    (folder / _LOCK).unlink()
+                    folder.rmdir()
+
+
+def _numbers(folder: Path) -> Iterator[int]:
+    return (int(found[1]) for found in map(_PART.fullmatch, (path.name for path in folder.iterdir())) if found)
+
+
+def _is_own(name: str) -> bool:
+    return name == _LOCK or any(pattern.fullmatch(name) for pattern in (_PART, _CANDIDATES, _DRAFT))
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def part_file(folder: Path, number: int, what: str) -> Path:
+    """Names follow from numbers, so no manifest can point outside its folder."""
+    return folder / f"part-{number:05d}.{what}.npy"
+
+
+def open_parts(folder: Path) -> tuple[Manifest, list[np.ndarray], dict[str, Column]]:
+    """The manifest, and the vectors and columns that it names, mapped. Raises FileNotFoundError or InputError."""
+    manifest = read_manifest(folder)
+    while True:
+        try:
+            return manifest, *_open(folder, manifest)
+        except InputError:  # damaged; or a writer has replaced the index and swept the files meanwhile
+            now = read_manifest(folder)
+            if now == manifest:
+                raise
+            manifest = now
+
+
+def _open(folder: Path, manifest: Manifest) -> tuple[list[np.ndarray], dict[str, Column]]:
+    shapes = [(part["rows"], manifest["width"]) for part in manifest["parts"]]
+    vectors = [
+        map_array(part_file(folder, part["number"], "vectors"), manifest["dtype"], shape)
+        for part, shape in zip(manifest["parts"], shapes, strict=True)
+    ]
+    columns = {
+        title: Column(kind, [_map_column(folder, part, place, kind) for part in manifest["parts"]])
+        for place, (title, kind) in enumerate(manifest["columns"])
+    }
+    return vectors, columns
+
+
+def _map_column(folder: Path, part: Mapping[str, Any], place: int, kind: str) -> Any:
+    if kind != "string":
+        return map_array(part_file(folder, part["number"], f"column{place}"), dtype_of(kind), (part["rows"],))
+    offsets = map_array(part_file(folder, part["number"], f"column{place}.offsets"), np.int64, (part["rows"] + 1,))
+    path = part_file(folder, part["number"], f"column{place}.data")
+    strings = Strings(offsets, map_array(path, np.uint8))
+    try:
+        strings.check()
+    except ValueError as error:
+        raise InputError(f"{path}: not the strings of this index: {error}") from error
+    return strings
+
+
+def map_array(path: Path, dtype: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """A .npy file, mapped when it is large. Raises InputError unless it is whole and of this dtype and shape."""
+    try:
+        large = path.stat().st_size >= _MAPPED_FROM
+        array = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: a part of the index is missing or damaged: {error}") from error
+    if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype) or shape not in (None, array.shape):
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise InputError(f"{path}: wanted {np.dtype(dtype)} {shape or ''}, found {found}")
+    return array
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a folder index. Raises FileNotFoundError or InputError."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no index: it holds no {MANIFEST}")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise InputError(f"{path}: wanted the manifest of an index, found something else")
+    if manifest.get("version") != _VERSION:
+        raise InputError(f"{path}: wanted version {_VERSION} of the format, found {manifest.get('version')!r}")
+    facts = {key: str for key in ("fingerprint", "root") if key in manifest}
+    wanted = {**facts, "id": str, "model": str, "width": int, "dtype": str, "columns": list, "parts": list}
+    for key, kind in wanted.items():
+        if not is_record(manifest, {key: kind}):
+            raise InputError(f"{path}: {key}: wanted {kind.__name__}, found {manifest.get(key)!r}")
+    if manifest["dtype"] not in DTYPES or manifest["width"] < 1:
+        found = f"{manifest['dtype']}, {manifest['width']}"
+        raise InputError(f"{path}: wanted float32 or float16 and a width, found {found}")
+    columns, parts = manifest["columns"], manifest["parts"]
+    pairs = [one for one in columns if isinstance(one, list) and len(one) == 2 and all(isinstance(x, str) for x in one)]
+    if len(pairs) < len(columns) or not pairs or pairs[0] != [NAME, "string"] or not {k for _, k in pairs} <= {*KINDS}:
+        raise InputError(f"{path}: columns: wanted pairs of a title and a kind, found {columns!r}")
+    for part in parts:
+        good = is_record(part, {"number": int, "rows": int, "largest_norm": float})
+        if not good or not all(part[key] >= 0 for key in ("number", "rows", "largest_norm")):
+            raise InputError(f"{path}: parts: wanted a number, rows and largest_norm, found {part!r}")
+    return manifest
+
+
+def is_record(found: Any, wanted: Mapping[str, type]) -> bool:
+    return isinstance(found, dict) and all(
+        isinstance(found.get(key), kind) and not isinstance(found[key], bool) for key, kind in wanted.items()
+    )
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: wanted JSON, found a file that does not parse: {error}") from error

@@ -1,0 +1,132 @@
+"""A bulk run's record, which `embed` writes: what a run was asked for, its inputs, and which shards are done.
+
+embed.json                 what the run was asked for and the inputs it found
+image/00000-0000.npy       a shard of vectors: an index of its own; text/ likewise
+done/00000-0000.json       written last: this shard is whole, with what was skipped in it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clip_core.errors import InputError
+
+KINDS = {"images": ("image",), "texts": ("text",), "both": ("image", "text")}
+RUN, DONE = "embed.json", "done"
+FORMAT, VERSION = "triclip-embeddings", 1
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input file, or a folder that is one. `size` tells it from another of its name.
+
+    samples: how many it has, 0 when it can't be used. damage: what was lost of it, or why it can't be used.
+    """
+
+    path: str
+    size: str
+    samples: int = 0
+    damage: list[str] = field(default_factory=list)
+
+
+class Unit(NamedTuple):
+    """The samples [start, stop) of an input: what becomes one output shard."""
+
+    input: int
+    piece: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.input:05d}-{self.piece:04d}"
+
+
+def units_of(inputs: Sequence[Input], size: int) -> list[Unit]:
+    """All units in order."""
+    return [
+        Unit(number, piece, start, min(start + size, one.samples))
+        for number, one in enumerate(inputs)
+        for piece, start in enumerate(range(0, one.samples, size))
+    ]
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The checked contents of embed.json. Raises InputError."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: wanted JSON, found a file that does not parse: {error}") from error
+    good = isinstance(known, dict) and known.get("format") == FORMAT and known.get("version") == VERSION
+    good = good and all(isinstance(known.get(key), dict) for key in ("settings", "model"))
+    good = good and isinstance(known.get("inputs"), list) and all(map(_is_input, known["inputs"]))
+    if not good:
+        raise InputError(f"{path}: wanted the record of a run of version {VERSION}, found something else")
+    return {"kind": None, **known}
+
+
+def _is_input(found: Any) -> bool:
+    kinds = (str, str, int, list)
+    return isinstance(found, list) and len(found) == 4 and all(map(isinstance, found, kinds)) and found[2] >= 0
+
+
+def record_path(output: Path, name: str) -> Path:
+    return output / DONE / f"{name}.json"
+
+
+def read_record(output: Path, unit: Unit) -> dict[str, Any] | None:
+    """The record of a finished unit; None when it is not finished, or its files are no longer what was written."""
+    try:
+        record = json.loads(record_path(output, unit.name).read_text(encoding="utf-8"))
+        if record["samples"] != unit.stop - unit.start:
+            return None
+        if any((output / file).stat().st_size != size for file, size in record["files"].items()):
+            return None
+        return record if isinstance(record["broken"], list) and isinstance(record["rows"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def is_output(folder: Path) -> bool:
+    """Whether a folder is a bulk run's, or the folder of one kind in it."""
+    return (folder / RUN).is_file() or (folder.name in KINDS["both"] and (folder.parent / RUN).is_file())
+
+
+def _output_of(folder: Path) -> Path:
+    return folder if (folder / RUN).is_file() else folder.parent
+
+
+def run_fingerprint(folder: Path) -> str:
+    """Of the model of a run, whose output, or a kind in it, `folder` is; "" where the record has none."""
+    found = read_run(_output_of(folder) / RUN)["model"].get("digest", "")
+    return found if isinstance(found, str) else ""
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The shards with rows of an output such as "vectors" or "vectors/image", in order.
+
+    Raises InputError for a run that is not finished, one without rows, and one of both kinds unless one is named.
+    """
+    output = _output_of(folder)
+    known = read_run(output / RUN)
+    settings = known["settings"]
+    kinds, size, to = KINDS.get(settings.get("what"), ()), settings.get("samples_per_shard"), settings.get("to")
+    if output == folder and len(kinds) > 1:
+        raise InputError(f"{folder}: wanted one of {folder / 'image'} and {folder / 'text'}, found the folder of both")
+    kind = kinds[0] if output == folder and kinds else folder.name
+    if kind not in kinds or not isinstance(size, int) or size < 1:
+        raise InputError(f"{output / RUN}: wanted the record of a run, found something else")
+    units = units_of([Input(*one) for one in known["inputs"]], size)
+    records = [read_record(output, unit) for unit in units]
+    missing = sum(record is None for record in records)
+    if missing:
+        raise InputError(f"{output}: {missing} of {len(units)} shards are not done: run the same `triclip embed` again")
+    rows = [record["rows"].get(kind, 0) if record else 0 for record in records]
+    found = [output / kind / f"{unit.name}.{to}" for unit, count in zip(units, rows, strict=True) if count]
+    if not found:
+        raise InputError(f"{output}: holds no vectors: nothing of its input could be used")
+    return found
