@@ -31,6 +31,12 @@ class ModelOutput(OrderedDict):
         for register in _registering:  # with the frameworks that are in use
             register(cls)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A dataclass has an `__init__` of its own, so a subclass that comes here isn't one.
+        if type(self) is not ModelOutput:
+            raise TypeError(f"{type(self).__name__}: a subclass of ModelOutput needs @dataclass, for its fields")
+        super().__init__(*args, **kwargs)
+
     def __post_init__(self) -> None:
         if type(self) not in _seen:
             _register_late(type(self))
@@ -99,7 +105,10 @@ def _is_pairs(value: Any) -> bool:
     if hasattr(value, "shape") or not isinstance(value, Iterable) or isinstance(value, str | bytes):
         return False
     if isinstance(value, list | tuple):
-        return bool(value) and all(isinstance(v, tuple) and len(v) == 2 and isinstance(v[0], str) for v in value)
+        pairs = [isinstance(v, tuple) and len(v) == 2 and isinstance(v[0], str) for v in value]
+        if pairs and pairs[0] and not all(pairs):
+            raise ValueError(f"fields: wanted pairs of a name and a value, found {value[pairs.index(False)]!r:.80}")
+        return bool(pairs) and pairs[0]
     return hasattr(value, "__next__")
 
 

@@ -154,3 +154,16 @@ def test_iteration_is_over_names() -> None:
     assert list(out) == ["last_hidden_state", "hidden_states"]
     assert ("last_hidden_state" in out) is True
     assert repr(out).startswith("BaseModelOutput(")
+
+
+def test_what_is_no_output_is_refused():
+    """As in v4.37: pairs are all pairs, and a subclass is a dataclass."""
+    with pytest.raises(ValueError, match=r"wanted pairs of a name and a value, found \(10, 10\)"):
+        BaseModelOutput([("last_hidden_state", 30), (10, 10)])
+
+    class NoDataclass(ModelOutput):
+        a: float
+
+    with pytest.raises(TypeError, match="NoDataclass: .* needs @dataclass"):
+        NoDataclass(a=1.0)
+    assert ModelOutput({"a": 1})["a"] == 1
