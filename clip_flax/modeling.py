@@ -432,7 +432,9 @@ class FlaxCLIPModule(Network):
         text = self.text_model(input_ids, attention_mask, position_ids, deterministic, *collect)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
-        logits_per_text = text_embeds @ image_embeds.T * jnp.exp(self.logit_scale)  # [B_t, B_i]
+        # A half-precision parameter is no reason for a scale of three digits.
+        logit_scale = self.logit_scale.astype(jnp.promote_types(self.logit_scale.dtype, text_embeds.dtype))
+        logits_per_text = text_embeds @ image_embeds.T * jnp.exp(logit_scale)  # [B_t, B_i]
         out = FlaxCLIPOutput(
             logits_per_image=logits_per_text.T,
             logits_per_text=logits_per_text,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import triclip.conform as engine
+import triclip.conform.run as engine
 from clip_core import CLIPConfig, CLIPImageProcessor, InputError, MissingDependencyError
 from clip_core import checkpoint as checkpoints
 from clip_core.weights import weight_table
-from triclip.conform import conform, inputs, save_reference, trace
+from triclip.command import main
+from triclip.conform import Report, conform, inputs, save_reference, trace
 
 from . import cases as data
 from .adaptors import installed
@@ -71,7 +71,7 @@ def trace_of(folder: Path, arrays: dict[str, np.ndarray] | None = None) -> dict[
     return {**arrays, **trace.run_checkpoint(BACKEND, folder, "full", arrays, "float32")}
 
 
-def causes(report: engine.Report) -> dict[str, str]:
+def causes(report: Report) -> dict[str, str]:
     """Tower -> all causes found for its break."""
     return {one.tower: "; ".join(one.causes) for one in report.breaks}
 
@@ -328,9 +328,7 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def command(*argv: Any) -> int:
-    parser = argparse.ArgumentParser()
-    engine.add_arguments(parser)
-    return engine.run(parser.parse_args([str(a) for a in argv]))
+    return main(["conform", *map(str, argv)])
 
 
 def test_exit_codes_and_reports(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -48,3 +48,15 @@ def until_end(row: Sequence[int], config: Any) -> Sequence[int]:
     if config.eos_token_id == 2:  # the towers' rule: see their `end_of_text`
         return row[: int(np.argmax(row)) + 1]
     return row[: row.index(config.eos_token_id) + 1] if config.eos_token_id in row else row[:1]
+
+
+def pad_rows_of_ids(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Ragged ids as int64 [B, S]: behind its end each row repeats its last id, which changes nothing.
+
+    The tower is causal and pools at the first end token, which never sees what is behind it.
+    """
+    ids = np.empty((len(rows), max(map(len, rows))), np.int64)
+    for target, row in zip(ids, rows, strict=True):
+        target[: len(row)] = row
+        target[len(row) :] = row[-1]
+    return ids

@@ -288,7 +288,7 @@ def test_a_folder_s_values_are_the_processor_s(kinds, tmp_path):
         else:
             pictures.append(np.asarray(picture) if kind == "array" else picture)
     clip = Clip.__new__(Clip)
-    clip.processor = type("Processor", (), {"image_processor": CLIPImageProcessor()})()
+    clip.processor, clip.background = type("Processor", (), {"image_processor": CLIPImageProcessor()})(), "white"
     with ThreadPoolExecutor(2) as pool:
         pixels, good, skipped = clip._pixels(sources, True, pool.map)
     np.testing.assert_array_equal(pixels, CLIPImageProcessor()(pictures, return_tensors="np")["pixel_values"])

@@ -81,7 +81,7 @@ def test_errors_come_back_from_workers(processor):  # noqa: F811
     config = configured()
     config.data.workers = 1
     pipeline = opened(config, processor, source=Listed([None] * 8))
-    with pipeline, pytest.raises(DataError, match="in a row, the last: sample .: broken$"):
+    with pipeline, pytest.raises(DataError, match=r"usable samples \(0\).*sample .: broken\)$"):
         next(pipeline)
 
 

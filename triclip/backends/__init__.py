@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from clip_core.errors import InputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # name -> the package that holds its networks
 BACKENDS = {"torch": "clip_torch", "tf": "clip_tf", "flax": "clip_flax"}
@@ -72,15 +73,3 @@ def open_backend(name: str) -> Backend:
         raise MissingDependencyError(
             f"backend {name!r} needs {error.name}, which is not installed: pip install 'triclip[{name}]'"
         ) from error
-
-
-def pad_rows_of_ids(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Ragged ids as int64 [B, S]: behind its end each row repeats its last id, which changes nothing.
-
-    The tower is causal and pools at the first end token, which never sees what is behind it.
-    """
-    ids = np.empty((len(rows), max(map(len, rows))), np.int64)
-    for target, row in zip(ids, rows, strict=True):
-        target[: len(row)] = row
-        target[len(row) :] = row[-1]
-    return ids

@@ -17,7 +17,8 @@ import numpy as np
 
 from clip_flax.modeling import FlaxCLIPModel
 
-from . import PairAttentions, pad_rows_of_ids
+from ..prefixes import pad_rows_of_ids
+from . import PairAttentions
 
 Path = tuple[str, ...]
 _COMPILED: WeakKeyDictionary[FlaxCLIPModel, dict[bool, Callable[..., Any]]] = WeakKeyDictionary()

@@ -15,7 +15,8 @@ import tensorflow as tf
 from clip_tf.modeling import TFCLIPModel
 from clip_tf.shortcuts import settings, untouched
 
-from . import PairAttentions, pad_rows_of_ids
+from ..prefixes import pad_rows_of_ids
+from . import PairAttentions
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> TFCLIPModel:

@@ -13,8 +13,8 @@ import torch
 from clip_core import machine
 from clip_torch.modeling import CLIPModel
 
-from ..prefixes import shared_prefixes
-from . import PairAttentions, pad_rows_of_ids
+from ..prefixes import pad_rows_of_ids, shared_prefixes
+from . import PairAttentions
 from .torch_prefixes import features, may_share
 
 

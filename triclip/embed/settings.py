@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from clip_core.errors import InputError
 
-from ..search.columns import DTYPES
-from ..search.runs import KINDS, Input
+from ..search.runs import DTYPES, KINDS, Input
 
 NEEDS = {"image": "images", "text": "captions"}  # of a sample
 FILES = ("npy", "parquet")

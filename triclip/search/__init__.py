@@ -4,27 +4,36 @@ A small index is one file (.npz, .npy, .parquet), as `triclip embed` writes it. 
 that opens without being read and can be appended to.
 """
 
-from .approximate import KINDS
-from .core import Index, sampled_recall
-from .filters import parse_filter
-from .folder import FolderIndex, append_index, build_folder
-from .opening import open_each, open_index
-from .origin import Origin
-from .query import combine
-from .single_file import SUFFIXES, check_output
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "KINDS",
-    "SUFFIXES",
-    "FolderIndex",
-    "Index",
-    "Origin",
-    "append_index",
-    "build_folder",
-    "check_output",
-    "combine",
-    "open_each",
-    "open_index",
-    "parse_filter",
-    "sampled_recall",
-]
+from clip_core.lazy import lazy_names
+
+# public name -> the module that defines it
+_HOME = {
+    "KINDS": "approximate",
+    "SUFFIXES": "single_file",
+    "FolderIndex": "folder",
+    "Index": "core",
+    "Origin": "origin",
+    "append_index": "folder",
+    "build_folder": "folder",
+    "check_output": "single_file",
+    "combine": "query",
+    "open_each": "opening",
+    "open_index": "opening",
+    "parse_filter": "filters",
+    "sampled_recall": "core",
+}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .approximate import KINDS
+    from .core import Index, sampled_recall
+    from .filters import parse_filter
+    from .folder import FolderIndex, append_index, build_folder
+    from .opening import open_each, open_index
+    from .origin import Origin
+    from .query import combine
+    from .single_file import SUFFIXES, check_output
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -16,7 +16,6 @@ from clip_core.errors import InputError
 
 NAME = "name"  # the column that every index has
 KINDS = ("string", "integer", "number", "flag")
-DTYPES = ("float32", "float16")  # of stored vectors
 _DTYPES = {"integer": np.dtype(np.int64), "number": np.dtype(np.float64), "flag": np.dtype(bool)}
 _ROWS = 1 << 16  # compared or decoded at a time
 

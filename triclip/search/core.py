@@ -12,10 +12,11 @@ import numpy as np
 from clip_core.errors import InputError
 
 from . import approximate
-from .columns import DTYPES, NAME, Column, make_columns
+from .columns import NAME, Column, make_columns
 from .exact import best_rows, longest, rescore
 from .filters import select_rows
 from .origin import Origin
+from .runs import DTYPES
 
 _ROWS = 1 << 14  # read at a time
 

@@ -20,9 +20,10 @@ import numpy as np
 from clip_core.errors import InputError
 
 from ..locks import locked
-from .columns import DTYPES, KINDS, NAME, Column, Strings, dtype_of
+from .columns import KINDS, NAME, Column, Strings, dtype_of
 from .exact import longest
 from .origin import Origin
+from .runs import DTYPES
 from .writing import naming, save_array, save_rows, write_json
 
 if TYPE_CHECKING:

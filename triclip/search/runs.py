@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from clip_core.errors import InputError
 
+DTYPES = ("float32", "float16")  # of stored vectors
 KINDS = {"images": ("image",), "texts": ("text",), "both": ("image", "text")}
 RUN, DONE = "embed.json", "done"
 FORMAT, VERSION = "triclip-embeddings", 1

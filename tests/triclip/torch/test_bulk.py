@@ -11,6 +11,7 @@ import torch
 
 import clip_core
 from triclip import Clip
+from triclip.backends import torch_
 from triclip.embed import embed
 from triclip.embed.encoder import ClipEncoder
 from triclip.search import open_index
@@ -29,6 +30,7 @@ def test_pictures(cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return images(self, pixels)
 
     monkeypatch.setattr(ClipEncoder, "images", noted)
+    monkeypatch.setattr(torch_.machine, "usable_cpus", lambda: cores)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(cores)
