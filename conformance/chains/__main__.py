@@ -46,6 +46,8 @@ class Library:
         """Whether the library has a class for the model, and its activation."""
         parts = [getattr(drawn.made, key, drawn.made) for key in ("text_config", "vision_config")]
         acts = {part.hidden_act for part in parts}
+        if self.kind == "flax" and getattr(parts[1], "num_channels", 3) != 3:  # its classes are built with 3
+            return False
         return drawn.scope not in _NO_CLASS.get(self.kind, ()) and not acts & set(_NO_ACTIVATION.get(self.kind, ()))
 
     def visit(self, source: Path, target: Path, drawn: models.Drawn, rng: random.Random) -> dict[str, np.ndarray]:
