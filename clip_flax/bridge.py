@@ -358,7 +358,9 @@ class FlaxPreTrainedModel(Pretrained):
 
     def _get_weights(self, weights: Any = None) -> dict[str, LazyTensor]:
         """Canonical names and layouts of CLIP's weights; parts beside them in the layout that is written."""
-        params, in_pytorch = weights or _Saving(self.params, True)
+        if not isinstance(weights, _Saving):
+            weights = _Saving(self.params if weights is None else weights, True)
+        params, in_pytorch = weights
         tensors = {path: from_jax(leaf) for path, leaf in _dotted(params).items()}
         wanted = _dotted(self.params_shape_tree)
         missing, unexpected = [p for p in wanted if p not in tensors], [p for p in tensors if p not in wanted]

@@ -441,6 +441,11 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         if not metrics and not kwargs.get("weighted_metrics"):
             self._compile_metrics = None  # Keras keeps those of an earlier `compile`
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """For a loaded model; Keras asks every class with a `compile` of its own for this."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def own_loss(self, y_pred: Any) -> tf.Tensor | None:
         """The loss that the model brings along, from its output; None when it has none."""
 

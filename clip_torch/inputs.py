@@ -40,8 +40,8 @@ def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position
     check_tensors(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
     if isinstance(input_ids, torch.fx.Proxy):  # stands for any input
         return
-    if input_ids is None:
-        check_ids(None, None)
+    if input_ids is None or not all(input_ids.shape[-1:]):
+        check_ids(None, None if input_ids is None else input_ids.shape)
     check_integers("input_ids", _name(input_ids))
     if position_ids is not None:
         check_integers("position_ids", _name(position_ids))

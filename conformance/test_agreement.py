@@ -176,12 +176,12 @@ TEXT_ERRORS: dict[str, dict[str, Any]] = {
     "too long": {"input_ids": np.tile(IDS, 2)},
     "above the vocabulary": {"input_ids": IDS + 1},
     "below zero": {"input_ids": IDS - 59},
-    "fractions": {"input_ids": IDS.astype(np.float32)},
+    "fractions": {"input_ids": IDS.astype(np.float32) + 0.5},
     "a mask of another shape": {"input_ids": IDS, "attention_mask": np.ones((4, 7), np.int64)},
     "positions of another shape": {"input_ids": IDS, "position_ids": np.zeros((4, 7), np.int64)},
     "positions beyond the last": {"input_ids": IDS, "position_ids": np.full((1, 8), 11)},
     "negative positions": {"input_ids": IDS, "position_ids": np.full((1, 8), -1)},
-    "fractional positions": {"input_ids": IDS, "position_ids": np.zeros((1, 8), np.float32)},
+    "fractional positions": {"input_ids": IDS, "position_ids": np.full((1, 8), 0.5, np.float32)},
 }
 VISION_ERRORS: dict[str, dict[str, Any]] = {
     "no pixels": {"pixel_values": None},
