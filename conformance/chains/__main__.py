@@ -27,7 +27,7 @@ WORKER = Path(__file__).parent / "worker.py"
 # The largest difference that is no loss, over the largest output: PyTorch computes in float64, the others in float32.
 TOLERANCES = {"torch": 1e-6, "open_clip": 1e-6, "tf": 1e-5, "flax": 1e-5, "kerashub": 1e-5}
 KERASHUB_EPS = 1e-6  # of its text tower's last norm, whatever the model's is
-_NO_ACTIVATION = {"torch": ("selu",), "tf": ("selu", "gelu_pytorch_tanh"), "flax": ("selu",)}
+_NO_ACTIVATION = {"torch": ("selu",), "tf": ("selu", "gelu_pytorch_tanh"), "flax": ("selu", "gelu_pytorch_tanh")}
 _NO_CLASS = {"tf": ("text_projection", "vision_projection"), "flax": ("vision_projection",)}
 
 
