@@ -111,7 +111,8 @@ def _shared(part: Mapping[str, Any], quick: bool, where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}.act_kwargs: {str(act)[:80]!r} has no counterpart")
     if not isinstance(norm, dict) or set(norm) - {"eps"}:
         raise CheckpointError(f"{where}.norm_kwargs: {str(norm)[:80]!r} has no counterpart")
-    gelu = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}.get(act.get("approximate", "none"))
+    # gelu_new is the name that v4.37 has in all three frameworks
+    gelu = {"none": "gelu", "tanh": "gelu_new"}.get(act.get("approximate", "none"))
     if gelu is None:
         raise CheckpointError(f"{where}.act_kwargs: unknown approximate {act['approximate']!r}")
     return {"hidden_act": "quick_gelu" if quick else gelu, "layer_norm_eps": norm.get("eps", 1e-5)}

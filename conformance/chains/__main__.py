@@ -27,7 +27,7 @@ WORKER = Path(__file__).parent / "worker.py"
 # The largest difference that is no loss, over the largest output: PyTorch computes in float64, the others in float32.
 TOLERANCES = {"torch": 1e-6, "open_clip": 1e-6, "tf": 1e-5, "flax": 1e-5, "kerashub": 1e-5}
 KERASHUB_EPS = 1e-6  # of its text tower's last norm, whatever the model's is
-_NO_ACTIVATION = {"torch": ("selu",), "tf": ("selu", "gelu_pytorch_tanh"), "flax": ("selu",)}
+_NO_ACTIVATION = {"torch": ("selu",), "tf": ("selu", "gelu_pytorch_tanh"), "flax": ("selu", "gelu_pytorch_tanh")}
 _NO_CLASS = {"tf": ("text_projection", "vision_projection"), "flax": ("vision_projection",)}
 
 
@@ -46,6 +46,8 @@ class Library:
         """Whether the library has a class for the model, and its activation."""
         parts = [getattr(drawn.made, key, drawn.made) for key in ("text_config", "vision_config")]
         acts = {part.hidden_act for part in parts}
+        if self.kind == "flax" and getattr(parts[1], "num_channels", 3) != 3:  # its classes are built with 3
+            return False
         return drawn.scope not in _NO_CLASS.get(self.kind, ()) and not acts & set(_NO_ACTIVATION.get(self.kind, ()))
 
     def visit(self, source: Path, target: Path, drawn: models.Drawn, rng: random.Random) -> dict[str, np.ndarray]:

@@ -58,6 +58,11 @@ def acting(config: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"projection_dim": config.projection_dim} if towers else {}
     for key, part in (towers or {"": config}).items():
         found |= {f"{key}.{name}": getattr(part, name) for name in ACTING if hasattr(part, name)}
+        if found[f"{key}.hidden_act"] == "gelu_new":  # two names of one function
+            found[f"{key}.hidden_act"] = "gelu_pytorch_tanh"
+        if not part.num_hidden_layers:  # then there are no MLPs and no heads
+            for name in ("intermediate_size", "num_attention_heads", "hidden_act"):
+                del found[f"{key}.{name}"]
         end, vocabulary = part.eos_token_id, getattr(part, "vocab_size", None)
         last = vocabulary is not None and end in (2, vocabulary - 1)  # two ways to say the same
         found[f"{key}.eos_token_id"] = "the last" if last else end

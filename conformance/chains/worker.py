@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 os.environ.update(HF_HUB_OFFLINE="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1", KERAS_BACKEND="tensorflow")
+KEPT: list[Any] = []
 CLASSES = {
     "full": "CLIPModel",
     "text": "CLIPTextModel",
@@ -42,6 +43,19 @@ def features(model: Any, scope: str, ids: Any, pixels: Any) -> dict[str, Any]:
                 found[key] = getattr(value, name)
                 break
     return found
+
+
+def without_torchvision_s_operators() -> Any:
+    """open_clip and transformers 5 import torchvision, which may have been built for another torch."""
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+        try:
+            library.define(name)
+        except RuntimeError:  # it is there
+            break
+    return library
 
 
 def torch_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -89,21 +103,15 @@ def flax_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, A
     import transformers
 
     model = getattr(transformers, f"Flax{CLASSES[job['scope']]}").from_pretrained(job["source"])
+    model.params = model.to_fp32(model.params)  # else it computes partly in half precision
     found = features(model, job["scope"], inputs.get("ids"), inputs.get("pixels"))
     model.save_pretrained(job["target"], params=model.params)
     return {name: np.asarray(value) for name, value in found.items()}
 
 
 def open_clip_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-    import torch
-
-    library = torch.library.Library("torchvision", "DEF")  # a torchvision for another torch must not be compiled in
-    for name in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
-        try:
-            library.define(name)
-        except RuntimeError:
-            break
     import open_clip
+    import torch
     from safetensors.torch import load_file, save_file
 
     source, target = Path(job["source"]), Path(job["target"])
@@ -129,7 +137,7 @@ def open_clip_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[s
 def kerashub_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
     import keras_hub
 
-    model = keras_hub.models.Backbone.from_preset(job["source"])
+    model = keras_hub.models.Backbone.from_preset(job["source"], dtype="float32")
     pixels = np.moveaxis(inputs["pixels"], 1, -1)
     found = {
         "text": model.get_text_embeddings(inputs["ids"].astype("int32")),
@@ -144,6 +152,8 @@ STEPS = {"torch": torch_step, "tf": tf_step, "flax": flax_step, "open_clip": ope
 
 def main() -> None:
     step = STEPS[sys.argv[1]]
+    if sys.argv[1] in ("torch", "open_clip"):
+        KEPT.append(without_torchvision_s_operators())
     answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
     for line in sys.stdin:
         job = json.loads(line)

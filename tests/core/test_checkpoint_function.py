@@ -126,6 +126,11 @@ def test_open_clip_s_rule_of_pooling_is_kept(tmp_path):
     assert (made["pool_type"], made["eos_id"]) == ("eos", 7)
 
 
+def test_open_clip_s_tanh_is_named_as_all_frameworks_know_it(tmp_path):
+    config = load(as_open_clip(tmp_path, act_kwargs={"approximate": "tanh"})).config
+    assert (config["text_config"]["hidden_act"], config["vision_config"]["hidden_act"]) == ("gelu_new", "gelu")
+
+
 def test_open_clip_s_largest_id(tmp_path):
     assert load(as_open_clip(tmp_path)).config["text_config"]["eos_token_id"] == 2
 
