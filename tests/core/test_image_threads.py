@@ -70,7 +70,15 @@ def test_the_earliest_error_is_raised_and_no_more_is_begun(workers):
     assert on_threads(9, Work(0)) == [f"{number} done" for number in range(9)], "the threads go on"
 
 
-def test_an_interrupted_caller_leaves_no_work_behind(workers):
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, as in the foreground: a program that a shell runs in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_caller_leaves_no_work_behind(workers, interruptible):
     work = Work(1e-3)
 
     def interrupting(number: int) -> str:
