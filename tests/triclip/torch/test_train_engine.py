@@ -28,7 +28,7 @@ from triclip.train.start import extra_parameters
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 STEP = 2e-6  # float32 parameters after three steps at rate 1e-3
-GRADIENT = 1e-6  # of the largest, between one part and several
+GRADIENT = 2e-6  # of the largest, between one part and several: float32 sums in another order, some 30 roundings
 
 
 @pytest.fixture
