@@ -165,7 +165,7 @@ def _from_shapes(shapes: Shapes, own: Mapping[str, Any]) -> dict[str, Any]:
             size = part["image_size"]
             if size // sizes["patch_size"] == sizes["image_size"] // sizes["patch_size"]:
                 sizes["image_size"] = size
-        parts[tower] = {**part, **sizes}
+        parts[tower] = {"intermediate_size": 4 * sizes["hidden_size"], **part, **sizes}  # without layers none tells it
     return _assembled(parts, shapes, own)
 
 

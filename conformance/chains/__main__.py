@@ -46,6 +46,8 @@ class Library:
         """Whether the library has a class for the model, and its activation."""
         parts = [getattr(drawn.made, key, drawn.made) for key in ("text_config", "vision_config")]
         acts = {part.hidden_act for part in parts}
+        if self.kind == "open_clip" and not all(part.num_hidden_layers for part in parts):  # it can't be built there
+            return False
         if self.kind == "flax" and getattr(parts[1], "num_channels", 3) != 3:  # its classes are built with 3
             return False
         return drawn.scope not in _NO_CLASS.get(self.kind, ()) and not acts & set(_NO_ACTIVATION.get(self.kind, ()))
@@ -90,7 +92,8 @@ def chain(seed: int, libraries: list[Library], folder: Path, counts: collections
         library = rng.choice(libraries)
         visits = rng.random() < 0.65 and library.holds(drawn)
         to = rng.choice(library.formats) if visits else rng.choice(walk.FORMATS)
-        following = walk.step(here, folder / str(number), to, drawn, rng if not visits else random.Random(0))
+        how = {"dtype": "float32"} if visits and library.kind == "kerashub" else {}  # else it computes in the file's
+        following = walk.step(here, folder / str(number), to, drawn, rng if not visits else random.Random(0), **how)
         if following is None:
             counts[f"refused, with the reason: {to}"] += 1
             continue

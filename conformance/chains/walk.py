@@ -38,13 +38,13 @@ def reasons_against(to: str, config: Any, scope: str) -> list[str]:
     return found + ["eos_token_id"] * (text.eos_token_id not in (2, text.vocab_size - 1))
 
 
-def step(here: Path, folder: Path, to: str, drawn: Drawn, rng: random.Random) -> Path | None:
+def step(here: Path, folder: Path, to: str, drawn: Drawn, rng: random.Random, dtype: str | None = None) -> Path | None:
     """The next place of the chain; None where the format can't hold the model, and said so."""
     single = to in SINGLE and rng.random() < 0.2  # Random(0) begins with 0.84
     target = folder / f"model{SINGLE[to]}" if single else folder
     against = reasons_against(to, drawn.made, drawn.scope) if not single else []
     try:
-        convert(here, target, to=to, shard_size=rng.choice((None, "5GB", "2KB")))
+        convert(here, target, to=to, dtype=dtype, shard_size=rng.choice((None, "5GB", "2KB")))
     except CheckpointError as error:
         assert any(reason in str(error) for reason in against), f"{to}: {error}"
         return None

@@ -131,6 +131,14 @@ def test_open_clip_s_tanh_is_named_as_all_frameworks_know_it(tmp_path):
     assert (config["text_config"]["hidden_act"], config["vision_config"]["hidden_act"]) == ("gelu_new", "gelu")
 
 
+def test_open_clip_s_models_without_layers_go_round(tmp_path):
+    written(tmp_path / "a", {**TEXT, "num_hidden_layers": 0, "eos_token_id": 59}, {**VISION, "num_hidden_layers": 0})
+    convert(tmp_path / "a", tmp_path / "b", to="open_clip")
+    (tmp_path / "b" / "config.json").unlink()
+    convert(tmp_path / "b", tmp_path / "c", to="open_clip")
+    assert load(tmp_path / "c").config["text_config"]["num_hidden_layers"] == 0
+
+
 def test_open_clip_s_largest_id(tmp_path):
     assert load(as_open_clip(tmp_path)).config["text_config"]["eos_token_id"] == 2
 
