@@ -116,7 +116,6 @@ def quicker(fast: Callable[[], object], plain: Callable[[], object], seconds: fl
 def settings(text: str) -> dict[str, bool]:
     """What a value of TRICLIP_SHORT_CUTS says of each step that it decides. Raises InputError."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    parts = [part.strip() for part in text.split(",") if part.strip()]
     found: dict[str, bool] = {}
     for part in sorted(parts, key=lambda part: "=" in part):  # what is said of one step counts more
         step, _, way = part.partition("=")

@@ -3,18 +3,15 @@
 import hashlib
 import http.server
 import json
-import os
-import subprocess
 import sys
 import textwrap
-import threading
-from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
 
 from clip_core.errors import MissingDependencyError
 from clip_core.hub import resolve_file, resolve_folder
+from tests.core.loopback_hub import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -79,29 +76,10 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path):
     """A hub on loopback, and a function that runs code against it in a process of its own."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     FakeHub.fetched = []
-    environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-    environment |= {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
-
-    def run(code, **extra):
-        program = "from clip_core.hub import resolve_file, resolve_folder\n" + textwrap.dedent(code)
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment | extra, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()
-
-    yield run
-    server.shutdown()
-    server.server_close()
+    with serving(FakeHub, tmp_path) as run:
+        named = "from clip_core.hub import resolve_file, resolve_folder\n"
+        yield lambda code, **extra: run(named + textwrap.dedent(code), **extra)
 
 
 def test_a_hub_name_fetches_one_set_of_weights(hub):

@@ -3,17 +3,12 @@
 import base64
 import http.server
 import json
-import os
-import subprocess
-import sys
-import textwrap
-import threading
-from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
 
 from clip_core.hub import upload_arguments, upload_message
+from tests.core.loopback_hub import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -88,29 +83,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path):
     """Run code in a process whose hub is on loopback; returns what it printed. `Hub.seen` has the requests."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     Hub.seen = []
-    environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-    environment |= {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
-
-    def run(code):
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()
-
-    yield run
-    server.shutdown()
-    server.server_close()
+    with serving(Hub, tmp_path) as run:
+        yield run
 
 
 def commits():
