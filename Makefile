@@ -35,6 +35,7 @@ lint: $(TEST)/.ready
 	$(TEST)/bin/python -m ruff check .
 	$(TEST)/bin/python -m ruff format --check .
 	$(TEST)/bin/python -m mypy
+	$(TEST)/bin/python -m mypy tests/typing/*.py
 
 # Environments for triclip and its peers are built on first use (several GB); ROW=name measures one row.
 bench:
