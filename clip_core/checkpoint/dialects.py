@@ -282,7 +282,7 @@ def anchors(dialect: Dialect) -> Iterable[tuple[str, str]]:
     for tower, name, resnet in (
         ("text", "text_model.embeddings.token_embedding.weight", False),
         ("vision", "vision_model.embeddings.patch_embedding.weight", False),
-        ("vision", "vision_model.attnpool.positional_embedding", True),
+        ("vision", "vision_model.conv1.weight", True),  # OpenAI's ViT has it under the same name
     ):
         if tower in dialect.towers and (dialect.resnets or not resnet):
             yield tower, dialect.foreign(name, skeleton(0, 0, resnet)[name])[0]
