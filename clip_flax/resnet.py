@@ -4,8 +4,8 @@ B batch, C channels, h and w a map's sides, D channels of the last map, H heads,
 inside, [B, C, h, w] in outputs. Names are OpenAI's and open_clip's.
 
 Running statistics are parameters, "mean" and "var", so that a model has one tree: their gradients are 0, and an
-optimizer must leave them alone. In training (`deterministic=False`) batches' own statistics are used; the new running
-ones are in the collection "batch_stats" where a caller makes it mutable, and `with_statistics` puts them in their place:
+optimizer must leave them alone. In training (`deterministic=False`) a batch is normalised by its own; the new running
+ones are in the collection "batch_stats" where a caller makes it mutable, and `with_statistics` puts them in place:
 
     out, new = model.module.apply({"params": params}, ..., deterministic=False, mutable=["batch_stats"])
     params = with_statistics(params, new["batch_stats"])
