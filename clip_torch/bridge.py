@@ -89,6 +89,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
     _keep_in_fp32_modules: list[str] | None = None
     _supports_sdpa = False  # what v4.37 says of CLIP: its own dispatch is meant, ours computes by either
     _supports_flash_attn_2 = False
+    _has_own_parts = False  # beside the table of `weight_scope`; as in every subclass with a constructor of its own
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         if attention := kwargs.get("attn_implementation"):
             for config in (loaded.config, *(getattr(loaded.config, n) for n in loaded.config._sub_configs)):
                 config._attn_implementation = attention
-        made = _hollow if _is_ours(cls.__init__) else _whole
+        made = _hollow if _is_ours(cls.__init__) and not cls._has_own_parts else _whole
         model = made(cls, loaded, model_args, kwargs.get("mmap", False))
         device = _single_device(kwargs.get("device_map"))
         return (model if device is None else model.to(device)).eval()
