@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import classify, conform, convert, demo, embed, evaluate, explain, index, inspect, search, serve, train
+from . import classify, conform, convert, data, demo, embed, evaluate, explain, index, inspect, search, serve, train
 
-COMMANDS = (classify, explain, embed, index, search, serve, inspect, convert, conform, train, evaluate, demo)
+COMMANDS = (classify, explain, embed, index, search, serve, inspect, convert, conform, train, evaluate, data, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

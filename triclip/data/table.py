@@ -21,6 +21,7 @@ from .files import Files, MissingShards, Parts
 from .rows import TableRows
 from .source import Keys, Sample, Source
 
+SEPARATORS = (",", ";", "\t", "|")
 PROBED_ROWS = 20  # JSON rows whose keys are taken for the columns
 
 
@@ -115,14 +116,31 @@ def _keys(line: bytes) -> list[str]:
 
 
 class DelimitedText(TextRows):
-    """CSV with a header, quoted as spreadsheets do; separated by tabs in a .tsv, or where the header has only those."""
+    """CSV with a header, quoted as spreadsheets do.
+
+    Fields are separated by the separator that is named, else by tabs in a .tsv, else by whichever of comma, semicolon,
+    tab and bar splits the header into the most columns (a comma where they tie).
+    """
+
+    def __init__(self, files: Sequence[Path], keys: Keys) -> None:
+        self._separators: list[str] = []
+        super().__init__(files, keys)
+
+    def _separator_of(self, header: str, path: Path) -> str:
+        if self.keys.separator is not None:
+            return self.keys.separator
+        if path.suffix.lower() == ".tsv":
+            return "\t"
+        return max(SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one, strict=True), [])))
 
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
         lines = _Lines(file)
         header = decode_text(lines.first.encode("latin-1"), f"{path}: the header").removeprefix("\ufeff")
-        tabs = path.suffix.lower() == ".tsv" or ("\t" in header and "," not in header)
-        self._separator = "\t" if tabs else ","
         try:
+            found = self._separator_of(header, path)
+            if self._separators and found != self._separators[0]:
+                raise DataError(f"{path}: wanted fields separated as in the table before, found {found!r}")
+            self._separators.append(found)
             columns = [column.strip() for column in next(self._reader([header]), [])]
         except csv.Error as error:
             raise DataError(f"{path}: wanted a header, found none ({error}); check its quotes") from error
@@ -137,7 +155,7 @@ class DelimitedText(TextRows):
 
     def _reader(self, lines: Iterable[str]) -> Any:
         """Strict: a quote that is not closed is an error, not a caption that holds the rest of the table."""
-        return csv.reader(lines, delimiter=self._separator, strict=True)
+        return csv.reader(lines, delimiter=self._separators[0], strict=True)
 
     def _rows(self, lines: _Lines, path: Path) -> Iterator[tuple[int, int]]:
         rows, start, count, line = self._reader(lines), lines.position, 0, 2  # lines from 1, the header's
