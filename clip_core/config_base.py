@@ -103,6 +103,7 @@ class PretrainedConfig(PushToHub):
     """
 
     model_type = ""
+    _other_types: tuple[str, ...] = ()  # of files that the class reads too
     is_composition = False
     attribute_map: dict[str, str] = {}  # other names of fields, for subclasses that have some
     _sub_configs: tuple[str, ...] = ()
@@ -213,7 +214,7 @@ class PretrainedConfig(PushToHub):
         with _naming(pretrained_model_name_or_path):
             part = cls._own_part(config_dict)
             kind = part.get("model_type")
-            if kind is not None and cls.model_type and kind != cls.model_type:
+            if kind is not None and cls.model_type and kind not in (cls.model_type, *cls._other_types):
                 logging.getLogger("triclip").warning(
                     "%s: you are using a model of type %s to instantiate a model of type %s. This is not supported "
                     "for all configurations of models and can yield errors.",
@@ -228,13 +229,18 @@ class PretrainedConfig(PushToHub):
         return config_dict
 
     @classmethod
+    def _class_of(cls, values: Mapping[str, Any]) -> type[Any]:
+        """The class that a dict's values are of: this one, or one that is loaded by its name."""
+        return cls
+
+    @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
         """Build from a dict; keywords that name a field override it, the others are dropped or returned."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
         values = copy.deepcopy(dict(config_dict))
         if "attn_implementation" in kwargs:
             values["attn_implementation"] = kwargs.pop("attn_implementation")
-        config = cls(**values)
+        config = cls._class_of(values)(**values)
         unused = {}
         for key, value in kwargs.items():
             name = "torch_dtype" if key == "dtype" else key
@@ -254,7 +260,7 @@ class PretrainedConfig(PushToHub):
     def from_json_file(cls, json_file: str | os.PathLike) -> Any:
         """Build from the JSON file at this path."""
         with _naming(json_file):
-            return cls(**read_json_object(Path(json_file), ConfigError))
+            return cls.from_dict(read_json_object(Path(json_file), ConfigError))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
