@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from ..weights import in_scope, is_ignorable
-from . import containers, dialects, families, infer
+from . import containers, dialects, families, infer, quantised
 from . import scope as scopes
 from .containers import Content
 from .locate import Found, locate
 from .opened import Checkpoint
 from .ops import OPS
-from .positions import kerashub_positions
+from .positions import kerashub_positions, long_clip_positions
 from .scope import KNOWN, Scope
 from .tensor import FLOATS, Tensor
 
@@ -77,9 +78,10 @@ def opened(
     if subfolder is None and component and (where / component).is_dir():
         subfolder, component = component, None  # a diffusers pipeline: each component in its folder
     found = locate(path, subfolder, variant, component, prefer)
-    content = _read(found)
+    content, notes = quantised.plain(_read(found), str(found.manifest or found.weights[0]))
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
-    return _translated(content, found, wanted or _tower_of(scope), component, scope, own, beside)
+    result, known = _translated(content, found, wanted or _tower_of(scope), component, scope, own, beside)
+    return replace(result, notes=[*notes, *result.notes]), known
 
 
 def of_tensors(
@@ -177,6 +179,8 @@ def _translate(
     inside = _tidy(inside, content, chosen)
     if chosen.dialect is dialects.KERASHUB:
         inside = kerashub_positions(inside, where, notes)
+    elif not chosen.dialect.name.startswith("hf"):
+        inside = long_clip_positions(inside, where, notes)
     heads: dict[str, int] = {}
     tensors: dict[str, Tensor] = {}
     for rule in dialects.rules(chosen.dialect, min(dialects.layers(inside), len(inside) + 1)):

@@ -8,6 +8,7 @@ One JSON object a line on standard input: {"source", "target", "scope", "inputs"
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 
 os.environ.update(HF_HUB_OFFLINE="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1", KERAS_BACKEND="tensorflow")
+# transformers' TF classes are Keras 2's: from its own package where TensorFlow's keras is 3
+os.environ["TF_USE_LEGACY_KERAS"] = "1" if importlib.util.find_spec("tf_keras") else "0"
 KEPT: list[Any] = []
 CLASSES = {
     "full": "CLIPModel",
@@ -96,6 +99,7 @@ def tf_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any
     ids, pixels = (tf.constant(inputs[n]) if n in inputs else None for n in ("ids", "pixels"))
     found = features(model, job["scope"], ids, pixels)
     model.save_pretrained(job["target"], safe_serialization=job["options"].get("safe_serialization", False))
+    tf.keras.backend.clear_session()
     return {name: value.numpy() for name, value in found.items()}
 
 
@@ -135,6 +139,7 @@ def open_clip_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[s
 
 
 def kerashub_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import keras
     import keras_hub
 
     model = keras_hub.models.Backbone.from_preset(job["source"], dtype="float32")
@@ -144,6 +149,7 @@ def kerashub_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[st
         "image": model.get_vision_embeddings(pixels),
     }
     model.save_to_preset(job["target"])
+    keras.utils.clear_session()
     return {name: np.asarray(value) for name, value in found.items()}
 
 

@@ -1,0 +1,97 @@
+"""8-bit weights with scales, as ComfyUI writes them: read as the numbers that they stand for.
+
+A layer's weight is `code * scale`, computed as a float32 product, which rounds once; the bias and all other tensors
+are as they are in the file. Layouts (ComfyUI's `comfy/ops.py` and `comfy/quant_ops.py`):
+
+- `LAYER.scale_weight`, with a tensor `scaled_fp8` to mark the file; `LAYER.scale_input` is for 8-bit activations;
+- `LAYER.weight_scale` and `LAYER.input_scale`, with what the layer is in `LAYER.comfy_quant` (JSON as bytes) or in the
+  file's metadata under `_quantization_metadata`.
+
+A scale is one number, or one a row. 8-bit floats without a scale are plain tensors and not touched here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from .containers import Content
+from .tensor import Tensor
+
+CODES = ("float8_e4m3fn", "float8_e5m2", "int8")
+_SCALES = ("scale_weight", "weight_scale")
+_OF_ACTIVATIONS = ("scale_input", "input_scale")  # they change how fast a product is computed, not what it is
+_NOTE, _MARK, _METADATA = "comfy_quant", "scaled_fp8", "_quantization_metadata"
+_FORMATS = (None, *CODES[:2], "int8_tensorwise")
+_UNREAD = (
+    "it is quantised in a form that is not read here (wanted float8_e4m3fn, float8_e5m2 or int8_tensorwise with a "
+    "scale_weight or weight_scale, as ComfyUI writes them). Load the model that it was made from"
+)
+
+
+def plain(content: Content, where: str) -> tuple[Content, list[str]]:
+    """(the content with float32 weights in place of codes and scales, notes).
+
+    Raises: CheckpointError for other forms of quantisation, by name, and for scales that fit no weight.
+    """
+    stated = _stated_formats(content, where)
+    found, scales = dict(content.tensors), {}
+    for name, tensor in content.tensors.items():
+        layer, _, leaf = name.rpartition(".")
+        weight = content.tensors.get(f"{layer}.weight")
+        if leaf in _SCALES and weight is not None:
+            scales[layer] = tensor
+        elif leaf != _MARK and (leaf not in (*_OF_ACTIVATIONS, _NOTE) or weight is None):
+            if weight is not None and weight.dtype in CODES and leaf not in ("weight", "bias"):
+                raise CheckpointError(f"{where}: {name}: found beside an 8-bit weight; {_UNREAD}")
+            continue
+        del found[name]
+    for layer in stated.keys() | scales.keys():
+        weight = content.tensors.get(f"{layer}.weight")
+        if weight is not None:
+            found[f"{layer}.weight"] = _scaled(weight, scales.get(layer), stated.get(layer, {}), f"{where}: {layer}")
+    if not scales:
+        return content._replace(tensors=found), []
+    kinds = ", ".join(sorted({content.tensors[f"{layer}.weight"].dtype for layer in scales}))
+    note = f"{len(scales)} weights are {kinds} with scales: each is read as the float32 product of the two"
+    return content._replace(tensors=found), [note]
+
+
+def _stated_formats(content: Content, where: str) -> dict[str, Mapping[str, Any]]:
+    """Layer -> what the file says of its form."""
+    texts: dict[str, Any] = {}
+    try:
+        if _METADATA in content.metadata:
+            texts |= json.loads(content.metadata[_METADATA]).get("layers", {})
+        for name, tensor in content.tensors.items():
+            if name.endswith(f".{_NOTE}") and tensor.dtype == "uint8":
+                texts[name.removesuffix(f".{_NOTE}")] = json.loads(tensor.numpy().tobytes())
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{where}: what it says of its quantisation can't be read: {error}") from None
+    for layer, stated in texts.items():
+        if not isinstance(stated, Mapping) or stated.get("format") not in _FORMATS or stated.get("convrot"):
+            raise CheckpointError(f"{where}: {layer}: quantised as {json.dumps(stated)[:120]}: {_UNREAD}")
+    return texts
+
+
+def _scaled(weight: Tensor, scale: Tensor | None, stated: Mapping[str, Any], where: str) -> Tensor:
+    if weight.dtype not in CODES:
+        if weight.dtype in ("uint8", "uint16", "int16", "int32") or scale is not None:
+            raise CheckpointError(f"{where}: {weight.dtype} weights: {_UNREAD}")
+        return weight
+    if scale is None:
+        raise CheckpointError(f"{where}: {stated.get('format')} without its scale: {_UNREAD}")
+    rows = weight.shape[0] if weight.shape else 0
+    if scale.size not in (1, rows) or scale.dtype not in ("float32", "float16", "bfloat16"):
+        raise CheckpointError(f"{where}: its scale: wanted 1 or {rows} floats, found {scale.dtype} {scale.shape}")
+
+    def product() -> np.ndarray:
+        factor = scale.astype("float32").numpy().reshape((-1,) + (1,) * (len(weight.shape) - 1))
+        codes = weight.numpy() if weight.dtype == "int8" else weight.astype("float32").numpy()
+        return np.multiply(codes, factor, dtype=np.float32)
+
+    return Tensor("float32", weight.shape, product)
