@@ -7,7 +7,9 @@ are as they are in the file. Layouts (ComfyUI's `comfy/ops.py` and `comfy/quant_
 - `LAYER.weight_scale` and `LAYER.input_scale`, with what the layer is in `LAYER.comfy_quant` (JSON as bytes) or in the
   file's metadata under `_quantization_metadata`.
 
-A scale is one number, or one a row. 8-bit floats without a scale are plain tensors and not touched here.
+A scale is one number, or one a row. With `"convrot"` the codes are of the weight times a rotation, group by group of
+its inputs: the product is turned back in float64 and rounded once (comfy-kitchen's `tensor/int8_utils.py`). 8-bit
+floats without a scale are plain tensors and not touched here.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ def _stated_formats(content: Content, where: str) -> dict[str, Mapping[str, Any]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{where}: what it says of its quantisation can't be read: {error}") from None
     for layer, stated in texts.items():
-        if not isinstance(stated, Mapping) or stated.get("format") not in _FORMATS or stated.get("convrot"):
+        if not isinstance(stated, Mapping) or stated.get("format") not in _FORMATS:
             raise CheckpointError(f"{where}: {layer}: quantised as {json.dumps(stated)[:120]}: {_UNREAD}")
     return texts
 
@@ -88,10 +90,35 @@ def _scaled(weight: Tensor, scale: Tensor | None, stated: Mapping[str, Any], whe
     rows = weight.shape[0] if weight.shape else 0
     if scale.size not in (1, rows) or scale.dtype not in ("float32", "float16", "bfloat16"):
         raise CheckpointError(f"{where}: its scale: wanted 1 or {rows} floats, found {scale.dtype} {scale.shape}")
+    group = _group(weight, stated, where)
 
     def product() -> np.ndarray:
         factor = scale.astype("float32").numpy().reshape((-1,) + (1,) * (len(weight.shape) - 1))
         codes = weight.numpy() if weight.dtype == "int8" else weight.astype("float32").numpy()
+        if group:
+            turned = np.multiply(codes, factor, dtype=np.float64).reshape(-1, group) @ _rotation(group)
+            return turned.astype(np.float32).reshape(weight.shape)
         return np.multiply(codes, factor, dtype=np.float32)
 
     return Tensor("float32", weight.shape, product)
+
+
+def _group(weight: Tensor, stated: Mapping[str, Any], where: str) -> int:
+    """How many inputs are rotated together; 0: none are."""
+    if not stated.get("convrot"):
+        return 0
+    size = stated.get("convrot_groupsize", 256)
+    if size not in (4, 16, 64, 256, 1024) or len(weight.shape) != 2 or weight.shape[1] % size:
+        raise CheckpointError(
+            f"{where}: convrot_groupsize: wanted a power of 4 that divides {weight.shape}, found {size}"
+        )
+    return size
+
+
+def _rotation(size: int) -> np.ndarray:
+    """The regular Hadamard matrix of a power of 4, orthogonal and symmetric: Kronecker's powers of that of 4."""
+    four = np.ones((4, 4)) - 2 * np.eye(4)[::-1]
+    turned = np.ones((1, 1))
+    while len(turned) < size:
+        turned = np.kron(turned, four)
+    return turned / np.sqrt(size)

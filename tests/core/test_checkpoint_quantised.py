@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from clip_core.checkpoint import CheckpointError, Tensor, containers, convert, load, safetensors_file
+from clip_core.checkpoint import CheckpointError, Tensor, containers, convert, load, quantised, safetensors_file
 from clip_core.weights import weight_table
 from conformance.chains import models
 
@@ -15,7 +15,7 @@ CODES = {"float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8, "int8": np.int8}
 PREFIX = "text_encoders.clip_l.transformer."
 
 
-def quantised(dtype, rows, scale="scale_weight", beside=("scale_input",), marks=True):
+def entries_of(dtype, rows, scale="scale_weight", beside=("scale_input",), marks=True):
     """(the entries of a file, what its linear weights stand for)."""
     rng = np.random.default_rng(0)
     made = models.CLASSES["text"].from_dict(TEXT)
@@ -40,7 +40,7 @@ def quantised(dtype, rows, scale="scale_weight", beside=("scale_input",), marks=
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("dtype", list(CODES))
 def test_a_weight_is_its_code_times_its_scale(dtype, rows, tmp_path):
-    entries, wanted = quantised(dtype, rows)
+    entries, wanted = entries_of(dtype, rows)
     safetensors_file.write(tmp_path / "a.safetensors", entries)
     config = {key: value for key, value in TEXT.items() if key != "model_type"}
     read = load(tmp_path / "a.safetensors", config={"model_type": "clip_text_model", **config})
@@ -57,7 +57,7 @@ def test_a_weight_is_its_code_times_its_scale(dtype, rows, tmp_path):
 
 @pytest.mark.parametrize("where", ["tensors", "metadata"])
 def test_newer_files_say_what_a_layer_is(where, tmp_path):
-    entries, wanted = quantised("int8", True, scale="weight_scale", beside=(), marks=False)
+    entries, wanted = entries_of("int8", True, scale="weight_scale", beside=(), marks=False)
     layers = {name.removesuffix(".weight_scale") for name in entries if name.endswith(".weight_scale")}
     stated, metadata = {"format": "int8_tensorwise", "per_row": True}, {}
     if where == "tensors":
@@ -71,10 +71,66 @@ def test_newer_files_say_what_a_layer_is(where, tmp_path):
         np.testing.assert_array_equal(read.tensors[name].numpy(), value)
 
 
+# torch.arange(32.0).reshape(2, 16).sin() through comfy-kitchen 0.2.40: TensorWiseINT8Layout.quantize(per_channel=True,
+# convrot=True, convrot_groupsize=16), and its dequantize
+ROTATED = [
+    [11, 13, -16, -50, -50, -39, 46, 127, 119, 25, -12, 41, -41, -7, 2, -23],
+    [3, -9, 13, 47, 13, 29, -38, -127, -126, -35, 24, -3, 46, 11, -7, 9],
+]
+SCALES = [[0.013358709402382374], [0.013828219845890999]]
+TURNED = [
+    [
+        0.006679,
+        0.841599,
+        0.908392,
+        0.140266,
+        -0.754767,
+        -0.961827,
+        -0.280533,
+        0.661256,
+        0.988545,
+        0.407441,
+        -0.541028,
+        -1.001903,
+        -0.534348,
+        0.420799,
+        0.995224,
+        0.654577,
+    ],
+    [
+        -0.290393,
+        -0.967975,
+        -0.746724,
+        0.15211,
+        0.919577,
+        0.836607,
+        -0.006914,
+        -0.850435,
+        -0.912663,
+        -0.138282,
+        0.760552,
+        0.954147,
+        0.26965,
+        -0.65684,
+        -0.988718,
+        -0.407932,
+    ],
+]
+
+
+def test_rotated_weights_are_turned_back():
+    note = np.frombuffer(b'{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 16}', np.uint8)
+    entries = {"a.weight": np.array(ROTATED, np.int8), "a.weight_scale": np.array(SCALES, "f4"), "a.comfy_quant": note}
+    content = containers.Content("safetensors", {n: Tensor.from_numpy(v) for n, v in entries.items()}, {})
+    found, _ = quantised.plain(content, "file")
+    np.testing.assert_allclose(found.tensors["a.weight"].numpy(), TURNED, atol=1e-6)
+    np.testing.assert_allclose(TURNED, np.sin(np.arange(32.0)).reshape(2, 16), atol=0.02)
+
+
 FC1 = "text_model.encoder.layers.0.mlp.fc1"
 OTHERS = {
     "quantised as .*nvfp4": {"comfy_quant": np.frombuffer(b'{"format": "nvfp4"}', np.uint8)},
-    "quantised as .*convrot": {
+    "convrot_groupsize: wanted a power of 4 that divides": {
         "comfy_quant": np.frombuffer(b'{"format": "int8_tensorwise", "convrot": true}', np.uint8)
     },
     "what it says of its quantisation can't be read": {"comfy_quant": np.frombuffer(b"{", np.uint8)},
@@ -85,7 +141,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("message", OTHERS)
 def test_other_forms_are_named(message, tmp_path):
-    entries, _ = quantised("int8", False)
+    entries, _ = entries_of("int8", False)
     beside = {f"{PREFIX}{FC1}.{leaf}": Tensor.from_numpy(value) for leaf, value in OTHERS[message].items()}
     safetensors_file.write(tmp_path / "a.safetensors", entries | beside)
     with pytest.raises(CheckpointError, match=message):
@@ -93,7 +149,7 @@ def test_other_forms_are_named(message, tmp_path):
 
 
 def test_nothing_is_written_into_a_quantised_encoder(tmp_path):
-    entries, wanted = quantised("float8_e4m3fn", False)
+    entries, wanted = entries_of("float8_e4m3fn", False)
     safetensors_file.write(tmp_path / "a.safetensors", entries)
     convert(tmp_path / "a.safetensors", tmp_path / "b", config=TEXT)
     before = (tmp_path / "a.safetensors").read_bytes()
