@@ -29,7 +29,7 @@ WORKER = Path(__file__).parent / "worker.py"
 # The largest difference that is no loss, over the largest output: PyTorch computes in float64, the others in float32.
 TOLERANCES = {"torch": 1e-6, "open_clip": 1e-6, "tf": 1e-5, "flax": 1e-5, "kerashub": 1e-5}
 KERASHUB_EPS = 1e-6  # of its text tower's last norm, whatever the model's is
-_VISITS_OF_A_PROCESS = 150  # then it is started anew: Keras and JAX keep something of every model
+_VISITS_OF_A_PROCESS = 300  # then it is started anew: Keras and JAX keep something of every model
 _PIECE = 20  # chains between two writings of the record
 
 
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=2000)
     parser.add_argument("--libraries", type=Path, required=True)
     args = parser.parse_args()
-    with open(os.environ.get("CHAINLOG", "/dev/null"), "w") as log:
+    with tempfile.TemporaryFile("w") as log:
         Run(json.loads(args.libraries.read_text()), args.record, log).go(args.chains)
 
 
