@@ -387,8 +387,8 @@ def _as_function(text_encoder: Any) -> Callable[[list[str]], Any]:
     encode = getattr(text_encoder, "encode", text_encoder)
     if isinstance(text_encoder, str) or not callable(encode):  # a string has an encode, too
         raise InputError(
-            "text_encoder: wanted a function from a list of strings to vectors, or an object with such an encode; found "
-            f"{type(text_encoder).__name__}"
+            "text_encoder: wanted a function from a list of strings to vectors, or an object with such an encode, "
+            f"found {type(text_encoder).__name__}"
         )
     return encode
 
