@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..weights import in_scope, is_ignorable
-from . import containers, dialects, families, infer, quantised
+from . import clip_cpp, containers, dialects, families, infer, quantised
 from . import scope as scopes
 from .containers import Content
 from .locate import Found, locate
@@ -74,14 +74,15 @@ def opened(
     beside: Collection[str] = PLAIN,
 ) -> tuple[Checkpoint, str | None]:
     """(a checkpoint without its config, the activation that its prefix tells); arguments and errors as for `load`."""
-    where = Path(path)
-    if subfolder is None and component and (where / component).is_dir():
+    if subfolder is None and component and (Path(path) / component).is_dir():
         subfolder, component = component, None  # a diffusers pipeline: each component in its folder
     found = locate(path, subfolder, variant, component, prefer)
-    content, notes = quantised.plain(_read(found), str(found.manifest or found.weights[0]))
+    where = str(found.manifest or found.weights[0])
+    content, notes = quantised.plain(_read(found), where)
+    content, assumed = clip_cpp.opened(content, where)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
     result, known = _translated(content, found, wanted or _tower_of(scope), component, scope, own, beside)
-    return replace(result, notes=[*notes, *result.notes]), known
+    return replace(result, notes=[*notes, *assumed, *result.notes]), known
 
 
 def of_tensors(

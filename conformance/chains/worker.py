@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 os.environ.update(HF_HUB_OFFLINE="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1", KERAS_BACKEND="tensorflow")
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # small models: compiling is what takes time
 # transformers' TF classes are Keras 2's: from its own package where TensorFlow's keras is 3
 os.environ["TF_USE_LEGACY_KERAS"] = "1" if importlib.util.find_spec("tf_keras") else "0"
 KEPT: list[Any] = []
@@ -104,12 +105,23 @@ def tf_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any
 
 
 def flax_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import jax
     import transformers
 
     model = getattr(transformers, f"Flax{CLASSES[job['scope']]}").from_pretrained(job["source"])
     model.params = model.to_fp32(model.params)  # else it computes partly in half precision
-    found = features(model, job["scope"], inputs.get("ids"), inputs.get("pixels"))
+
+    @jax.jit
+    def compute(params: Any, ids: Any, pixels: Any) -> dict[str, Any]:
+        own, model._params = model._params, params
+        try:
+            return features(model, job["scope"], ids, pixels)
+        finally:
+            model._params = own
+
+    found = compute(model.params, inputs.get("ids"), inputs.get("pixels"))
     model.save_pretrained(job["target"], params=model.params)
+    jax.clear_caches()
     return {name: np.asarray(value) for name, value in found.items()}
 
 
