@@ -8,6 +8,7 @@ One JSON object a line on standard input: {"source", "target", "scope", "inputs"
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -108,19 +109,20 @@ def flax_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, A
     import jax
     import transformers
 
-    model = getattr(transformers, f"Flax{CLASSES[job['scope']]}").from_pretrained(job["source"])
-    model.params = model.to_fp32(model.params)  # else it computes partly in half precision
+    name = f"Flax{CLASSES[job['scope']]}"
+    # with _do_init it draws random weights first, which takes most of the time
+    model, params = getattr(transformers, name).from_pretrained(job["source"], _do_init=False)
+    params = model.to_fp32(params)  # else it computes partly in half precision
 
     @jax.jit
     def compute(params: Any, ids: Any, pixels: Any) -> dict[str, Any]:
-        own, model._params = model._params, params
-        try:
-            return features(model, job["scope"], ids, pixels)
-        finally:
-            model._params = own
+        if job["scope"] == "full":
+            text, image = model.get_text_features(ids, params=params), model.get_image_features(pixels, params=params)
+            return {"text": text, "image": image}
+        return features(functools.partial(model, params=params), job["scope"], ids, pixels)
 
-    found = compute(model.params, inputs.get("ids"), inputs.get("pixels"))
-    model.save_pretrained(job["target"], params=model.params)
+    found = compute(params, inputs.get("ids"), inputs.get("pixels"))
+    model.save_pretrained(job["target"], params=params)
     jax.clear_caches()
     return {name: np.asarray(value) for name, value in found.items()}
 
