@@ -63,7 +63,7 @@ def explain(clip: Clip, image: Any, text: str, method: str = "relevance", first_
         raise InputError(f"method: wanted one of {', '.join(METHODS)}, found {method!r}")
     if not isinstance(text, str):
         raise InputError(f"text: wanted one string, found {text!r}")
-    if clip.text_encoder is not None:
+    if getattr(clip, "text_encoder", None) is not None:
         raise InputError("clip: found one with a text_encoder, whose words can't be looked into: wanted one without")
     count = min(part.num_hidden_layers for part in (clip.config.vision_config, clip.config.text_config))
     if not -count <= first_layer < count:

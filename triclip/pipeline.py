@@ -135,7 +135,7 @@ class Clip:
             rows: list[Any] = [tuple(until_end(row, config)) for row in ids]
             # About equal lengths together, for little padding, and in them what begins alike.
             distinct = sorted(set(rows), key=lambda row: (-(-len(row) // 4), row))
-            encode = partial(self.runner.row_features, self.model)
+            encode: Callable[[list[Any]], np.ndarray] = partial(self.runner.row_features, self.model)
         else:
             rows, encode = texts, self._encode_strings
             distinct = sorted(set(rows), key=lambda text: (len(text), text))
@@ -154,7 +154,13 @@ class Clip:
         vectors = _as_function(self.text_encoder)(texts)
         if hasattr(vectors, "detach"):  # PyTorch's
             vectors = vectors.detach().float().cpu()
-        array, wanted = np.asarray(vectors), (len(texts), self.config.projection_dim)
+        try:
+            array = np.asarray(vectors)
+        except ValueError as error:  # lists of several lengths
+            raise InputError(f"text_encoder: found no vectors of one width: {error}") from None
+        wanted = (len(texts), self.config.projection_dim)
+        if array.dtype.name == "bfloat16":  # which NumPy takes for no number
+            array = array.astype(np.float32)
         if array.shape != wanted or array.dtype.kind not in "fiu":
             raise InputError(
                 f"text_encoder: wanted vectors {list(wanted)} for {len(texts)} texts, as wide as the model's "

@@ -37,7 +37,7 @@ def opened(content: Content, where: str) -> tuple[Content, list[str]]:
     notes = (
         [] if _SCALE in values else [f"the file has no logit_scale: {scale:.4f} was taken, which published CLIPs have"]
     )
-    tensor = Tensor.from_numpy(np.float32(scale))
+    tensor = Tensor.from_numpy(np.array(scale, np.float32))
     return content._replace(tensors={**content.tensors, "logit_scale": tensor}), notes
 
 

@@ -118,7 +118,7 @@ def _group(weight: Tensor, stated: Mapping[str, Any], where: str) -> int:
 def _rotation(size: int) -> np.ndarray:
     """The regular Hadamard matrix of a power of 4, orthogonal and symmetric: Kronecker's powers of that of 4."""
     four = np.ones((4, 4)) - 2 * np.eye(4)[::-1]
-    turned = np.ones((1, 1))
+    turned: np.ndarray = np.ones((1, 1))
     while len(turned) < size:
         turned = np.kron(turned, four)
     return turned / np.sqrt(size)

@@ -99,6 +99,7 @@ def test_vectors_of_any_framework():
         (lambda texts: np.zeros((len(texts), 512)), r"text_encoder: wanted vectors \[1, 192\].*float64 \[1, 512\]"),
         (lambda texts: np.zeros(WIDTH), r"text_encoder: wanted vectors \[1, 192\].*\[192\]"),
         (lambda texts: [[str(i) for i in range(WIDTH)]], "text_encoder: wanted vectors .*found <U3"),
+        (lambda texts: [[1.0], [1.0, 2.0]], "text_encoder: found no vectors of one width"),
         (lambda texts: np.full((1, WIDTH), np.nan), "text_encoder: found NaN or infinity"),
     ],
 )
