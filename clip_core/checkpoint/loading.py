@@ -78,11 +78,10 @@ def opened(
         subfolder, component = component, None  # a diffusers pipeline: each component in its folder
     found = locate(path, subfolder, variant, component, prefer)
     where = str(found.manifest or found.weights[0])
-    content, notes = quantised.plain(_read(found), where)
-    content, assumed = clip_cpp.opened(content, where)
+    content, assumed = clip_cpp.opened(_read(found), where)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
     result, known = _translated(content, found, wanted or _tower_of(scope), component, scope, own, beside)
-    return replace(result, notes=[*notes, *assumed, *result.notes]), known
+    return replace(result, notes=[*assumed, *result.notes]), known
 
 
 def of_tensors(
@@ -106,6 +105,8 @@ def _translated(
 ) -> tuple[Checkpoint, str | None]:
     """`opened`, once the entries are there; `wanted` chooses among several CLIPs."""
     chosen, notes = _choose(content, wanted, found, own)
+    content, read_as = quantised.plain(content, str(found.manifest or found.weights[0]), chosen.prefix, own)
+    notes += read_as
     tensors, ignored, heads = _translate(content, chosen, found, notes, own or chosen.dialect.name in beside)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)

@@ -35,45 +35,51 @@ _UNREAD = (
 )
 
 
-def plain(content: Content, where: str) -> tuple[Content, list[str]]:
-    """(the content with float32 weights in place of codes and scales, notes).
+def plain(content: Content, where: str, prefix: str = "", own: bool = False) -> tuple[Content, list[str]]:
+    """(the content with float32 weights in place of codes and scales, notes). Of names under the prefix.
+
+    Args:
+        own: the file is of somebody's own class, which may keep other things beside 8-bit weights.
 
     Raises: CheckpointError for other forms of quantisation, by name, and for scales that fit no weight.
     """
-    stated = _stated_formats(content, where)
-    found, scales = dict(content.tensors), {}
-    for name, tensor in content.tensors.items():
+    tensors = content.tensors
+    stated = _stated_formats(content, where, prefix)
+    found, scales, lost = dict(tensors), {}, []
+    for name in [name for name in tensors if name.startswith(prefix)]:
         layer, _, leaf = name.rpartition(".")
-        weight = content.tensors.get(f"{layer}.weight")
-        if leaf in _SCALES and weight is not None:
-            scales[layer] = tensor
-        elif leaf != _MARK and (leaf not in (*_OF_ACTIVATIONS, _NOTE) or weight is None):
-            if weight is not None and weight.dtype in CODES and leaf not in ("weight", "bias"):
-                raise CheckpointError(f"{where}: {name}: found beside an 8-bit weight; {_UNREAD}")
+        weight = tensors.get(f"{layer}.weight")
+        coded = weight is not None and (weight.dtype in CODES or layer in stated)
+        if coded and leaf in _SCALES:
+            scales[layer] = tensors[name]
+        elif coded and leaf not in (*_OF_ACTIVATIONS, _NOTE) or not coded and leaf != _MARK:
+            if leaf in _SCALES and weight is None or coded and leaf not in ("weight", "bias"):
+                lost.append(name)
             continue
         del found[name]
+    if lost and (scales or len(found) < len(tensors)) and not own:
+        raise CheckpointError(f"{where}: {lost[0]}: of an 8-bit weight; {_UNREAD}")
     for layer in stated.keys() | scales.keys():
-        weight = content.tensors.get(f"{layer}.weight")
-        if weight is not None:
-            found[f"{layer}.weight"] = _scaled(weight, scales.get(layer), stated.get(layer, {}), f"{where}: {layer}")
-    if not scales:
-        return content._replace(tensors=found), []
-    kinds = ", ".join(sorted({content.tensors[f"{layer}.weight"].dtype for layer in scales}))
+        if f"{layer}.weight" in tensors:
+            stands = _scaled(tensors[f"{layer}.weight"], scales.get(layer), stated.get(layer, {}), f"{where}: {layer}")
+            found[f"{layer}.weight"] = stands
+    kinds = ", ".join(sorted({tensors[f"{layer}.weight"].dtype for layer in scales}))
     note = f"{len(scales)} weights are {kinds} with scales: each is read as the float32 product of the two"
-    return content._replace(tensors=found), [note]
+    return content._replace(tensors=found), [note] if scales else []
 
 
-def _stated_formats(content: Content, where: str) -> dict[str, Mapping[str, Any]]:
-    """Layer -> what the file says of its form."""
+def _stated_formats(content: Content, where: str, prefix: str) -> dict[str, Mapping[str, Any]]:
+    """Layer -> what the file says of its form, of those under the prefix."""
     texts: dict[str, Any] = {}
     try:
         if _METADATA in content.metadata:
             texts |= json.loads(content.metadata[_METADATA]).get("layers", {})
         for name, tensor in content.tensors.items():
-            if name.endswith(f".{_NOTE}") and tensor.dtype == "uint8":
+            if name.endswith(f".{_NOTE}") and name.startswith(prefix) and tensor.dtype == "uint8":
                 texts[name.removesuffix(f".{_NOTE}")] = json.loads(tensor.numpy().tobytes())
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{where}: what it says of its quantisation can't be read: {error}") from None
+    texts = {layer: stated for layer, stated in texts.items() if layer.startswith(prefix)}
     for layer, stated in texts.items():
         if not isinstance(stated, Mapping) or stated.get("format") not in _FORMATS:
             raise CheckpointError(f"{where}: {layer}: quantised as {json.dumps(stated)[:120]}: {_UNREAD}")

@@ -134,7 +134,7 @@ OTHERS = {
         "comfy_quant": np.frombuffer(b'{"format": "int8_tensorwise", "convrot": true}', np.uint8)
     },
     "what it says of its quantisation can't be read": {"comfy_quant": np.frombuffer(b"{", np.uint8)},
-    f"{FC1}.SCB: found beside an 8-bit weight": {"SCB": np.ones(16, "f4")},
+    f"{FC1}.SCB: of an 8-bit weight": {"SCB": np.ones(16, "f4")},
     "wanted 1 or 16 floats, found float32 \\(3,\\)": {"scale_weight": np.ones(3, "f4")},
 }
 
@@ -157,3 +157,32 @@ def test_nothing_is_written_into_a_quantised_encoder(tmp_path):
         convert(tmp_path / "b", tmp_path / "a.safetensors", to="sd1")
     assert (tmp_path / "a.safetensors").read_bytes() == before
     assert set(containers.read(tmp_path / "a.safetensors").tensors) == set(entries) and wanted
+
+
+def test_what_is_beside_the_encoder_is_not_looked_at(tmp_path):
+    """A diffusion model in nvfp4 in the same file says nothing of the text encoder."""
+    entries, wanted = entries_of("float8_e4m3fn", False)
+    other = {"weight": np.ones((2, 2), np.int8), "SCB": np.ones(2, "f4"), "comfy_quant": np.frombuffer(b"{", np.uint8)}
+    entries |= {f"model.diffusion_model.a.{leaf}": Tensor.from_numpy(value) for leaf, value in other.items()}
+    safetensors_file.write(tmp_path / "a.safetensors", entries)
+    read = load(tmp_path / "a.safetensors", component="clip_l", config=TEXT)
+    np.testing.assert_array_equal(read.tensors[f"{FC1}.weight"].numpy(), wanted[f"{FC1}.weight"])
+
+
+def test_a_scale_without_its_weight_is_named(tmp_path):
+    entries, _ = entries_of("float8_e4m3fn", False)
+    entries |= {f"{PREFIX}text_projection.scale_weight": Tensor.from_numpy(np.ones((), "f4"))}
+    safetensors_file.write(tmp_path / "a.safetensors", entries)
+    with pytest.raises(CheckpointError, match="text_projection.scale_weight: of an 8-bit weight"):
+        load(tmp_path / "a.safetensors", config=TEXT)
+
+
+def test_a_class_s_own_scales_are_its_own(tmp_path):
+    """Names are no proof of quantisation: the weight is of plain numbers."""
+    entries = {
+        PREFIX + n: Tensor.from_numpy(np.ones(w.shape, "f4"))
+        for n, w in weight_table(models.CLASSES["text"].from_dict(TEXT), "text").items()
+    }
+    own = {f"{PREFIX}gate.weight": np.ones(3, "f4"), f"{PREFIX}gate.weight_scale": np.ones(3, "f4")}
+    safetensors_file.write(tmp_path / "a.safetensors", entries | {n: Tensor.from_numpy(v) for n, v in own.items()})
+    assert {"gate.weight", "gate.weight_scale"} <= set(load(tmp_path / "a.safetensors", config=TEXT).tensors)
