@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,12 +51,26 @@ class Clip:
         backend: "torch", "tf" or "flax", the one the model belongs to.
         background: the colour behind transparent pictures, as `clip_core.image.input.flatten` takes it (default
             "white"); None leaves them to the processor, which drops the transparency as transformers does.
+        text_encoder: makes the texts' vectors instead of the model's own text tower, as multilingual CLIPs have it: a
+            function from a list of strings to vectors [N, projection_dim], of NumPy or any framework, or an object
+            with such an `encode`, sentence-transformers' models for one. Its vectors must lie in the model's space.
+            It is given what is written, cut and tokenized by nobody.
 
     Most people call `Clip.from_pretrained()`.
     """
 
-    def __init__(self, model: Any, processor: Any, backend: str = "torch", background: Any = "white") -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        backend: str = "torch",
+        background: Any = "white",
+        text_encoder: Any = None,
+    ) -> None:
         open_backend(backend)  # a wrong name or a missing package is said here
+        self.text_encoder = text_encoder
+        if text_encoder is not None:
+            _as_function(text_encoder)
         self.model, self.processor, self.backend, self.background = model, processor, backend, background
         self.config = model.config
         self.templates = tuple(getattr(self.config, "prompt_templates", None) or DEFAULT_TEMPLATES)
@@ -68,6 +83,7 @@ class Clip:
         dtype: Any = None,
         device: Any = None,
         background: Any = "white",
+        text_encoder: Any = None,
         **kwargs: Any,
     ) -> Clip:
         """Load a model with its processor.
@@ -78,14 +94,14 @@ class Clip:
             backend: "torch" (default), "tf" or "flax"; that extra must be installed.
             dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend.
             device: a device of the backend, e.g. "cuda"; default its own default.
-            background: see the class.
+            background, text_encoder: see the class.
             **kwargs: as for `CLIPModel.from_pretrained`: mmap, revision, cache_dir, local_files_only, token, …
 
         Raises FileNotFoundError, CheckpointError, ConfigError as that does; MissingDependencyError without the backend.
         """
         model = open_backend(backend).load_full_model(name_or_path, dtype=dtype, device=device, **kwargs)
         where = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        return cls(model, load_processor(name_or_path, model.config, **where), backend, background)
+        return cls(model, load_processor(name_or_path, model.config, **where), backend, background, text_encoder)
 
     @property
     def runner(self) -> Backend:
@@ -106,26 +122,53 @@ class Clip:
     ) -> np.ndarray:
         """Sentences -> float32 [N, P]. Longer ones than the model takes are cut, their end token kept.
 
-        A batch is computed without padding where the backend can, and what its sentences begin with in common once.
+        A batch is computed without padding where the backend can, and what its sentences begin with in common once. A
+        `text_encoder` is given each string once, about equal lengths together, and cuts them as it likes.
         `progress`: None shows a bar on a terminal when it takes a while. Raises InputError on an empty list and on
         anything that is no string.
         """
         texts, batch_size = _as_texts(texts), _as_count("batch_size", batch_size)
-        config = self.config.text_config
-        limit = config.max_position_embeddings
-        ids = self.processor.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
-        rows = [tuple(until_end(row, config)) for row in ids]
-        # Equal sentences once; about equal lengths together, for little padding, and in them what begins alike.
-        distinct = sorted(set(rows), key=lambda row: (-(-len(row) // 4), row))
+        if self.text_encoder is None:
+            config = self.config.text_config
+            limit = config.max_position_embeddings
+            ids = self.processor.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+            rows: list[Any] = [tuple(until_end(row, config)) for row in ids]
+            # About equal lengths together, for little padding, and in them what begins alike.
+            distinct = sorted(set(rows), key=lambda row: (-(-len(row) // 4), row))
+            encode: Callable[[list[Any]], np.ndarray] = partial(self.runner.row_features, self.model)
+        else:
+            rows, encode = texts, self._encode_strings
+            distinct = sorted(set(rows), key=lambda text: (len(text), text))
         vectors = np.empty((len(distinct), self.config.projection_dim), np.float32)
         with Progress("texts", len(distinct), progress) as bar:
             for start in range(0, len(distinct), batch_size):
                 chunk = distinct[start : start + batch_size]
-                vectors[start : start + batch_size] = self.runner.row_features(self.model, chunk)
+                vectors[start : start + batch_size] = encode(chunk)
                 bar.advance(len(chunk))
         number = {row: i for i, row in enumerate(distinct)}
         out = vectors[[number[row] for row in rows]]
         return unit(out) if normalize else out
+
+    def _encode_strings(self, texts: list[str]) -> np.ndarray:
+        """What the text encoder gives. Raises InputError for another shape than [texts, P], and for NaN."""
+        vectors = _as_function(self.text_encoder)(texts)
+        if hasattr(vectors, "detach"):  # PyTorch's
+            vectors = vectors.detach().float().cpu()
+        try:
+            array = np.asarray(vectors)
+        except ValueError as error:  # lists of several lengths
+            raise InputError(f"text_encoder: found no vectors of one width: {error}") from None
+        wanted = (len(texts), self.config.projection_dim)
+        if array.dtype.name == "bfloat16":  # which NumPy takes for no number
+            array = array.astype(np.float32)
+        if array.shape != wanted or array.dtype.kind not in "fiu":
+            raise InputError(
+                f"text_encoder: wanted vectors {list(wanted)} for {len(texts)} texts, as wide as the model's "
+                f"projection_dim, found {array.dtype} {list(array.shape)}"
+            )
+        if not np.isfinite(array).all():
+            raise InputError("text_encoder: found NaN or infinity among its vectors")
+        return array.astype(np.float32)
 
     def encode_image(
         self, images: Any, batch_size: int = 32, normalize: bool = True, progress: bool | None = None
@@ -343,6 +386,17 @@ def _expand(path: str | os.PathLike) -> list[Path]:
     if not matches:
         raise FileNotFoundError(f"{name}: no such file, folder or match")
     return [Path(match) for match in matches if os.path.isfile(match)]
+
+
+def _as_function(text_encoder: Any) -> Callable[[list[str]], Any]:
+    """`text_encoder` of the class as a function. sentence-transformers' models are callable too, for another thing."""
+    encode = getattr(text_encoder, "encode", text_encoder)
+    if isinstance(text_encoder, str) or not callable(encode):  # a string has an encode, too
+        raise InputError(
+            "text_encoder: wanted a function from a list of strings to vectors, or an object with such an encode, "
+            f"found {type(text_encoder).__name__}"
+        )
+    return encode
 
 
 def _as_count(name: str, value: Any) -> int:
