@@ -214,7 +214,6 @@ class CLIPConfig(PretrainedConfig):
     """
 
     model_type = "clip"
-    is_composition = True
     _sub_configs = ("text_config", "vision_config")
     _positive = ("projection_dim",)
     _finite = ("logit_scale_init_value", "initializer_factor")

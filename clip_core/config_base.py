@@ -92,8 +92,8 @@ _LARGEST_SIZE = 2**28
 class PretrainedConfig(PushToHub):
     """The fields and files that all three configs share. Unknown keywords become attributes and are saved.
 
-    The constructor takes values as they are, since a config may be completed after it was made: what no model can have
-    is refused where a file or a dict is read (`check_values`), and what doesn't fit together by the models (`validate`).
+    The constructor takes values as they are, since a config may be completed after it was made. What no model can have
+    is refused where a file or a dict is read (`check_values`), what doesn't fit together by the models (`validate`).
 
     Args:
         return_dict: outputs as classes (True) or tuples. Default True.

@@ -252,7 +252,7 @@ def test_other_names_of_fields(tmp_path: Path) -> None:
     assert config.hidden_size == config.n_embd == 64
     config.n_embd = 32
     assert (config.hidden_size, "n_embd" in config.to_dict()) == (32, False)
-    assert CLIPTextConfig.attribute_map == {} and not CLIPTextConfig.is_composition and CLIPConfig.is_composition
+    assert CLIPTextConfig.attribute_map == {} and not CLIPTextConfig.is_composition and not CLIPConfig.is_composition
     with pytest.raises(AttributeError, match="'CLIPTextConfig' object has no attribute 'n_embd'"):
         CLIPTextConfig().n_embd  # noqa: B018
     assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(CLIPTextConfig(hidden_size=32)))
