@@ -35,7 +35,8 @@ def test_every_public_name_works_or_says_what_to_use(name: str, config: Any) -> 
     model = make(name, config)
     wanted = golden437.names()[name]
     missing = [n for n in wanted if not hasattr(model, n)]
-    assert len(missing) < len(wanted) / 3
+    generation = {n for n, instead in ABSENT["tf_model"].items() if "generates none" in instead}  # of no use to any CLIP
+    assert len(set(missing) - generation) <= (len(wanted) - len(generation)) / 10
     for n in missing:
         with pytest.raises(AttributeError, match=f"has no '{n}': .{{10,}}"):
             getattr(model, n)
