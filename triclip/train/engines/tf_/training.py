@@ -13,8 +13,8 @@ from clip_core.errors import ConfigError
 from clip_tf.bridge import without_drawing
 from clip_tf.layers import at_least_float32
 from clip_tf.loss import anchor_loss, contrastive_loss
-from clip_tf.shortcuts import pooled
 from clip_tf.modeling import TFCLIPModel
+from clip_tf.shortcuts import pooled
 
 from ...config import TrainConfig
 from ...engine import Batch, Job, Process
