@@ -13,7 +13,7 @@ import math
 import numbers
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,8 +92,8 @@ _LARGEST_SIZE = 2**28
 class PretrainedConfig(PushToHub):
     """The fields and files that all three configs share. Unknown keywords become attributes and are saved.
 
-    A value that no model can have is refused at once; whether values fit each other is checked by the models, with
-    `validate`, since a config may be completed after it was made.
+    The constructor takes values as they are, since a config may be completed after it was made. What no model can have
+    is refused where a file or a dict is read (`check_values`), what doesn't fit together by the models (`validate`).
 
     Args:
         return_dict: outputs as classes (True) or tuples. Default True.
@@ -124,7 +124,8 @@ class PretrainedConfig(PushToHub):
         for key, default in COMMON_DEFAULTS.items():
             setattr(self, key, kwargs.pop(key, copy.deepcopy(default)))
         self.torch_dtype: Any = _dtype_name(self.torch_dtype)
-        self.pruned_heads: Any = self._integer_keys("pruned_heads", self.pruned_heads or {})
+        with suppress(ConfigError):  # as the others, it may be completed later
+            self.pruned_heads: Any = self._integer_keys("pruned_heads", self.pruned_heads or {})
         num_labels = kwargs.pop("num_labels", None)
         id2label = kwargs.pop("id2label", None)
         self.label2id = kwargs.pop("label2id", None)
@@ -185,7 +186,6 @@ class PretrainedConfig(PushToHub):
         where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         path = resolve_file(pretrained_model_name_or_path, kwargs.pop("_configuration_file", CONFIG_NAME), **where)
         config_dict = read_json_object(path, ConfigError)
-        config_dict.setdefault("_name_or_path", str(pretrained_model_name_or_path))
         return config_dict, {key: value for key, value in kwargs.items() if key not in ACCEPTED_ARGUMENTS}
 
     @classmethod
@@ -260,7 +260,10 @@ class PretrainedConfig(PushToHub):
     def from_json_file(cls, json_file: str | os.PathLike) -> Any:
         """Build from the JSON file at this path."""
         with _naming(json_file):
-            return cls.from_dict(read_json_object(Path(json_file), ConfigError))
+            values = read_json_object(Path(json_file), ConfigError)
+            config = cls._class_of(values)(**values)
+            config.check_values()
+            return config
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -367,6 +370,7 @@ class PretrainedConfig(PushToHub):
             self._check_integer(key, getattr(self, key, None), lowest=1 if key in self._positive else 0)
         for key in self._finite:
             self._check_number(key, getattr(self, key, None))
+        self.pruned_heads = self._integer_keys("pruned_heads", self.pruned_heads or {})
 
     def _check_integer(self, key: str, value: Any, lowest: int) -> None:
         highest = _LARGEST.get(key, _LARGEST_SIZE)
