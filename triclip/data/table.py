@@ -1,4 +1,4 @@
-"""Tables of text: CSV, TSV, JSON lines. Only where each row begins is kept; a row is parsed when it is asked for."""
+"""Tables of text: CSV, TSV, JSON lines. Only the start of each row is kept; a row is parsed on access."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .files import Files, MissingShards, Parts
 from .rows import TableRows
 from .source import Keys, Sample, Source
 
-PROBED_ROWS = 20  # JSON rows whose keys are taken for the columns
+PROBED_ROWS = 20  # JSON rows whose keys become the columns
 
 
 def open_tables(files: Sequence[Path], keys: Keys, missing: MissingShards) -> Source:
-    """The rows of the tables, one after the other; all of one kind. Pictures' paths are relative to their table."""
+    """The rows of tables of one kind, concatenated. Pictures' paths are relative to their table."""
     kinds = {_kind(file) for file in files}
     if len(kinds) > 1:
         raise DataError(f"{files[0]}: wanted tables of one kind, found {' and '.join(sorted(kinds))}")
@@ -69,7 +69,7 @@ class TextRows(TableRows):
 
     @abstractmethod
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
-        """(start, size) in bytes of every row; chooses the columns on the way."""
+        """(start, size) in bytes of every row; also chooses the columns."""
 
     @abstractmethod
     def parse(self, text: str, name: str, file: int) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class JsonLines(TextRows):
 
 
 def _keys(line: bytes) -> list[str]:
-    """The keys of a JSON object; none of a line that is broken, which is for whoever reads it to say."""
+    """The keys of a JSON object; [] for a broken line, whose error is raised when it is read."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -115,7 +115,7 @@ def _keys(line: bytes) -> list[str]:
 
 
 class DelimitedText(TextRows):
-    """CSV with a header, quoted as spreadsheets do; separated by tabs in a .tsv, or where the header has only those."""
+    """CSV with a header and spreadsheet quoting; tab-separated in a .tsv, or if the header has tabs and no commas."""
 
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
         lines = _Lines(file)
@@ -136,11 +136,11 @@ class DelimitedText(TextRows):
         yield from self._rows(lines, path)
 
     def _reader(self, lines: Iterable[str]) -> Any:
-        """Strict: a quote that is not closed is an error, not a caption that holds the rest of the table."""
+        """Strict: an unclosed quote is an error, instead of a caption with the rest of the table."""
         return csv.reader(lines, delimiter=self._separator, strict=True)
 
     def _rows(self, lines: _Lines, path: Path) -> Iterator[tuple[int, int]]:
-        rows, start, count, line = self._reader(lines), lines.position, 0, 2  # lines from 1, the header's
+        rows, start, count, line = self._reader(lines), lines.position, 0, 2  # line numbers begin at 1, the header's
         try:
             for row in rows:
                 if row:
@@ -164,9 +164,9 @@ class DelimitedText(TextRows):
 
 
 class _Lines:
-    """The lines of a file behind the first, and where the next one begins; CR, LF and CRLF end them.
+    """The lines of a file after the first, and the position of the next; CR, LF and CRLF end lines.
 
-    As Latin-1, which keeps every byte, so that a row of another encoding breaks itself alone, later.
+    Read as Latin-1, which keeps every byte, so that a row in another encoding fails by itself when it is read.
     """
 
     def __init__(self, file: BinaryIO) -> None:
