@@ -7,7 +7,7 @@ import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from clip_core.absent import refuse
 from clip_core.batch import BatchEncoding
@@ -373,7 +373,7 @@ class TokenizerBase(TextEncoder, PushToHub):
         revision: str | None = None,
         subfolder: str | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self:
         """A tokenizer from a local folder or a hub name.
 
         Args:

@@ -65,6 +65,8 @@ class DataSection:
     batch_size: pairs per step over all processes and devices; also the size of the contrastive loss.
     skip_shards: how many shards (.tar, .array_record, .parquet) may be missing or damaged: they are skipped and named
         in the log. A resumed run needs the same ones.
+    index: where the places of samples in tar shards are cached, so that only the first start reads all headers: a
+        folder, "auto" (the user's cache, for sets of 64 MB and more), "" for no cache. Processes may share it.
     workers: processes that decode, tokenise and augment; 0 for threads of this one. A script with workers needs the
         `if __name__ == "__main__":` of Python's multiprocessing.
     shuffle: a new order per epoch, cut into whole batches; false: cyclically in the order of the data.
@@ -76,6 +78,7 @@ class DataSection:
     caption_key: str | None = None
     batch_size: int = 256
     skip_shards: int = 10
+    index: str = "auto"
     workers: int = 0
     shuffle: bool = True
     augment: AugmentSection = field(default_factory=AugmentSection)

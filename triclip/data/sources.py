@@ -30,6 +30,8 @@ def open_source(
     salvage: bool = False,
     probe: bool = True,
     skip_shards: int = 0,
+    index: str | os.PathLike | None = "auto",
+    workers: int = 0,
 ) -> Source:
     """The samples at `paths`, in the order given (patterns: sorted).
 
@@ -49,13 +51,22 @@ def open_source(
         probe: raise the first sample's error if the first 16 are all broken.
         skip_shards: how many shards (.tar, .array_record, .parquet) may be missing or damaged: they are skipped, and
             named in the log and in `source.skipped_shards`. At least one must be left.
+        index: where the places of a tar shard's samples are cached after its headers were read: a folder, "auto" (the
+            user's cache, or `TRICLIP_CACHE`; sets below 64 MB are not cached), or None.
+        workers: processes that read headers which are not cached yet; 0: this one.
     Raises:
         FileNotFoundError: a missing path, or a pattern without files. DataError: a damaged or empty file, no pairs in
         it, an unknown column (the message lists the existing ones), several formats, a URL.
     """
     missing = MissingShards(skip_shards)
     kind, files = separate(paths, format, missing)
-    source = _open(kind, files, Keys(image_key, caption_key, label_key, frozenset(needs)), salvage, missing)
+    keys = Keys(image_key, caption_key, label_key, frozenset(needs))
+    if kind == "webdataset":
+        from .webdataset import WebDataset
+
+        source: Source = WebDataset(files, keys, salvage, missing, index, workers)
+    else:
+        source = _open(kind, files, keys, missing)
     if probe:
         check_samples(source, range(min(PROBED, len(source))))
     return source
@@ -82,11 +93,7 @@ def separate(
     return (kind, files) if kind == "datasets" else _separate_tables(files)
 
 
-def _open(kind: str, files: list[Path], keys: Keys, salvage: bool, missing: MissingShards) -> Source:
-    if kind == "webdataset":
-        from .webdataset import WebDataset
-
-        return WebDataset(files, keys, salvage, missing)
+def _open(kind: str, files: list[Path], keys: Keys, missing: MissingShards) -> Source:
     if kind == "datasets":
         from .arrow import open_saved
 

@@ -72,7 +72,7 @@ class Worker:
         settings, one = self.settings, self.job.inputs[number]
         keys: dict[str, Any] = {"image_key": settings.image_key, "caption_key": settings.caption_key}
         needs = [NEEDS[kind] for kind in settings.kinds]
-        return open_source(one.path, settings.format, **keys, needs=needs, salvage=True, probe=False)
+        return open_source(one.path, settings.format, **keys, needs=needs, salvage=True, probe=False, index=None)
 
     def _source_of(self, unit: Unit) -> Source:
         source = self._sources.get(unit.input)

@@ -29,6 +29,7 @@ _PATHS = (
     "model.config",
     "model.tokenizer",
     "data.train",
+    "data.index",
     "evaluate.retrieval",
     "evaluate.zero_shot",
     "evaluate.labels",
@@ -187,7 +188,7 @@ def _absolute_value(key: str, value: Any, folder: str) -> Any:
         return [_absolute_value(key, item, folder) for item in value]
     if not isinstance(value, str) or not value or key not in _PATHS + _NAMES_OR_PATHS or "://" in value:
         return value
-    if key == "evaluate.labels" and value == IMAGENET:
+    if (key, value) in (("evaluate.labels", IMAGENET), ("data.index", "auto")):  # names, not paths
         return value
     joined = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
     if key in _NAMES_OR_PATHS and not (value.startswith((".", "~")) or os.path.exists(joined)):
