@@ -1,4 +1,4 @@
-"""`triclip embed`: pictures or sentences to vectors, in a file or, of millions, in a folder."""
+"""`triclip embed`: pictures or sentences to vectors, in a file or, for millions, in a folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         return embed_folder.run(args)
     if bool(args.images) == bool(args.texts):
         raise ValueError("embed: wanted either pictures or --texts FILE")
-    check_output(args.output)  # before the work, not after it
+    check_output(args.output)  # checked before the work
     check_plot(args)
     target = appended_to(args.output) if args.append else None
     if target is None:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 def _plot_map(args: argparse.Namespace, vectors: Any, names: Sequence[str]) -> None:
     from .. import viz
 
-    few = len(names) <= 60  # pictures that can be told apart on one map
+    few = len(names) <= 60  # the most pictures that stay distinguishable on one map
     labels = list(names) if args.texts else [Path(name).stem for name in names]
     pictures = None if args.texts or not few else [Path(name) for name in names]
     viz.save(viz.embedding_map(vectors, labels, pictures=pictures, method=args.plot_method), args.plot)

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shown(name: str, folder: str) -> str:
-    """A name as it can be opened from here: relative if it lies below the working directory."""
+    """The path of a name, relative if it lies below the working directory."""
     if not folder:
         return name
     path, here = os.path.abspath(os.path.join(folder, name)), os.path.join(os.getcwd(), "")
@@ -80,7 +80,7 @@ def _shown(name: str, folder: str) -> str:
 
 
 def _plot_found(path: str, terms: Sequence[tuple[str, bool, float]], results: Sequence[tuple[Any, float]]) -> None:
-    """The query as a picture where it is one alone, in words otherwise."""
+    """Plot the results, with the query as a picture if it is a single picture, else in words."""
     from .. import viz
 
     query: Any = ""
@@ -95,7 +95,7 @@ def _plot_found(path: str, terms: Sequence[tuple[str, bool, float]], results: Se
 
 
 def _terms(args: argparse.Namespace) -> list[tuple[str, bool, float]]:
-    """(words or path, whether it is a picture, weight) of everything that is searched for."""
+    """(words or path, whether it is a picture, weight) of each term of the query."""
     either = [(1.0, args.query)] if args.query is not None else []
     for weight, query in args.term or ():
         try:

@@ -1,4 +1,4 @@
-"""`triclip serve`: its arguments, and running until it is asked to stop."""
+"""`triclip serve`: its arguments, and running until a signal stops it."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; returns 0 then."""
+    """Serve until SIGINT or SIGTERM; then returns 0."""
     from ..fingerprint import fingerprint
     from ..pipeline import Clip
     from ..serve.library import open_library
     from ..serve.limits import Limits
     from ..serve.web import create_app, make_server, require_framework
 
-    require_framework()  # before the work, not after it
+    require_framework()  # checked before the work
     limits = Limits(
         upload_bytes=int(args.upload_limit * (1 << 20)), results=args.results, searches_per_minute=args.rate,
         requests_per_minute=50 * args.rate,
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
         library = open_library(args.source, load, args.folder, limits, report_skipped, check=check)
         if args.index_type != "exact":
-            library.index.candidates(args.index_type)  # built now, not at the first search
+            library.index.candidates(args.index_type)  # built before the first search
         local = is_loopback(args.host)
         if not local:
             _warn(args.host, library)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(server: Any, listener: socket.socket) -> None:
-    """uvicorn hands a signal on once it has stopped; by then there is nothing left to do."""
+    """Run the server. uvicorn raises the signal again after it has stopped; it is ignored then."""
     kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[listener])
@@ -92,7 +92,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises OSError naming host and port, ValueError for a port that can't be."""
+    """A listening socket. Raises OSError naming host and port, ValueError for an invalid port."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port: wanted a number from 0 to 65535, found {port}")
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from clip_core.errors import DataError, MissingDependencyError
 
-# The messages of tensorflow/core/example/{example,feature}.proto, as the descriptor that protoc would make of them.
+# The messages of tensorflow/core/example/{example,feature}.proto, as the descriptor that protoc makes of them.
 _DESCRIPTOR = """
 name: "triclip/example.proto" package: "triclip" syntax: "proto3"
 message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
@@ -38,7 +38,7 @@ message_type {
 
 @functools.cache
 def _example() -> Any:
-    """The message's class, from a pool of its own: TensorFlow's, where it is loaded, stays as it is."""
+    """The message's class, from a separate pool, so that TensorFlow's own, if loaded, is not affected."""
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
     except ImportError as error:
@@ -49,7 +49,7 @@ def _example() -> Any:
 
 
 def parse_example(record: bytes, name: str) -> dict[str, list[Any]]:
-    """Feature -> its values: bytes, floats or whole numbers. Raises DataError for anything but an Example."""
+    """Feature -> its values: bytes, floats or integers. Raises DataError for anything but an Example."""
     example = _example()()
     from google.protobuf.message import DecodeError
 

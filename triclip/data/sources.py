@@ -1,4 +1,4 @@
-"""Opening image-text data: the files that paths and patterns name, the format they have, the source for it."""
+"""Opening image-text data: files from paths and patterns, their format, and the source for it."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def open_source(
         separator: between the fields of a CSV; None: tabs in a .tsv, else comma, semicolon, tab or bar, whichever
             gives the header the most columns.
     Raises:
-        FileNotFoundError: a path, or a pattern without files. DataError: a damaged or empty file, no pairs in it, no
-        such column (the message lists those there are), several formats, a URL.
+        FileNotFoundError: a missing path, or a pattern without files. DataError: a damaged or empty file, no pairs in
+        it, an unknown column (the message lists the existing ones), several formats, a URL.
     """
     missing = MissingShards(skip_shards)
     kind, files = separate(paths, format, missing)
@@ -81,9 +81,9 @@ def open_source(
 def separate(
     paths: Sequence[str | os.PathLike] | str | os.PathLike, format: str = "auto", missing: MissingShards | None = None
 ) -> tuple[str, list[Path]]:
-    """(kind, files) at `paths`: the parts that can be opened one by one, in order; folders stay where they are a part.
+    """(kind, files) at `paths`: the parts that can be opened separately, in order; a part may be a folder.
 
-    Each of them opens with `open_source(file)`. Raises as that does; nothing is read of the files themselves.
+    Each opens with `open_source(file)`. Raises like that function; the files themselves are not read.
     """
     if format not in FORMATS:
         raise DataError(f"format: wanted one of {', '.join(FORMATS)}, found {format!r}")
@@ -122,7 +122,7 @@ def _open(kind: str, files: list[Path], keys: Keys, missing: MissingShards) -> S
 
 
 def check_samples(source: Source, numbers: Sequence[int]) -> None:
-    """Raise the first one's error when every one of these samples is broken: then it is the data's own."""
+    """Raise the first one's error if all of these samples are broken, because then the data as a whole are wrong."""
     if len(source) == 0:
         raise DataError("paths: wanted samples, found none")
     first: DataError | None = None
@@ -148,7 +148,7 @@ def _separate_tables(files: list[Path]) -> tuple[str, list[Path]]:
 
 
 def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike, missing: MissingShards | None = None) -> list[Path]:
-    """Paths without braces and patterns, each of them there; shards that are not, as far as `missing` allows.
+    """Existing paths, with braces and patterns expanded; missing shards are skipped as far as `missing` allows.
 
     Raises FileNotFoundError, DataError for URLs and [].
     """
@@ -162,7 +162,7 @@ def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike, missing: Miss
         text = os.fspath(path)
         if "://" in text:
             raise DataError(f"{text}: wanted a file or folder of this machine, found a URL; download it first")
-        if os.path.exists(text):  # a name may hold brackets itself
+        if os.path.exists(text):  # a name may contain brackets
             files.append(Path(text))
             continue
         for pattern in _braces(text):
@@ -184,7 +184,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _braces(text: str) -> list[str]:
-    """The text with every `{1..3}` and `{a,b}` written out, from the left."""
+    """The text with every `{1..3}` and `{a,b}` expanded, from the left."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", text)
     if match is None:
         return [text]
@@ -199,7 +199,7 @@ def _braces(text: str) -> list[str]:
 
 
 def _format_of(path: Path) -> str:
-    """The format of a file or folder, by its suffix or what is in it."""
+    """The format of a file or folder, by its suffix or contents."""
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return "datasets"
@@ -227,12 +227,12 @@ def _matches(name: str, wanted: tuple[str, ...] | re.Pattern) -> bool:
 
 
 def _listed(folder: Path, wanted: tuple[str, ...] | re.Pattern) -> list[Path]:
-    """The files directly in a folder whose names match, sorted."""
+    """The files directly in a folder with matching names, sorted."""
     return sorted(file for file in folder.iterdir() if _matches(file.name, wanted) and file.is_file())
 
 
 def _inside(files: list[Path], wanted: tuple[str, ...] | re.Pattern) -> list[Path]:
-    """The files themselves, and in place of a folder those in it."""
+    """The files, with folders replaced by their files."""
     out: list[Path] = []
     for file in files:
         found = _listed(file, wanted) if file.is_dir() else [file]

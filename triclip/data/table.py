@@ -1,4 +1,4 @@
-"""Tables of text: CSV, TSV, JSON lines. Only where each row begins is kept; a row is parsed when it is asked for."""
+"""Tables of text: CSV, TSV, JSON lines. Only the start of each row is kept; a row is parsed on access."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROBED_ROWS = 20  # JSON rows whose keys are taken for the columns
 
 
 def open_tables(files: Sequence[Path], keys: Keys, missing: MissingShards) -> Source:
-    """The rows of the tables, one after the other; all of one kind. Pictures' paths are relative to their table."""
+    """The rows of tables of one kind, concatenated. Pictures' paths are relative to their table."""
     kinds = {_kind(file) for file in files}
     if len(kinds) > 1:
         raise DataError(f"{files[0]}: wanted tables of one kind, found {' and '.join(sorted(kinds))}")
@@ -70,7 +70,7 @@ class TextRows(TableRows):
 
     @abstractmethod
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
-        """(start, size) in bytes of every row; chooses the columns on the way."""
+        """(start, size) in bytes of every row; also chooses the columns."""
 
     @abstractmethod
     def parse(self, text: str, name: str, file: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class JsonLines(TextRows):
 
 
 def _keys(line: bytes) -> list[str]:
-    """The keys of a JSON object; none of a line that is broken, which is for whoever reads it to say."""
+    """The keys of a JSON object; [] for a broken line, whose error is raised when it is read."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -158,7 +158,7 @@ class DelimitedText(TextRows):
         return csv.reader(lines, delimiter=self._separators[0], strict=True)
 
     def _rows(self, lines: _Lines, path: Path) -> Iterator[tuple[int, int]]:
-        rows, start, count, line = self._reader(lines), lines.position, 0, 2  # lines from 1, the header's
+        rows, start, count, line = self._reader(lines), lines.position, 0, 2  # line numbers begin at 1, the header's
         try:
             for row in rows:
                 if row:
@@ -182,9 +182,9 @@ class DelimitedText(TextRows):
 
 
 class _Lines:
-    """The lines of a file behind the first, and where the next one begins; CR, LF and CRLF end them.
+    """The lines of a file after the first, and the position of the next; CR, LF and CRLF end lines.
 
-    As Latin-1, which keeps every byte, so that a row of another encoding breaks itself alone, later.
+    Read as Latin-1, which keeps every byte, so that a row in another encoding fails by itself when it is read.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""Tar shards as webdataset writes them: neighbouring members with one key are a sample."""
+"""Tar shards in webdataset's layout: neighbouring members with one key are a sample."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ logger = logging.getLogger("triclip")
 TEXTS = ("txt", "caption", "text")
 CLASSES = ("cls", "label", "class")
 JSON = "json"
-IMAGE, TEXT, RECORD, LABEL = range(4)  # what a member is for
+IMAGE, TEXT, RECORD, LABEL = range(4)  # uses of a member
 LARGEST = {IMAGE: 1 << 29, TEXT: 1 << 24, RECORD: 1 << 24, LABEL: 1 << 24}  # bytes of a member
 
 
 class WebDataset(Source):
-    """Samples of tar shards, found by one pass over their headers, which is kept, and read from there in any order.
+    """Samples of tar shards, found by one pass over their headers (cached), and read in any order.
 
     A member's key is its path up to the first dot of its base name, its suffix what follows. Pictures are members whose
     suffix ends in jpg, jpeg, png or webp (a sample may have several: "7.front.jpg", "7.back.jpg"); captions are in
@@ -124,7 +124,7 @@ class WebDataset(Source):
 
 
 class _Wanted:
-    """What a member is for, by its suffix."""
+    """The use of a member, by its suffix."""
 
     def __init__(self, keys: Keys) -> None:
         self.captioned, self.pictured = "captions" in keys.needs, "images" in keys.needs or keys.image is not None
@@ -135,7 +135,7 @@ class _Wanted:
         self.labelled, self.named = keys.label is not None, keys.image is not None
 
     def choose(self, group: list[tuple[Member, str]]) -> list[tuple[Member, int]]:
-        """The members of a sample to read, and what for. "7.jpg" is the picture even if "7.mask.png" is there too."""
+        """The members of a sample to read, with their use. "7.jpg" is the picture even if there is a "7.mask.png"."""
         found = [
             (member, use, "." not in suffix)
             for member, suffix in group
@@ -220,7 +220,7 @@ def _samples(path: Path, warnings: list[str]) -> Iterator[tuple[str, list[tuple[
             current = key
             group.append((member, suffix))
     except DataError:
-        if group:  # whole, or what is left of it
+        if group:  # complete, or its remainder
             yield current, group
         raise
     if group:
@@ -228,7 +228,7 @@ def _samples(path: Path, warnings: list[str]) -> Iterator[tuple[str, list[tuple[
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(key, suffix in lower case): the base name is cut at its first dot."""
+    """(key, suffix in lower case): the base name is split at its first dot."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()

@@ -1,4 +1,4 @@
-"""Opening whatever is at a path as an `Index`: a file, an index folder, a bulk run."""
+"""Opening a path as an `Index`: a file, an index folder, or a bulk run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .single_file import read_file
 
 
 def open_index(path: str | os.PathLike) -> Index:
-    """Open what `Index.save` wrote, or a bulk run; a folder and the vectors of .npy are mapped, not read.
+    """Open a file or folder of `Index.save`, or a bulk run; folders and the vectors of .npy files are mapped.
 
-    Raises FileNotFoundError, or InputError naming the file when it is no index.
+    Raises FileNotFoundError, or InputError naming a file that is not an index.
     """
     path = Path(path)
     if not path.is_dir():
@@ -27,13 +27,13 @@ def open_index(path: str | os.PathLike) -> Index:
 
 
 def is_index(path: str | os.PathLike) -> bool:
-    """Whether `open_index` takes a path for an index: any file, and a folder that holds one."""
+    """Whether `open_index` accepts a path: any file, or a folder with an index."""
     path = Path(path)
     return path.is_file() or is_output(path) or (path / MANIFEST).is_file()
 
 
 def open_each(path: str | os.PathLike) -> Iterator[Index]:
-    """The indexes at a path: each shard of a bulk run, or the one that is there."""
+    """The indexes at a path: each shard of a bulk run, or the single index."""
     path = Path(path)
     if not (path.is_dir() and is_output(path)):
         yield open_index(path)
@@ -45,7 +45,7 @@ def open_each(path: str | os.PathLike) -> Iterator[Index]:
 
 
 def _open_run(folder: Path) -> Index:
-    """All shards of one kind as one index, one after the other."""
+    """All shards of one kind, concatenated as one index."""
     shards = list(map(_open_file, shard_files(folder)))
     first = shards[0]
     columns = {

@@ -1,4 +1,4 @@
-"""Where an index comes from: which model made its vectors, and where its pictures lie."""
+"""The origin of an index: the model of its vectors, and the folder of its pictures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from clip_core.errors import InputError
 
 
 class Origin(NamedTuple):
-    """model: its name. fingerprint: of its files, see `triclip.fingerprint`; "" where that is not known.
-    root: the folder that names are relative to, absolute; "" where they are not."""
+    """model: its name. fingerprint: of its files, see `triclip.fingerprint`; "" if unknown.
+    root: the absolute folder that names are relative to; "" if they are not."""
 
     model: str
     fingerprint: str = ""
@@ -19,11 +19,11 @@ class Origin(NamedTuple):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a file stores beside the model's name: that which is known."""
+        """The known values, which a file stores beside the model's name."""
         return {key: value for key, value in (("fingerprint", self.fingerprint), ("root", self.root)) if value}
 
     def check_model(self, model: str, fingerprint: str = "") -> None:
-        """Raises InputError unless a model is the one that made the vectors, as far as is known."""
+        """Raise InputError if a model is known to be another one than the vectors'."""
         if fingerprint and self.fingerprint:
             if fingerprint != self.fingerprint:
                 what = "another content (weights, configuration, tokenizer or processor) under this name"
@@ -33,11 +33,11 @@ class Origin(NamedTuple):
             raise InputError(f"index: wanted vectors of the model {self.model!r}, found some of {model!r}")
 
     def path_of(self, name: str) -> str:
-        """The path of a picture of this name."""
+        """The path of the picture with this name."""
         return os.path.join(self.root, name) if self.root else name
 
     def renamed(self, names: Sequence[str], other: Origin) -> Sequence[str]:
-        """Names of another index as they are to be in this one."""
+        """Names of another index, converted for this one."""
         if other.root == self.root or not other.root:
             return names
         paths = map(other.path_of, names)
@@ -45,7 +45,7 @@ class Origin(NamedTuple):
 
 
 def relative_name(path: str, root: str) -> str:
-    """A path relative to a folder, with / between its parts on every system."""
+    """A path relative to a folder, with / as the separator on every system."""
     try:
         return os.path.relpath(path, root).replace(os.sep, "/")
     except ValueError:  # another drive
@@ -53,7 +53,7 @@ def relative_name(path: str, root: str) -> str:
 
 
 def common_root(paths: Sequence[str | os.PathLike]) -> str:
-    """The deepest folder that holds all files, absolute; "" if there is none but a whole drive."""
+    """The deepest absolute folder that contains all files; "" if that is only a whole drive."""
     folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
     try:
         root = os.path.commonpath(folders)

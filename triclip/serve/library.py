@@ -1,4 +1,4 @@
-"""The pictures that are served: an index of them, and the folder they lie in."""
+"""The served pictures: their index and their folder."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .limits import Limits, Refusal
 from .pictures import identify, media_type, small_jpeg
 
 THUMBNAIL = 320  # pixels
-_LOOKED_AT = 100  # rows of an index whose files are looked for before it is served
+_LOOKED_AT = 100  # rows of an index whose files are checked before serving
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Found(NamedTuple):
-    """One picture that was found: its id, its name in the folder, the cosine, and the other columns of the index."""
+    """One result: the picture's id, its name in the folder, the cosine, and the other columns of the index."""
 
     id: str
     name: str
@@ -41,17 +41,17 @@ class Found(NamedTuple):
 
 
 class Library:
-    """An index whose rows are pictures in a folder, and the model that made it.
+    """An index whose rows are pictures in a folder, and its model.
 
     Args:
         clip: a `Clip`; used by one thread at a time.
-        index: its names are paths from its root; without a root absolute, from the working
-            directory or from the folder. Rows whose path lies elsewhere, or that are sentences, are never shown.
-        folder: where the pictures lie. Nothing outside is opened, by whatever name or link.
+        index: its names are paths relative to its root; without a root absolute, or relative to the working directory
+            or the folder. Rows with other paths, and sentences, are never shown.
+        folder: the pictures' folder. No file outside is opened, by any name or link.
         limits: of picture sizes and of memory for thumbnails.
         base: the folder that names of an index with a root are relative to; default `folder`.
 
-    Raises InputError when no row lies in the folder, or when the model's vectors have another width than the index's.
+    Raises InputError if no row lies in the folder, or if the model's vectors and the index's differ in width.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Library:
         raise Refusal(404, "no such picture")
 
     def about(self, row: int, similarity: float | None = None) -> Found:
-        """What is shown of a row. The name is relative to the folder: where that lies is nobody's business."""
+        """The public values of a row. The name is relative to the folder, whose own path stays private."""
         known = self.index.metadata(row)
         name = known.pop(NAME)
         return Found(f"{_number(name):016x}", _printable(self._shown(name)), similarity, _json_values(known))
@@ -106,7 +106,7 @@ class Library:
     def search(self, query: np.ndarray, top: int, filters: Sequence[str] = (), kind: str = "exact") -> list[Found]:
         """The `top` pictures most similar to a unit vector [P], best first; `filters`, `kind`: see `Index`.
 
-        Filters see names as they are shown. Raises InputError for a filter that names no column.
+        Filters apply to the shown names. Raises InputError for a filter on an unknown column.
         """
         where = select_rows(list(filters), self._columns, len(self.index)) if filters else None
         if len(self.rows) < len(self.index):
@@ -116,7 +116,7 @@ class Library:
 
     @cached_property
     def _columns(self) -> dict[str, Column]:
-        """The index's columns, but names relative to the folder: as the index has them they may tell where it lies."""
+        """The index's columns with names relative to the folder, because the index's names may contain its path."""
         names = [self._shown(name) for name in self.index.columns[NAME]]
         return {**self.index.columns, NAME: Column("string", [Strings.of(names)])}
 
@@ -124,17 +124,17 @@ class Library:
         return (self._relative(name) or "").replace(os.sep, "/")
 
     def _relative(self, name: str) -> str | None:
-        """A name of the index relative to the folder; None when it doesn't lie in it."""
+        """A name of the index relative to the folder; None if it lies outside."""
         return self.folder.relative(name if self._base is None else os.path.join(self._base, name))
 
     def has_file(self, row: int) -> bool:
-        """Whether the row's picture is there."""
+        """Whether the row's picture exists."""
         return self.folder.holds(self._relative(self.index.columns[NAME][row]) or "")
 
     # -- files --------------------------------------------------------------------------------------------------------
 
     def open(self, picture_id: str) -> tuple[BinaryIO, str]:
-        """A picture's file and its media type. Raises Refusal 404 when it is not there, or is no picture."""
+        """A picture's file and its media type. Raises Refusal 404 if it is missing or not a picture."""
         file = self._file(picture_id)
         try:
             kind = media_type(identify(file, self.limits.picture_pixels))
@@ -168,7 +168,7 @@ class Library:
 
 
 class _Cache:
-    """The bytes used last, up to a total."""
+    """A least-recently-used cache of byte strings, up to a total size."""
 
     def __init__(self, most: int) -> None:
         self._most, self._size = most, 0
@@ -188,17 +188,17 @@ class _Cache:
 
 
 def _number(name: str) -> int:
-    """64 bits of a name, the same from start to start, so that links and caches last."""
+    """64 bits of a name, the same at every start, so that links and caches stay valid."""
     return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "big")
 
 
 def _printable(name: str) -> str:
-    """A file name may hold bytes that are no text."""
+    """A file name as printable text; it may contain bytes that are not text."""
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _json_values(known: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN, which stands for a missing number, and no infinity."""
+    """Values with NaN, which stands for a missing number, and infinities as null, because JSON has neither."""
     values = {}
     for title, value in known.items():
         finite = not isinstance(value, float) or math.isfinite(value)
@@ -218,18 +218,18 @@ def open_library(
     batch_size: int = 32,
     check: Callable[[Origin], None] | None = None,
 ) -> Library:
-    """A library from a folder of pictures, which are embedded now, or from an index.
+    """A library from a folder of pictures, which are embedded at once, or from an index.
 
     Args:
-        path: a folder of pictures, or what `triclip embed` or `triclip index` wrote.
-        load: gives the `Clip`, from the name of the model that made the index, or None for a folder.
-        folder: where an index's pictures lie; default its root, or the deepest folder that holds all its names.
+        path: a folder of pictures, or an output of `triclip embed` or `triclip index`.
+        load: function from the name of the index's model, or None for a folder, to the `Clip`.
+        folder: the folder of an index's pictures; default its root, or the deepest folder that contains all its names.
         limits: see `Library`.
-        skipped: told about pictures of the folder that could not be embedded, as (picture, reason).
-        batch_size: pictures that are embedded at a time.
-        check: told where an index comes from; raises when the model is another one, before it is loaded.
+        skipped: called with the (picture, reason) of pictures that could not be embedded.
+        batch_size: pictures embedded at a time.
+        check: called with the origin of an index; raises for another model, before it is loaded.
 
-    Raises FileNotFoundError and InputError; ImageError is never raised for one bad picture of many.
+    Raises FileNotFoundError and InputError; a bad picture among others raises nothing.
     """
     path = Path(path)
     if path.is_dir() and not is_index(path):
@@ -249,7 +249,7 @@ def open_library(
 
 def _embedded(clip: Clip, path: Path, skipped: Any, batch_size: int) -> Index:
     folder = Folder(path)
-    pictures = [one for one in expand_images(path) if folder.holds(os.path.relpath(one, path))]  # no links outwards
+    pictures = [one for one in expand_images(path) if folder.holds(os.path.relpath(one, path))]  # no outward links
     if not pictures:
         raise FileNotFoundError(f"{path}: no pictures in this folder, only links that lead out of it")
     found = clip.embed(pictures, batch_size)
@@ -261,7 +261,7 @@ def _embedded(clip: Clip, path: Path, skipped: Any, batch_size: int) -> Index:
 
 
 def _folder_of(index: Index) -> Path:
-    """The root; or the deepest folder that holds all pictures, where rows were added that lie beside the root."""
+    """The root, or, if rows outside of it were added, the deepest folder that contains all pictures."""
     names = index.columns[NAME]
     if index.origin.root and not any(name.startswith(("../", "/")) for name in names):
         return common_folder([os.path.join(index.origin.root, "x")])
@@ -269,7 +269,7 @@ def _folder_of(index: Index) -> Path:
 
 
 def common_folder(names: Iterable[str]) -> Path:
-    """The deepest folder that holds all names. Raises InputError when that would be a whole drive, or there is none."""
+    """The deepest folder that contains all names. Raises InputError if there is none, or only a whole drive."""
     folders = list(dict.fromkeys(os.path.dirname(os.path.abspath(name)) for name in names if name and "\0" not in name))
     try:
         common = Path(os.path.commonpath(folders))
