@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,13 @@ from PIL import Image
 
 from clip_core.errors import ImageError, InputError
 from clip_core.hub import DEFAULT_MODEL, HUB_ARGUMENTS
-from clip_core.image.input import flatten, load_image, picture_suffixes
+from clip_core.image.input import flatten, load_image
 from clip_core.machine import usable_cpus
 
 from .backends import Backend, open_backend
 from .prefixes import until_end
 from .progress import Progress
+from .walk import check_some, find_pictures
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
 
 
@@ -304,7 +304,7 @@ def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
 
 
 def expand_images(images: Any) -> list[Any]:
-    """Folders and glob patterns as the files they hold, in name order; everything else as it is, in a list.
+    """Folders and glob patterns as the pictures they hold (see `walk`), in name order; all else as it is, in a list.
 
     Raises InputError when nothing is left, FileNotFoundError for a path or pattern that matches nothing.
     """
@@ -330,19 +330,9 @@ def _is_one(images: Any) -> bool:
 
 
 def _expand(path: str | os.PathLike) -> list[Path]:
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        known = picture_suffixes()
-        found = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in known and p.is_file())
-        if not found:
-            raise FileNotFoundError(f"{name}: no pictures in this folder ({', '.join(sorted(known))})")
-        return found
-    if os.path.exists(name):
-        return [Path(name)]
-    matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
-    if not matches:
-        raise FileNotFoundError(f"{name}: no such file, folder or match")
-    return [Path(match) for match in matches if os.path.isfile(match)]
+    walk = find_pictures([path])
+    check_some(walk)
+    return [Path(found) for found in walk.files]
 
 
 def _as_count(name: str, value: Any) -> int:

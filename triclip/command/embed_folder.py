@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..embed.settings import BROKEN, FILES, SAMPLES
+from ..search.opening import OWN
+from ..search.parts import MANIFEST
 from ..search.runs import KINDS, RUN
+from .shared import clip_spec
 
 NAMED = 10  # of what was skipped, on standard error; all are in broken.jsonl
 # argument -> its value when it was not given
@@ -49,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def is_meant(args: argparse.Namespace) -> bool:
     """Whether the output is a folder of shards. Raises ValueError for an option that then wants one."""
     path = Path(args.output)
-    if args.output.endswith(("/", "\\")) or not path.suffix or (path / RUN).is_file():
+    is_index = path.name == OWN or (path / MANIFEST).is_file()
+    if not is_index and (args.output.endswith(("/", "\\")) or not path.suffix or (path / RUN).is_file()):
         return True
     given = next((key for key in _DEFAULTS if getattr(args, key) is not None), None)
     if given is not None:
@@ -64,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.images:
         raise ValueError("embed: wanted inputs: tar shards, tables or folders")
-    for option, given in (("--texts", args.texts), ("--append", args.append), ("--plot", args.plot)):
-        if given:
-            raise ValueError(f"{option}: wanted a file as --output, found the folder {args.output}")
+    for option in ("texts", "append", "plot", "exclude", "hidden", "follow_links", "prune", "watch"):
+        if getattr(args, option):
+            named = f"--{option.replace('_', '-')}"
+            raise ValueError(f"{named}: wanted a file or an .index as --output, found the folder {args.output}")
     values = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in _DEFAULTS.items()}
     given = next((key for key in _RAY if getattr(args, key) is not None), None)
     engine, shard = values.pop("engine"), values.pop("shard")
@@ -78,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
         from ..embed.ray_engine import Ray
 
         made = Ray(ray["workers"], ray["ray_address"], ray["cpus_per_worker"], ray["gpus_per_worker"])
+    spec = clip_spec(args, None)
     report = embed(
-        args.images, args.output, args.model, backend=args.backend, dtype=args.dtype, batch_size=args.batch_size,
+        args.images, args.output, spec, batch_size=args.batch_size,
         engine=made, shard=shard, **values,
     )  # fmt: skip
     _report_skipped(report.output, report.broken + report.damaged)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .kept import kept_index, update_argument
 from .shared import (
     INDEX_TYPES,
     INDEX_TYPES_HELP,
@@ -22,7 +23,8 @@ from .shared import (
 
 def add(commands: Any) -> None:
     parser = commands.add_parser("search", help="find pictures in an embedded folder, by words, pictures, or both")
-    parser.add_argument("index", metavar="INDEX", help="what `triclip embed` or `triclip index` wrote")
+    parser.add_argument("index", metavar="INDEX", help="what `triclip embed` or `triclip index` wrote; a folder of "
+                        "pictures, which is offered one")  # fmt: skip
     parser.add_argument("query", metavar="QUERY", nargs="?", help="words, or the path of a picture")
     parser.add_argument("--text", action="append", metavar="TEXT", help="words, even if such a file exists")
     parser.add_argument("--image", action="append", metavar="FILE", help="a picture")
@@ -38,6 +40,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="results shown (default 5)")
     parser.add_argument("--folder", metavar="FOLDER", help="where the pictures lie now, if they were moved")
     parser.add_argument("--force", action="store_true", help="search although another model made the index")
+    update_argument(parser)
     plot_argument(parser, "a sheet of what was found")
     model_arguments(parser, default=None)
     parser.set_defaults(run=run)
@@ -49,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
     terms = _terms(args)
     check_plot(args)
-    index = open_index(args.index)
-    args.model = args.model or index.model
+    index = open_index(kept_index(args, args.index))
+    model = args.model or index.model
     if not args.force:
-        index.origin.check_model(args.model, fingerprint(args.model) if index.origin.fingerprint else "")
-    clip = load(args)
+        index.origin.check_model(model, fingerprint(model) if index.origin.fingerprint else "")
+    clip = load(args, index.origin)
     vectors = [(clip.encode_image if is_picture else clip.encode_text)(what)[0] for what, is_picture, _ in terms]
     query = combine(vectors, [weight for _, _, weight in terms])
     scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type)

@@ -16,12 +16,18 @@ INDEX_TYPES = ("exact", "hnsw", "ivf")
 INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS (extra `search`)"
 
 
-def model_arguments(parser: argparse.ArgumentParser, default: str | None = "emoji", json: bool = True) -> None:
-    """--model, --backend, --dtype, and --json unless the command has a --json of its own."""
+def model_arguments(
+    parser: argparse.ArgumentParser, default: str | None = "emoji", json: bool = True, background: bool = True
+) -> None:
+    """--model, --backend, --dtype, --background if that counts, and --json unless the command has one of its own."""
     named = "'emoji' (default, embedded)" if default else "'emoji'; default: the index's, else 'emoji' (embedded)"
     parser.add_argument("--model", default=default, help=f"folder, file, hub name, or {named}")
     parser.add_argument("--backend", default="torch", choices=BACKENDS, help="default: torch")
     parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
+    if background:
+        where = "white" if default else "the index's, else white"
+        parser.add_argument("--background", metavar="COLOUR", help="behind transparent pictures: a name, #rrggbb, or "
+                            f"none: transparency is dropped as the processor does (default: {where})")  # fmt: skip
     if json:
         json_argument(parser)
 
@@ -30,11 +36,22 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def load(args: argparse.Namespace) -> Any:
-    """The `Clip` that `model_arguments` name."""
-    from ..pipeline import Clip
+def load(args: argparse.Namespace, origin: Any = None) -> Any:
+    """The `Clip` that `model_arguments` name; what they don't say is the index's, of that `origin`."""
+    return clip_spec(args, origin).load_clip()
 
-    return Clip.from_pretrained(args.model, backend=args.backend, dtype=args.dtype)
+
+def clip_spec(args: argparse.Namespace, origin: Any = None) -> Any:
+    """The model that `model_arguments` name, not loaded; what they don't say is the index's, of that `origin`."""
+    from ..embed.encoder import ClipSpec
+
+    background = getattr(args, "background", None)
+    if background is None:
+        colour = "white" if origin is None else origin.colour
+    else:
+        colour = None if background == "none" else background
+    model = args.model or (origin.model if origin is not None else "emoji")
+    return ClipSpec(model, args.backend, args.dtype, getattr(args, "device", None), colour)
 
 
 def print_json(value: Any) -> None:

@@ -67,12 +67,14 @@ class ClipSpec:
             "digest": fingerprint(self.name),
         }
 
-    def load(self, batch_size: int) -> Encoder:
+    def load_clip(self) -> Any:
+        """The model as a `Clip`."""
         from ..pipeline import Clip
 
-        return ClipEncoder(
-            Clip.from_pretrained(self.name, self.backend, self.dtype, self.device, self.background), batch_size
-        )
+        return Clip.from_pretrained(self.name, self.backend, self.dtype, self.device, self.background)
+
+    def load(self, batch_size: int) -> Encoder:
+        return ClipEncoder(self.load_clip(), batch_size)
 
 
 class ClipEncoder:

@@ -16,6 +16,7 @@ from clip_core.errors import InputError, MissingDependencyError
 from clip_core.files import replace_file
 
 from .columns import NAME
+from .origin import FACTS
 from .writing import naming, replaced, save_array
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _COLUMN = "column."  # before the titles of metadata in .npz
 _NEXT = "next"  # in the names of .npy, while the vectors are being replaced: the names of the new ones
 _MAPPED_FROM = 1 << 16  # bytes
 
-Facts = dict[str, str]  # "fingerprint" and "root", see `Origin`
+Facts = dict[str, str]  # see `Origin`
 Content = tuple[np.ndarray, list[str], str, dict[str, Any], Facts]  # vectors, names, model, metadata
 
 
@@ -108,12 +109,9 @@ def read_file(path: Path) -> Content:
     return vectors, [str(name) for name in names], str(model), metadata, facts
 
 
-_FACTS = ("fingerprint", "root")
-
-
 def _check_facts(facts: Any) -> None:
     if not all(isinstance(value, str) for value in facts.values()):
-        raise ValueError(f"wanted strings as fingerprint and root, found {facts!r}")
+        raise ValueError(f"wanted strings as {', '.join(FACTS)}, found {facts!r}")
 
 
 def _metadata(index: Index) -> dict[str, list[Any]]:
@@ -163,7 +161,7 @@ def _write_parquet(index: Index, path: Path) -> None:
 def _read_npz(path: Path) -> Content:
     with np.load(path, allow_pickle=False) as file:
         columns = {key.removeprefix(_COLUMN): file[key] for key in file.files if key.startswith(_COLUMN)}
-        facts = {key: str(file[key]) for key in _FACTS if key in file.files}
+        facts = {key: str(file[key]) for key in FACTS if key in file.files}
         return file["vectors"], file["names"].tolist(), str(file["model"]), columns, facts
 
 
@@ -185,7 +183,7 @@ def _read_npy(path: Path) -> Content:
     while before != (before := _versions(path)):  # somebody is writing while they differ
         about = _names_of(path)
         vectors = np.load(path, mmap_mode="r" if path.stat().st_size >= _MAPPED_FROM else None, allow_pickle=False)
-    facts = {key: about[key] for key in _FACTS if key in about}
+    facts = {key: about[key] for key in FACTS if key in about}
     return vectors, about["names"], about["model"], about.get("metadata", {}), facts
 
 
@@ -194,7 +192,7 @@ def _read_parquet(path: Path) -> Content:
     vectors = table["vector"].combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
     known = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    facts = {key: known[key] for key in _FACTS if key in known}
+    facts = {key: known[key] for key in FACTS if key in known}
     metadata = {title: table[title].to_pylist() for title in table.column_names if title not in (NAME, "vector")}
     width = flat.size // len(vectors) if len(vectors) else vectors.type.list_size
     return flat.reshape(len(vectors), width), table[NAME].to_pylist(), known.get("model", ""), metadata, facts

@@ -85,7 +85,7 @@ class Site:
         try:
             query = await self._read(request)
             if not query:
-                shown = self.library.sample(_SHOWN_FIRST)
+                shown = (await self._model.run(self._refresh)).sample(_SHOWN_FIRST)
                 return _html(page.landing(self._about(), shown))
             result = await self._search(request, query)
         except Refusal as refusal:
@@ -112,7 +112,13 @@ class Site:
         found = await self._model.run(self._find, query, picture)
         return _Result(query, found, time.perf_counter() - started, small)
 
+    def _refresh(self) -> Library:
+        """The library as its index is on disk now."""
+        self.library = self.library.refreshed()
+        return self.library
+
     def _find(self, query: Query, picture: Any) -> list[Found]:
+        self._refresh()
         vector = query_vector(self.library, query, picture)
         try:
             return self.library.search(vector, query.top, query.filters, self._kind)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -224,3 +225,28 @@ def test_a_float_that_json_cannot_hold(serving, index):
     with serving(index=odd) as client:
         found = client.get("/api/search?q=a").json()["results"]
         assert sorted(str(one["metadata"]["size"]) for one in found) == ["0.0", "1.5", "2.0", "None", "None", "None"]
+
+
+def test_an_index_that_changes_is_seen_without_a_restart(clip, folder, tmp_path):
+    from starlette.testclient import TestClient
+
+    from triclip.embed import ClipSpec
+    from triclip.serve import create_app, open_library
+    from triclip.upkeep import update
+
+    for path in (tmp_path / "x.index", tmp_path / "x.npz", folder / ".triclip"):
+        update(path, [folder], ClipSpec())
+        served = folder if path.name == ".triclip" else path
+        with TestClient(create_app(open_library(served, lambda _: clip))) as client:
+            assert stems(client.get("/api/search?q=an octopus"))[0] != "octopus"
+            shutil.copy(PICTURES / "octopus.png", folder)
+            update(path, [folder], ClipSpec())
+            found = client.get("/api/search?q=an octopus")
+            assert stems(found)[0] == "octopus" and "metadata" not in found.json()["results"][0]
+            assert client.get(found.json()["results"][0]["thumbnail"]).status_code == 200
+            (folder / "octopus.png").unlink()
+            update(path, [folder], ClipSpec())
+            assert "6 pictures" in client.get("/").text
+            path.rename(tmp_path / "away")  # nothing there: what was opened is served on
+            assert client.get("/api/search?q=a lion").status_code == 200
+            (tmp_path / "away").rename(path)
