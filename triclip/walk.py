@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from clip_core.errors import InputError
-from clip_core.image.input import picture_suffixes
+from clip_core.image.input import HEIF_SUFFIXES, picture_suffixes
 
 # Folders that systems keep beside people's pictures: thumbnails, waste, forks. Those that begin with a dot are hidden.
 SYSTEM_FOLDERS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found")
@@ -45,13 +45,15 @@ class Walk:
     """What was found.
 
     files: path -> Stamp, in order, as written in the inputs. unlisted: (path, why) that could not be looked into.
-    not_pictures: files of other suffixes; hidden, excluded: files and folders that were left out; links: to folders,
-    not followed. folders, named, patterns: what was asked for. All of these but the files' are absolute.
+    not_pictures: files of other suffixes; unread: phones' pictures (HEIC) without pillow-heif to read them; hidden,
+    excluded: files and folders that were left out; links: to folders, not followed. folders, named, patterns: what was
+    asked for. All paths but the files' are absolute.
     """
 
     files: dict[str, Stamp] = field(default_factory=dict)
     unlisted: list[tuple[str, str]] = field(default_factory=list)
     not_pictures: int = 0
+    unread: int = 0
     hidden: int = 0
     excluded: int = 0
     links: int = 0
@@ -127,8 +129,9 @@ def _add_folder(walk: Walk, folder: str, rules: Rules) -> None:
                 if entry.is_dir(follow_symlinks=False) or entry.is_dir():
                     if _is_entered(walk, entry, rules, seen):
                         pending.append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() not in known:
-                    walk.not_pictures += 1
+                elif (suffix := os.path.splitext(entry.name)[1].lower()) not in known:
+                    walk.unread += suffix in HEIF_SUFFIXES
+                    walk.not_pictures += suffix not in HEIF_SUFFIXES
                 elif entry.is_file():
                     about = entry.stat()
                     found[entry.path] = Stamp(about.st_size, about.st_mtime_ns)

@@ -9,19 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from . import embed_folder
+from .output import print_json
 from .shared import (
     appended_to,
     check_plot,
     check_replaced,
     clip_spec,
+    inputs,
     lines,
     load,
     model_arguments,
     plot_argument,
     positive,
-    print_json,
     report_skipped,
 )
+
+EXAMPLES = """
+  triclip embed photos/
+  triclip embed photos/ -o photos.index --exclude raw --watch
+  triclip embed "photos/**/*.jpg" cat.png -o some.npz
+  triclip embed "shards/{000..127}.tar" -o vectors/ --model openai/clip-vit-base-patch32 --device cuda
+"""
 
 
 def add(commands: Any) -> None:
@@ -30,10 +38,11 @@ def add(commands: Any) -> None:
         help="pictures or sentences to vectors, in an index that stays up to date or, of millions, in a folder",
         description="Embed pictures into an index. Given again, the same command embeds what is new or has changed and "
         "drops what is gone; the rest is not touched. It goes on where it was ended.",
+        examples=EXAMPLES,
     )
     parser.add_argument("images", nargs="*", metavar="INPUT", help="pictures, folders or glob patterns; of millions: "
-                        "tar shards, tables, folders, patterns")  # fmt: skip
-    parser.add_argument("--texts", metavar="FILE", help="embed the lines of this file instead of pictures")
+                        "tar shards, tables, too; -: as standard input lists them")  # fmt: skip
+    parser.add_argument("--texts", metavar="FILE", help="embed a file's lines (-: standard input) instead of pictures")
     parser.add_argument("--output", "-o", metavar="PATH", help="an .index folder, .npz, .npy or .parquet; a folder "
                         "(ending in / or without suffix) for millions; default: .triclip in the one folder that is "
                         "embedded")  # fmt: skip
@@ -64,6 +73,7 @@ def _upkeep_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.output is None:
         args.output = _default_output(args)
+    args.images = inputs(args.images)
     if embed_folder.is_meant(args):
         return embed_folder.run(args)
     if bool(args.images) == bool(args.texts):
@@ -116,11 +126,10 @@ def _embed_texts(args: argparse.Namespace) -> int:
 
 def _embed_pictures(args: argparse.Namespace) -> int:
     from ..search import open_index
-    from ..search.opening import OWN
     from ..search.single_file import check_output
     from ..upkeep import update
 
-    if os.path.basename(os.path.normpath(args.output)) != OWN:
+    if Path(args.output).suffix:
         check_output(args.output)
     if args.append:
         appended_to(args.output)
@@ -202,6 +211,7 @@ def _left_out(changes: Any) -> str:
     """What has no vector, and why, in one line."""
     walk = changes.walk
     counts = [(len(changes.unreadable), "could not be read"), (walk.not_pictures, "no pictures"),
+              (walk.unread, "HEIC, which `pip install 'triclip[heic]'` reads"),
               (walk.hidden, "hidden"), (walk.excluded, "excluded"), (walk.links, "links to folders")]  # fmt: skip
     return ", ".join(f"{count} {what}" for count, what in counts if count)
 
@@ -214,7 +224,7 @@ def _as_json(args: argparse.Namespace, changes: Any) -> dict[str, Any]:
         "output": args.output, "count": changes.total, "width": changes.width, "model": open_index(args.output).model,
         **{key: getattr(changes, key) for key in ("new", "changed", "moved", "gone", "kept")},
         "skipped": [{"image": path, "reason": reason} for path, reason in changes.unreadable],
-        "left_out": {key: getattr(walk, key) for key in ("not_pictures", "hidden", "excluded", "links")},
+        "left_out": {key: getattr(walk, key) for key in ("not_pictures", "unread", "hidden", "excluded", "links")},
     }  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ NAMED = 10  # of what was skipped, on standard error; all are in broken.jsonl
 # argument -> its value when it was not given
 _DEFAULTS: dict[str, Any] = {
     "what": "images", "format": "auto", "image_key": None, "caption_key": None, "to": "npy", "store": "float32",
-    "samples_per_shard": SAMPLES, "deduplicate": False, "threads": None, "device": None, "engine": "local",
+    "samples_per_shard": SAMPLES, "deduplicate": False, "threads": None, "engine": "local",
     "workers": None, "ray_address": None, "cpus_per_worker": 1.0, "gpus_per_worker": 0.0, "shard": None,
     "prepare": False,
 }  # fmt: skip
@@ -39,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples-per-shard", type=int, metavar="N", help=f"of an output shard (default {SAMPLES})")
     add("--deduplicate", action="store_true", default=None, help="by content; the input is then read twice")
     add("--threads", type=int, metavar="N", help="that read and decode (default: one for each processor)")
-    add("--device", help="of the backend, such as cuda")
     add("--shard", metavar="INDEX/COUNT", help="do only this part of the work, 0/4 to 3/4; others do the rest")
     add("--prepare", action="store_true", default=None, help="only plan (and hash), before several --shard")
     add("--engine", choices=("local", "ray"), help="local (default), or ray: workers on a cluster (extra `ray`)")
@@ -52,13 +53,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def is_meant(args: argparse.Namespace) -> bool:
     """Whether the output is a folder of shards. Raises ValueError for an option that then wants one."""
     path = Path(args.output)
-    is_index = path.name == OWN or (path / MANIFEST).is_file()
+    is_index = path.name == OWN or (path / MANIFEST).is_file() or (not path.suffix and _names_pictures(args.images))
     if not is_index and (args.output.endswith(("/", "\\")) or not path.suffix or (path / RUN).is_file()):
         return True
     given = next((key for key in _DEFAULTS if getattr(args, key) is not None), None)
     if given is not None:
         option = "--" + given.replace("_", "-")
-        raise ValueError(f"{option}: wanted a folder as --output (ending in /, or without suffix), found {args.output}")
+        raise ValueError(
+            f"{option}: wanted folders, tar shards or tables, as --output a folder (ending in /, or without suffix), "
+            f"found {args.output}"
+        )
+    return False
+
+
+def _names_pictures(inputs: list[str]) -> bool:
+    """Whether some inputs are picture files, or patterns of such: these go into an index, which is kept up to date."""
+    from clip_core.image.input import picture_suffixes
+
+    for one in inputs:
+        patterned = not os.path.exists(one) and glob.has_magic(one)
+        found = next(glob.iglob(one, recursive=True), "") if patterned else one
+        if os.path.splitext(found)[1].lower() in picture_suffixes() and not os.path.isdir(found):
+            return True
     return False
 
 

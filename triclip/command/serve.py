@@ -15,6 +15,11 @@ from .shared import INDEX_TYPES, load, model_arguments, report_skipped
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
+EXAMPLES = """
+  triclip serve photos/
+  triclip serve photos.index --port 8080
+"""
+
 
 def add(commands: Any) -> None:
     """The sub-command `serve`."""
@@ -23,6 +28,7 @@ def add(commands: Any) -> None:
         help="a page and a JSON API to search a folder of pictures",
         description="Serve a page and a JSON API that search pictures by words, by a picture, or both. A folder is "
         "embedded at the start; for many pictures, make an index once: `triclip embed FOLDER -o pictures.index`.",
+        examples=EXAMPLES,
     )
     parser.add_argument("source", metavar="FOLDER|INDEX", help="pictures, or what `triclip embed` or `index` wrote")
     parser.add_argument("--folder", metavar="FOLDER", help="where an index's pictures lie; nothing else is opened")

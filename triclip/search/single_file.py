@@ -70,7 +70,7 @@ def _replace_pair(index: Index, path: Path) -> None:
 
 def _write_sidecar(path: Path, about: dict[str, Any]) -> None:
     with replaced(_sidecar(path)) as draft:
-        draft.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+        draft.write_text(json.dumps(about), encoding="utf-8")
 
 
 def _digest(path: Path) -> str:
@@ -143,7 +143,7 @@ def _about(index: Index) -> dict[str, Any]:
 
 
 def _write_names(index: Index, path: Path) -> None:
-    path.write_text(json.dumps(_about(index), ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(_about(index)), encoding="utf-8")  # in ASCII: a name may be no text
 
 
 def _write_npy(index: Index, path: Path) -> None:
@@ -154,8 +154,16 @@ def _write_parquet(index: Index, path: Path) -> None:
     pyarrow = pyarrow_or_error()
     flat = pyarrow.array(index.vectors.reshape(-1))
     vectors = pyarrow.FixedSizeListArray.from_arrays(flat, index.width)
-    table = pyarrow.table({NAME: index.names, **_metadata(index), "vector": vectors})
+    columns = {NAME: index.names, **_metadata(index)}
+    strings = {title for title, column in index.columns.items() if column.kind == "string"}
+    # Parquet holds Unicode alone: bytes of a file's name that are none are written out, as in bulk runs.
+    plain = {title: list(map(_plain, values)) if title in strings else values for title, values in columns.items()}
+    table = pyarrow.table({**plain, "vector": vectors})
     pyarrow.parquet.write_table(table.replace_schema_metadata({"model": index.model, **index.origin.facts}), path)
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _read_npz(path: Path) -> Content:

@@ -26,7 +26,7 @@ from ..search.opening import index_at, is_index
 from ..search.parts import MANIFEST
 from .inside import Folder
 from .limits import Limits, Refusal
-from .pictures import identify, media_type, small_jpeg
+from .pictures import identify, media_type, picture_facts, small_jpeg
 
 logger = logging.getLogger("triclip")
 
@@ -167,6 +167,15 @@ class Library:
         except (Refusal, OSError) as error:
             file.close()
             raise Refusal(404, "this file is no picture that can be shown") from error
+
+    def facts(self, picture_id: str) -> dict[str, str]:
+        """What a picture's file says of itself: format, size, when it was taken and with what. Raises Refusal."""
+        with self._file(picture_id) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                return picture_facts(identify(file, self.limits.picture_pixels), size)
+            except (Refusal, OSError) as error:
+                raise Refusal(404, "this file is no picture that can be shown") from error
 
     def thumbnail(self, picture_id: str) -> bytes:
         """A small JPEG of a picture. Raises Refusal 404."""
