@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="triclip", description="CLIP in PyTorch, Keras/TensorFlow and JAX/Flax.", examples=EXAMPLES
     )  # fmt: skip
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the versions that a bug report needs")
     parser.add_argument("--print-completion", action=PrintCompletion, choices=("bash", "zsh", "tcsh"), help="print a "
                         "script that completes commands and options in that shell, and exit (extra `cli`)")  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
-        from clip_core import __version__
+        from .version import described
 
-        print(f"triclip {__version__}")
+        print(described())
         parser.exit()
