@@ -13,11 +13,29 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import classify, conform, convert, demo, embed, evaluate, explain, index, inspect, search, serve, train
+from . import (
+    classify,
+    conform,
+    convert,
+    demo,
+    duplicates,
+    embed,
+    evaluate,
+    explain,
+    filter,
+    index,
+    inspect,
+    search,
+    serve,
+    train,
+)
 from .output import prepare
 from .parser import Parser, PrintCompletion
 
-COMMANDS = (classify, explain, embed, index, search, serve, inspect, convert, conform, train, evaluate, demo)
+COMMANDS = (
+    classify, explain, embed, index, search, filter, duplicates, serve, inspect, convert, conform, train, evaluate,
+    demo,
+)  # fmt: skip
 
 EXAMPLES = """
   triclip classify photo.jpg --labels cat dog
@@ -36,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     # argparse ends a list of words at the first option behind it
-    if rest and args.command == "search" and not any(len(word) > 1 and word.startswith("-") for word in rest):
+    if (
+        rest
+        and args.command in ("search", "filter")
+        and not any(len(word) > 1 and word.startswith("-") for word in rest)
+    ):
         args.query, rest = args.query + rest, []
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -40,6 +40,19 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("index", metavar="INDEX", help="what `triclip embed` or `triclip index` wrote; a folder of "
                         "pictures, which is offered one")  # fmt: skip
+    query_arguments(parser)
+    parser.add_argument("--top", "-k", type=positive, default=5, metavar="K", help="results shown (default 5)")
+    parser.add_argument("--paths-only", "-f", action="store_true", help="print paths alone, one a line")
+    parser.add_argument("--null", "-z", action="store_true", help="with --paths-only: a zero byte after each path")
+    parser.add_argument("--open", action="store_true", help="open the best picture in the program for pictures")
+    update_argument(parser)
+    plot_argument(parser, "a sheet of what was found")
+    model_arguments(parser, default=None)
+    parser.set_defaults(run=run)
+
+
+def query_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is searched for, and among which rows."""
     parser.add_argument("query", metavar="QUERY", nargs="*", help="words, pictures and URLs of such, with + and - "
                         "between them and weights (2:dog) before them; - alone: from standard input")  # fmt: skip
     parser.add_argument("--text", action="append", metavar="TEXT", help="words, even if such a file exists")
@@ -48,16 +61,8 @@ def add(commands: Any) -> None:
                         "another weight than 1; below 0: unlike this")  # fmt: skip
     parser.add_argument("--filter", action="append", metavar="EXPR", help='e.g. "year>=2020", "name~*.png"; all hold')
     parser.add_argument("--index-type", choices=INDEX_TYPES, default="exact", help=INDEX_TYPES_HELP)
-    parser.add_argument("--top", "-k", type=positive, default=5, metavar="K", help="results shown (default 5)")
-    parser.add_argument("--paths-only", "-f", action="store_true", help="print paths alone, one a line")
-    parser.add_argument("--null", "-z", action="store_true", help="with --paths-only: a zero byte after each path")
-    parser.add_argument("--open", action="store_true", help="open the best picture in the program for pictures")
     parser.add_argument("--folder", metavar="FOLDER", help="where the pictures lie now, if they were moved")
     parser.add_argument("--force", action="store_true", help="search although another model made the index")
-    update_argument(parser)
-    plot_argument(parser, "a sheet of what was found")
-    model_arguments(parser, default=None)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,17 +71,17 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.query and not (args.text or args.image or args.term):
         _take_for_query(args)
-    terms = _terms(args)
+    terms = terms_of(args)
     check_plot(args)
     index = open_index(kept_index(args, args.index))
     model = args.model or index.model
     if not args.force:
         index.origin.check_model(model, fingerprint(model) if index.origin.fingerprint else "")
-    query = _query_vector(load(args, index.origin), terms)
+    query = query_vector(load(args, index.origin), terms)
     scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type)
     results = [(index.metadata(int(row)), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
     for about, _ in results:
-        about["name"] = _shown(about["name"], args.folder or index.origin.root)
+        about["name"] = shown_path(about["name"], args.folder or index.origin.root)
     if args.plot:
         _plot_found(args.plot, terms, results)
     _print(args, results)
@@ -116,7 +121,7 @@ def _open(path: str) -> None:
         print(f"triclip: no program was found to open {path}", file=sys.stderr)
 
 
-def _query_vector(clip: Any, terms: Sequence[Any]) -> Any:
+def query_vector(clip: Any, terms: Sequence[Any]) -> Any:
     """The unit vector [P] of all terms."""
     from clip_core.image.input import fetch_image
 
@@ -132,12 +137,14 @@ def _query_vector(clip: Any, terms: Sequence[Any]) -> Any:
     return combine(vectors, [weight for _, _, weight in terms])
 
 
-def _shown(name: str, folder: str) -> str:
+def path_in(name: str, folder: str) -> str:
+    """The path of a picture of an index whose pictures lie in a folder ("" for none)."""
+    return os.path.abspath(os.path.join(folder, name)) if folder else name
+
+
+def shown_path(name: str, folder: str) -> str:
     """A name as it can be opened from here: relative if it lies below the working directory."""
-    if not folder:
-        return name
-    path, here = os.path.abspath(os.path.join(folder, name)), os.path.join(os.getcwd(), "")
-    return path.removeprefix(here)
+    return path_in(name, folder).removeprefix(os.path.join(os.getcwd(), "")) if folder else name
 
 
 def _plot_found(path: str, terms: Sequence[Any], results: Sequence[tuple[Any, float]]) -> None:
@@ -156,7 +163,7 @@ def _plot_found(path: str, terms: Sequence[Any], results: Sequence[tuple[Any, fl
     viz.save(viz.retrieval_sheet([query], [found], [[score for _, score in results]]), path)
 
 
-def _terms(args: argparse.Namespace) -> list[Any]:
+def terms_of(args: argparse.Namespace) -> list[Any]:
     """Everything that is searched for. Raises ValueError for nothing at all."""
     from ..search.terms import PICTURE, URL, WORDS, Term, as_term, parse_terms
 
