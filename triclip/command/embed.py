@@ -24,6 +24,8 @@ from .shared import (
     report_skipped,
 )
 
+_LABELLED = 60  # pictures whose names can be read on one map
+_FEW = 30  # pictures that need no clusters in a page
 EXAMPLES = """
   triclip embed photos/
   triclip embed photos/ -o photos.index --exclude raw --watch
@@ -50,7 +52,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--append", action="store_true", help="only add what is new to the .index folder that is there")
     parser.add_argument("--force", action="store_true", help="make the output anew if it is there, without a question")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N")
-    plot_argument(parser, "a map of the vectors")
+    plot_argument(parser, "a map of the vectors, or .html: one to zoom and search in,")
     parser.add_argument("--plot-method", choices=("pca", "umap"), default="pca", help="default: pca")
     embed_folder.add_arguments(parser)
     model_arguments(parser, default=None)
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         return embed_folder.run(args)
     if bool(args.images) == bool(args.texts):
         raise ValueError("embed: wanted either pictures or --texts FILE")
-    check_plot(args)
+    check_plot(args, (".html",))
     return _embed_texts(args) if args.texts else _embed_pictures(args)
 
 
@@ -229,9 +231,35 @@ def _as_json(args: argparse.Namespace, changes: Any) -> dict[str, Any]:
 
 
 def _plot_map(args: argparse.Namespace, index: Any) -> None:
+    """Pictures on the plane, some as thumbnails, in groups named by the words nearest to them; or texts as points."""
     from .. import viz
+    from ..viz.maps import project, spread_sample
 
-    names, few = index.names, len(index) <= 60  # pictures that can be told apart on one map
+    names, vectors = index.names, index.vectors
     labels = names if args.texts else [Path(name).stem for name in names]
-    pictures = None if args.texts or not few else [Path(index.origin.path_of(name)) for name in names]
-    viz.save(viz.embedding_map(index.vectors, labels, pictures=pictures, method=args.plot_method), args.plot)
+    paths = None if args.texts else [Path(index.origin.path_of(name)) for name in names]
+    is_page = args.plot.endswith(".html")
+    groups = None if args.texts or len(names) <= (_FEW if is_page else _LABELLED) else _groups(args, index)
+    if is_page:
+        viz.save_page(args.plot, vectors, labels, groups, paths, args.plot_method, os.path.basename(args.output))
+        return
+    pictures: Any = None
+    if paths is not None:
+        shown = set(spread_sample(project(vectors, args.plot_method).points).tolist())
+        pictures = [path if row in shown and path.is_file() else None for row, path in enumerate(paths)]
+    figure = viz.embedding_map(
+        vectors, labels if len(labels) <= _LABELLED else None, groups, pictures, method=args.plot_method
+    )
+    viz.save(figure, args.plot)
+
+
+def _groups(args: argparse.Namespace, index: Any) -> list[str]:
+    """For each picture the name of its cluster, of ImageNet's names those that are nearest."""
+    from ..train.labels import read_labels
+    from ..viz.clusters import cluster_names, clusters
+
+    numbers = clusters(index.vectors)
+    words = list(dict.fromkeys(read_labels("imagenet")))
+    clip = load(args, index.origin)
+    names = cluster_names(index.vectors, numbers, words, clip.zero_shot_head(words, "a photo of a {}.").T)
+    return [names[number] for number in numbers]

@@ -160,7 +160,8 @@ def _plot_found(path: str, terms: Sequence[Any], results: Sequence[tuple[Any, fl
     if len(terms) == 1 and terms[0].kind == PICTURE:
         query = Path(terms[0].text)
     found = [Path(about["name"]) if os.path.isfile(about["name"]) else about["name"] for about, _ in results]
-    viz.save(viz.retrieval_sheet([query], [found], [[score for _, score in results]]), path)
+    names = [Path(about["name"]).stem for about, _ in results]
+    viz.save(viz.search_sheet(query, found, [score for _, score in results], names), path)
 
 
 def terms_of(args: argparse.Namespace) -> list[Any]:

@@ -65,9 +65,9 @@ def plot_argument(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--plot", metavar="FILE", help=f"also draw {what}: .pdf, .svg or .png (extra `viz`)")
 
 
-def check_plot(args: argparse.Namespace) -> None:
-    """Raise what saving the plot would, before the work and not after it."""
-    if args.plot:
+def check_plot(args: argparse.Namespace, also: Sequence[str] = ()) -> None:
+    """Raise what saving the plot would, before the work and not after it; `also`: further suffixes."""
+    if args.plot and os.path.splitext(args.plot)[1] not in also:
         from .. import viz
 
         viz.check_output(args.plot)
