@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,13 @@ from PIL import Image
 
 from clip_core.errors import ImageError, InputError
 from clip_core.hub import DEFAULT_MODEL, HUB_ARGUMENTS
-from clip_core.image.input import flatten, load_image, picture_suffixes
+from clip_core.image.input import flatten, load_image
 from clip_core.machine import usable_cpus
 
-from .backends import Backend, open_backend
+from .backends import Backend, default_backend, open_backend
 from .prefixes import until_end
 from .progress import Progress
+from .walk import check_some, find_pictures
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
 
 
@@ -79,7 +79,7 @@ class Clip:
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike = DEFAULT_MODEL,
-        backend: str = "torch",
+        backend: str | None = None,
         dtype: Any = None,
         device: Any = None,
         background: Any = "white",
@@ -91,14 +91,16 @@ class Clip:
         Args:
             name_or_path: "emoji" (the embedded default, offline), a folder, a checkpoint file, or a hub name such as
                 "openai/clip-vit-base-patch32" (extra `hub`).
-            backend: "torch" (default), "tf" or "flax"; that extra must be installed.
+            backend: "torch", "tf" or "flax"; default the first of them that is installed.
             dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend.
-            device: a device of the backend, e.g. "cuda"; default its own default.
-            background, text_encoder: see the class.
+            device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps", or a device of the backend; default
+                its own default.
+            background: see the class.
             **kwargs: as for `CLIPModel.from_pretrained`: mmap, revision, cache_dir, local_files_only, token, …
 
         Raises FileNotFoundError, CheckpointError, ConfigError as that does; MissingDependencyError without the backend.
         """
+        backend = backend or default_backend()
         model = open_backend(backend).load_full_model(name_or_path, dtype=dtype, device=device, **kwargs)
         where = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         return cls(model, load_processor(name_or_path, model.config, **where), backend, background, text_encoder)
@@ -176,8 +178,9 @@ class Clip:
         """Pictures -> float32 [N, P].
 
         `images`: a path, a folder, a glob pattern, a Pillow image, an array (HWC or CHW), or an iterable of such;
-        folders and patterns are read in name order. `batch_size`: the most at a time, over all cores. Raises
-        ImageError naming the first unreadable picture; use `embed` to skip those.
+        folders and patterns are read in name order; pictures are turned upright as their EXIF says. `batch_size`: at
+        most so many at a time, over all cores. Raises ImageError naming the first picture that can't be read; use
+        `embed` to skip such ones.
         """
         return self.embed(images, batch_size, normalize, progress, skip_unreadable=False).vectors
 
@@ -252,7 +255,8 @@ class Clip:
             return np.stack([value.pixels for value in values]), good, skipped
         # One call, because the channel order is inferred from the first array; it refuses different shapes.
         pictures = [self._opened(picture.source) if isinstance(picture, _Values) else picture for picture in pictures]
-        return self.processor.image_processor(pictures, return_tensors="np")["pixel_values"], good, skipped
+        made = self.processor.image_processor(pictures, return_tensors="np", apply_exif_orientation=True)
+        return made["pixel_values"], good, skipped
 
     def encode_pixels(self, pixel_values: np.ndarray, normalize: bool = True) -> np.ndarray:
         """Pixel values from the image processor, float32 [B, C, H, W], in one batch -> float32 [B, P]."""
@@ -274,7 +278,8 @@ class Clip:
                 return self._opened(source)
             with load_image(source, unread_jpeg=True) as picture:  # type: ignore[union-attr]  # of a path: an image
                 flat = flatten(picture, self.background)
-                return _Values(source, self.processor.image_processor(flat)["pixel_values"][0])
+                upright = self.processor.image_processor(flat, apply_exif_orientation=True)
+                return _Values(source, upright["pixel_values"][0])
         except (ImageError, OSError) as error:
             return error
 
@@ -347,7 +352,7 @@ def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
 
 
 def expand_images(images: Any) -> list[Any]:
-    """A list with folders and glob patterns replaced by their files, in name order; everything else unchanged.
+    """Folders and glob patterns as the pictures they hold (see `walk`), in name order; all else as it is, in a list.
 
     Raises InputError if nothing is left, FileNotFoundError for a path or pattern without a match.
     """
@@ -373,19 +378,9 @@ def _is_one(images: Any) -> bool:
 
 
 def _expand(path: str | os.PathLike) -> list[Path]:
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        known = picture_suffixes()
-        found = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in known and p.is_file())
-        if not found:
-            raise FileNotFoundError(f"{name}: no pictures in this folder ({', '.join(sorted(known))})")
-        return found
-    if os.path.exists(name):
-        return [Path(name)]
-    matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
-    if not matches:
-        raise FileNotFoundError(f"{name}: no such file, folder or match")
-    return [Path(match) for match in matches if os.path.isfile(match)]
+    walk = find_pictures([path])
+    check_some(walk)
+    return [Path(found) for found in walk.files]
 
 
 def _as_function(text_encoder: Any) -> Callable[[list[str]], Any]:
