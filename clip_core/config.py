@@ -68,7 +68,7 @@ class _TowerConfig(PretrainedConfig):
                 f"{cls.__name__}: wanted {cls._key_in_full_model!r} in the full model's config, "
                 f"found {', '.join(sorted(config_dict)) or 'nothing'}"
             )
-        return {**part, "_name_or_path": part.get("_name_or_path") or config_dict.get("_name_or_path", "")}
+        return dict(part)
 
 
 class CLIPTextConfig(_TowerConfig):
@@ -85,7 +85,7 @@ class CLIPTextConfig(_TowerConfig):
         pad_token_id, bos_token_id, eos_token_id: 1, 49406, 49407. `eos_token_id == 2` marks files older than 4.31,
             which pool at argmax(input_ids).
 
-    Raises ConfigError on impossible values; `validate` also on those that don't fit each other.
+    Files and models are checked: `validate` raises ConfigError.
     """
 
     model_type = "clip_text_model"
@@ -133,7 +133,6 @@ class CLIPTextConfig(_TowerConfig):
         self.attention_dropout = attention_dropout
         self.initializer_range = initializer_range
         self.initializer_factor = initializer_factor
-        self.check_values()
 
     def check_values(self) -> None:
         super().check_values()
@@ -151,7 +150,7 @@ class CLIPVisionConfig(_TowerConfig):
         num_channels, image_size, patch_size: 3, 224, 32 (pixels; patches beyond a whole number are cut off).
         hidden_act, layer_norm_eps, attention_dropout, initializer_range, initializer_factor: as for the text tower.
 
-    Raises ConfigError on impossible values.
+    Files and models are checked: `validate` raises ConfigError.
     """
 
     model_type = "clip_vision_model"
@@ -200,7 +199,6 @@ class CLIPVisionConfig(_TowerConfig):
         self.attention_dropout = attention_dropout
         self.initializer_range = initializer_range
         self.initializer_factor = initializer_factor
-        self.check_values()
 
     def validate(self) -> None:
         super().validate()
@@ -321,12 +319,11 @@ class CLIPConfig(PretrainedConfig):
         text_config_dict, vision_config_dict: forms found in old files. They are completed with the defaults and then
             override every value of `text_config` / `vision_config`; they are not saved (transformers #22035).
 
-    Raises ConfigError on impossible values.
+    Raises ConfigError for sub-configs that are none. Files and models are checked: `validate`.
     """
 
     model_type = "clip"
     _other_types = ("clip_resnet",)
-    is_composition = True
     _sub_configs = ("text_config", "vision_config")
     _positive = ("projection_dim",)
     _finite = ("logit_scale_init_value", "initializer_factor")
@@ -349,7 +346,6 @@ class CLIPConfig(PretrainedConfig):
         self.projection_dim = projection_dim
         self.logit_scale_init_value = logit_scale_init_value
         self.initializer_factor = 1.0
-        self.check_values()
 
     @classmethod
     def from_text_vision_configs(cls, text_config: Any, vision_config: Any, **kwargs: Any) -> CLIPConfig:

@@ -1,8 +1,8 @@
 """How fresh weights are drawn: the documented rule of v4.37, once for all backends.
 
 Weights are normal around 0 with the standard deviations below; biases are 0, norms are 1, and the logit scale is its
-configured constant. The factor is that of the config the model was made with: a full model's `initializer_factor`
-(1.0 unless set) holds for its towers too.
+configured constant. The factor is that of the model's own config: a full model's `initializer_factor` (1.0 unless
+set) is also used for its towers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def deviation(name: str, tower: str, config: Any) -> float:
     width = config.hidden_size**-0.5
     depth = (2 * max(config.num_hidden_layers, 1)) ** -0.5
     if "_proj." in name and "out_proj" not in name or ".fc2." in name:
-        return width * depth  # q, k, v and what the MLP adds to the residual stream
+        return width * depth  # q, k, v, and the MLP's output to the residual stream
     if ".fc1." in name:
         return (2 * config.hidden_size) ** -0.5
     if "patch_embedding" in name or "position_embedding" in name or "token_embedding" in name:

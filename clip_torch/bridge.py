@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,18 @@ class _Undrawn(TorchFunctionMode):
         if func is torch.arange:  # position ids
             kwargs = {**kwargs, "device": "cpu"}
         return func(*args, **kwargs)
+
+
+_filling: ContextVar[bool] = ContextVar("filling", default=False)
+
+
+@contextmanager
+def _undrawn_subclass() -> Iterator[None]:
+    token = _filling.set(True)
+    try:
+        yield
+    finally:
+        _filling.reset(token)
 
 
 def to_torch(tensor: LazyTensor, dtype: torch.dtype, mapped: bool = False) -> torch.Tensor:
@@ -112,7 +126,12 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """`_init_weights` for every module, children first, from torch's global generator; then ties."""
+        """`_init_weights` for every module, children first, from torch's global generator; then ties.
+
+        Nothing while a subclass is made for a file's weights, as in v4.37: what the file lacks is drawn afterwards.
+        """
+        if _filling.get():
+            return
         self.apply(self._init_weights)
         self.tie_weights()
 
@@ -219,8 +238,9 @@ def _whole(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
     otherwise."""
     # A class that says itself how its parts are drawn draws what v4.37 does: there, constructors draw nothing.
     draws = any("_init_weights" in vars(base) for base in cls.__mro__ if not _is_ours(base))
-    with torch.random.fork_rng(devices=[], enabled=draws):
+    with torch.random.fork_rng(devices=[], enabled=draws), _undrawn_subclass():
         model = cls(loaded.config, *model_args)
+    model.tie_weights()
     dtype = getattr(torch, loaded.dtype)
     state = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
     names = _once(state, {*loaded.tensors, *(loaded.own.entries if loaded.own else ())})

@@ -65,7 +65,8 @@ def convert(
     total = sum(tensor.nbytes for tensor in prepare(read.tensors, dtype).values()) if progress else 0
     options: dict[str, Any] = {"to": to, "dtype": dtype, "advance": _advance(progress, total)}
     if Path(dst).suffix in ENDINGS and not Path(dst).is_dir():
-        saved = _into_file(Path(dst), read, made, **options)
+        files = processors.collect(read, made, notes) if to == "gguf" else {}  # its vocabulary goes into the file
+        saved = _into_file(Path(dst), read, made, files, **options)
     else:
         files = processors.collect(read, made, notes)
         saved = save(dst, read.tensors, made, shard_size=shard_size, files=files, **options)
@@ -84,14 +85,24 @@ def _advance(progress: Progress | None, total: int) -> Callable[[int], None] | N
     return advance if progress else None
 
 
-def _into_file(dst: Path, read: Checkpoint, config: dict[str, Any], to: str, dtype: object, advance: Any) -> Saved:
+def _into_file(
+    dst: Path,
+    read: Checkpoint,
+    config: dict[str, Any],
+    files: Mapping[str, bytes],
+    to: str,
+    dtype: object,
+    advance: Any,
+) -> Saved:
     from .targets import TARGETS, Job, write_file
 
     if to not in TARGETS:
         raise ValueError(f"to: unknown layout {to!r}; wanted one of {', '.join((*TARGETS, *SINGLE_FILE))}")
     notes: list[str] = []
     with replace_file(dst) as draft:
-        write_file(draft, Job(draft.parent, prepare(read.tensors, dtype), config, None, {}, None, advance, notes), to)
+        write_file(
+            draft, Job(draft.parent, prepare(read.tensors, dtype), config, None, {}, None, advance, notes, files), to
+        )
     return Saved((dst,), tuple(notes))
 
 

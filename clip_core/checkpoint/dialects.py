@@ -261,8 +261,26 @@ class _KerasHub(Dialect):
         return foreign.replace("{i}", "" if layer in ("", "0") else f"_{layer}"), op
 
 
+def _gguf() -> Dialect:
+    """clip.cpp's short names; its layouts are PyTorch's."""
+    parts = [("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v"), ("out_proj", "attn_out")]
+    parts = [(f"self_attn.{own}", other) for own, other in parts]
+    parts += [("layer_norm1", "ln1"), ("layer_norm2", "ln2"), ("mlp.fc1", "ffn_down"), ("mlp.fc2", "ffn_up")]
+    modules = [
+        (f"{tower}_model.encoder.layers.{{i}}.{own}", f"{tower[0]}.blk.{{i}}.{other}")
+        for tower in ("text", "vision")
+        for own, other in parts
+    ]
+    for tower, names in (("text", ("token", "position")), ("vision", ("class", "patch", "position"))):
+        modules += [(f"{tower}_model.embeddings.{name}_embedding", f"{tower[0]}.{name}_embd") for name in names]
+    modules += [("text_model.final_layer_norm", "t.post_ln"), ("vision_model.pre_layrnorm", "v.pre_ln")]
+    modules += [("vision_model.post_layernorm", "v.post_ln")]
+    return Dialect("gguf", tuple(modules), resnets=False)
+
+
 KERASHUB = _kerashub()
-ALL: tuple[Dialect, ...] = (HF, HF_FLAT_TEXT, HF_FLAT_VISION, OPENAI, OPEN_CLIP_CUSTOM, TF, FLAX, KERASHUB)
+GGUF = _gguf()
+ALL: tuple[Dialect, ...] = (HF, HF_FLAT_TEXT, HF_FLAT_VISION, OPENAI, OPEN_CLIP_CUSTOM, TF, FLAX, KERASHUB, GGUF)
 
 
 def rules(dialect: Dialect, layers: int, resnet: bool = False) -> list[Rule]:

@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from . import resnet
 from .locate import WEIGHTS
 from .opened import Checkpoint
+from .positions import LONG
 from .stated import beside, stated
 from .tensor import Tensor
 
@@ -115,7 +116,7 @@ def complete(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], no
 
 
 def is_classifier(tensors: Collection[str]) -> bool:
-    """Whether these are CLIPForImageClassification's: a vision tower with a classifier, whose config is a full one's."""
+    """Whether these are CLIPForImageClassification's: a vision tower and a classifier, whose config is a full one's."""
     return "classifier.weight" in tensors and not any(name.startswith(_PREFIXES["text"]) for name in tensors)
 
 
@@ -302,7 +303,8 @@ def _named_activation(read: Checkpoint) -> str | None:
 
 
 def _known_activation(read: Checkpoint, sizes: Mapping[str, Mapping[str, int]]) -> str | None:
-    if "context_length" in read.ignored:  # OpenAI's archives, and the state dicts taken from them
+    marks = "context_length" in read.ignored or any(name.endswith(LONG) for name in read.entries)
+    if marks:  # OpenAI's archives, the state dicts taken from them, and Long-CLIP, whose code has no other
         return "quick_gelu"
     return _LONE_TEXT_ACTIVATIONS.get(sizes["text"]["hidden_size"]) if list(sizes) == ["text"] else None
 

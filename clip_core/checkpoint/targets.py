@@ -223,6 +223,34 @@ def _orbax(job: Job) -> dict[str, bytes]:
     return {}
 
 
+def _gguf(job: Job) -> dict[str, bytes]:
+    write_gguf(job.folder / "model.gguf", job)
+    return {"config.json": json_bytes(job.config)}
+
+
+def write_gguf(path: Path, job: Job) -> None:
+    """clip.cpp's file: the kernel of its convolution is float16, and what has one axis is float32."""
+    from . import clip_cpp, gguf_file
+
+    if resnet.is_in(job.tensors):
+        raise CheckpointError("gguf: clip.cpp has no ResNet tower")
+    missing = [n for t, n in (("text", "text"), ("vision", "visual")) if t in job.towers]
+    missing = [f"{name}_projection.weight" for name in missing if f"{name}_projection.weight" not in job.tensors]
+    if missing or "float64" in {t.dtype for t in job.tensors.values()}:
+        what = f"{missing[0]} is missing" if missing else 'found float64: give dtype="float32"'
+        raise CheckpointError(f"gguf: clip.cpp wants projections, of float32 or float16: {what}")
+    tensors = dialects.translate(_supported(job, ("float16", "float32"), "clip.cpp's GGUF"), dialects.GGUF)
+    scale = tensors.pop("logit_scale", None)
+    tensors = {n: t.astype("float32") if len(t.shape) < 2 else t for n, t in tensors.items()}
+    kernel = tensors.get("v.patch_embd.weight")
+    if kernel is not None:
+        if kernel.dtype != "float16":
+            job.notes.append("vision: the patch embedding was rounded to float16, in which ggml convolves")
+        tensors["v.patch_embd.weight"] = kernel.astype("float16")
+    value = 0.0 if scale is None else float(scale.astype("float32").numpy())
+    gguf_file.write(path, tensors, clip_cpp.header(job.config, job.towers, value, job.files), job.advance)
+
+
 TARGETS: dict[str, Callable[[Job], dict[str, bytes]]] = {
     "hf": _hf,
     "hf-flat": _hf_flat,
@@ -233,6 +261,7 @@ TARGETS: dict[str, Callable[[Job], dict[str, bytes]]] = {
     "open_clip": _open_clip,
     "kerashub": _kerashub,
     "orbax": _orbax,
+    "gguf": _gguf,
 }
 
 
@@ -241,6 +270,9 @@ def write_file(path: Path, job: Job, to: str) -> None:
     config = {"config": json.dumps(job.config)}
     if to in ("hf-flat", "kerashub", "orbax"):
         raise CheckpointError(f"{to}: a folder was wanted as the target, found the file name {path.name}")
+    if to == "gguf":
+        write_gguf(path, job)
+        return
     if to == "tf":
         from .h5_file import write_tf
 
