@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..weights import in_scope, is_ignorable
+from ..weights import in_scope, is_count, is_ignorable
 from . import clip_cpp, containers, dialects, families, infer, quantised
 from . import scope as scopes
 from .containers import Content
@@ -156,12 +156,6 @@ def _choose(content: Content, component: str | None, found: Found, own: bool = F
     notes = []
     if len(candidates) > 1 and component is None:
         notes.append(f"took {chosen}; the file also has {'; '.join(str(c) for c in candidates if c != chosen)}")
-    resnet = chosen.prefix + "visual.layer1.0.conv1.weight" in content.tensors
-    if resnet and component != "text":
-        raise CheckpointError(
-            f"{where}: its vision tower is a ResNet (OpenAI's RN50 family); only ViT towers are implemented. "
-            'Its text tower can be had with component="text"'
-        )
     other = next((n for n in content.tensors if n.startswith(f"{chosen.prefix}visual.")), None)
     if other and "vision" not in chosen.towers and component != "text":
         family = families.name_of(n for n in content.tensors if n.startswith(chosen.prefix))
@@ -169,7 +163,7 @@ def _choose(content: Content, component: str | None, found: Found, own: bool = F
             f"{where}: its vision tower is none of CLIP's ({other}): it is {family or 'another architecture'}. "
             'Its text tower can be had with component="text"'
         )
-    return (chosen._replace(towers=("text",)) if resnet else chosen), notes
+    return chosen, notes
 
 
 def _translate(
@@ -185,7 +179,8 @@ def _translate(
         inside = long_clip_positions(inside, where, notes)
     heads: dict[str, int] = {}
     tensors: dict[str, Tensor] = {}
-    for rule in dialects.rules(chosen.dialect, min(dialects.layers(inside), len(inside) + 1)):
+    depth = min(dialects.layers(inside), len(inside) + 1)
+    for rule in dialects.rules(chosen.dialect, depth, chosen.dialect.resnets and dialects.has_resnet(inside)):
         tensor = inside.pop(rule.foreign, None)
         if tensor is None:
             continue
@@ -236,7 +231,8 @@ def _sort_out(rest: Mapping[str, Tensor], chosen: Scope) -> tuple[list[str], lis
 
 def _check_dtypes(tensors: Mapping[str, Tensor], where: str) -> None:
     """Weights must be numbers that a model computes with."""
-    whole = [n for n, t in tensors.items() if t.dtype not in FLOATS and in_scope(n, "full") and not is_ignorable(n)]
+    numbers = {n: t for n, t in tensors.items() if in_scope(n, "full") and not is_ignorable(n) and not is_count(n)}
+    whole = [n for n, t in numbers.items() if t.dtype not in FLOATS]
     if whole:
         raise CheckpointError(
             f"{where}: {len(whole)} weights are {tensors[whole[0]].dtype}: {', '.join(whole[:3])}. It is a quantised "

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..reading import is_there, read_json_object
-from . import clip_cpp
+from . import clip_cpp, resnet
 from .foreign_config import from_kerashub, from_open_clip
 from .opened import Checkpoint
 
-CLIP_TYPES = ("clip", "clip_text_model", "clip_vision_model")
+CLIP_TYPES = ("clip", "clip_text_model", "clip_vision_model", resnet.FULL_KIND, resnet.KIND)
 
 
 class Stated(NamedTuple):

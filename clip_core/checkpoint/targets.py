@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..files import json_bytes
-from . import dialects, foreign_config, positions, processors, safetensors_file, torch_writer
+from . import dialects, foreign_config, positions, processors, resnet, safetensors_file, torch_writer
 from .shards import shard_names, shards
 from .tensor import FLOATS, Tensor
 
@@ -71,6 +71,8 @@ def _hf(job: Job) -> dict[str, bytes]:
 
 def _hf_flat(job: Job) -> dict[str, bytes]:
     """Only a tower alone is flat; with a projection, and a full model, transformers >= 5.6 stays nested too."""
+    if resnet.is_in(job.tensors):
+        raise CheckpointError('hf-flat: transformers has no ResNet tower: this package\'s own layout is to="hf"')
     flat = dialects.HF_FLAT_TEXT if job.towers == ("text",) else dialects.HF_FLAT_VISION
     if all(name.startswith(flat.strip) for name in job.tensors):
         job = job._replace(tensors={name.removeprefix(flat.strip): t for name, t in job.tensors.items()})
@@ -141,7 +143,9 @@ def openai_tensors(job: Job) -> dict[str, Tensor]:
     if len(job.towers) < 2:
         job.notes.append(f"only a {job.towers[0]} tower: clip.model.build_model loads full models")
     for tower in job.towers:
-        job.notes.extend(f"{tower}: OpenAI's build_model {what}" for what in _openai_differences(job.part(tower)))
+        is_resnet = tower == "vision" and resnet.is_in(job.tensors)
+        differences = resnet.openai_differences if is_resnet else _openai_differences
+        job.notes.extend(f"{tower}: OpenAI's build_model {what}" for what in differences(job.part(tower)))
     return tensors
 
 
@@ -173,7 +177,8 @@ def _open_clip(job: Job) -> dict[str, bytes]:
 
 
 def _need_both(job: Job, what: str) -> None:
-    wanted = {"text_projection.weight", "visual_projection.weight", "logit_scale"}
+    visual = resnet.PROJECTION if resnet.is_in(job.tensors) else "visual_projection.weight"
+    wanted = {"text_projection.weight", visual, "logit_scale"}
     missing = sorted(wanted - set(job.tensors))
     if len(job.towers) < 2 or missing:
         raise CheckpointError(
@@ -187,6 +192,8 @@ def _kerashub(job: Job) -> dict[str, bytes]:
 
     from . import h5_file
 
+    if resnet.is_in(job.tensors):
+        raise CheckpointError("kerashub: KerasHub's CLIP has no ResNet tower")
     _need_both(job, "kerashub")
     heads = {tower: int(job.part(tower)["num_attention_heads"]) for tower in job.towers}
     tensors = dialects.translate(
