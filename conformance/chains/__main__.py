@@ -134,7 +134,7 @@ class Run:
     def chain(self, seed: int, folder: Path) -> float:
         """Walk one chain; the largest difference at its end. AssertionError says what differed."""
         home = self.libraries[seed % len(self.libraries)]
-        drawn, rng = models.draw(seed, small=seed % 20 > 0, home=home.kind), random.Random(seed)
+        drawn, rng = models.draw(seed, small=seed % 100 > 0, home=home.kind), random.Random(seed)
         here = folder / "0"
         models.write(drawn, here)
         numbers = range(1, rng.choice((2, 3, 4, 5)))
