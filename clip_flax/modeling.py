@@ -37,7 +37,7 @@ FlaxBaseModelOutput, FlaxBaseModelOutputWithPooling = BaseModelOutput, BaseModel
 
 
 class Network(nn.Module):
-    """The fields of everything that is made of layers. gradient_checkpointing: see `checkpoint_policy`."""
+    """The fields of modules made of layers. gradient_checkpointing: see `checkpoint_policy`."""
 
     config: Any
     dtype: Any = jnp.float32
@@ -106,7 +106,7 @@ class FlaxCLIPAttention(nn.Module):
 
     config: Any
     dtype: Any = jnp.float32
-    layer: int | None = None  # None: heads pruned by the config are not looked up
+    layer: int | None = None  # None: pruned heads of the config are ignored
 
     def setup(self) -> None:
         width, heads = self.config.hidden_size, self.config.num_attention_heads
@@ -192,7 +192,7 @@ class FlaxCLIPEncoderLayer(nn.Module):
 
 
 class FlaxCLIPLayerCollection(Network):
-    """The layers of a tower, and what is collected on the way. Published trees number them "0", "1", … under it."""
+    """The layers of a tower, named "0", "1", … as in published trees, and their collected outputs."""
 
     def setup(self) -> None:
         layer = FlaxCLIPEncoderLayer
@@ -271,10 +271,10 @@ class FlaxCLIPTextTransformer(Network):
     pooled = pooled_text
 
     def end_of_text(self, input_ids: jax.Array) -> jax.Array:
-        """Where the end-of-text token stands: [B, S] -> [B]."""
+        """The position of the end-of-text token: [B, S] -> [B]."""
         if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
             return input_ids.argmax(axis=-1)
-        # The first one, because padding may be the same token; position 0 when there is none.
+        # The first one, because padding may be the same token; position 0 if there is none.
         return (input_ids == self.config.eos_token_id).argmax(axis=-1)
 
 
@@ -312,7 +312,7 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled:
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
-# Each is a Linen module and its wrapper, which holds parameters and compiles the module's calls (`wrappers.py`).
+# Each is a Linen module and its wrapper, which has the parameters and compiles the module's calls (`wrappers.py`).
 
 
 class FlaxCLIPTextModule(Network):
@@ -401,7 +401,7 @@ class FlaxCLIPModule(Network):
         text = self.text_model(input_ids, attention_mask, position_ids, deterministic, *collect)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
-        # A half-precision parameter is no reason for a scale of three digits.
+        # Computed in the embeddings' precision, because a half-precision scale has only three digits.
         logit_scale = self.logit_scale.astype(jnp.promote_types(self.logit_scale.dtype, text_embeds.dtype))
         logits_per_text = text_embeds @ image_embeds.T * jnp.exp(logit_scale)  # [B_t, B_i]
         out = FlaxCLIPOutput(logits_per_text.T, logits_per_text, text_embeds, image_embeds, text, image)

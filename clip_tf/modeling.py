@@ -167,7 +167,7 @@ class TFCLIPEncoderLayer(Layer):
 
 
 class TFCLIPEncoder(Layer):
-    """The layers of a tower, and what is collected on the way."""
+    """The layers of a tower, and their collected outputs."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -188,14 +188,14 @@ class TFCLIPEncoder(Layer):
         rows: tf.Tensor | None = None,
     ) -> BaseModelOutput:
         """x [B, S, D]; attention_mask [B, S]; rows [B]: the last layer computes only these: [B, 1, D]."""
-        if tuple(self.layers) != self.tracked:  # Keras does not see what is put into a list
+        if tuple(self.layers) != self.tracked:  # Keras does not notice changes of a list
             self.layers, self.tracked = list(self.layers), tuple(self.layers)
         plans = layer_arguments(len(self.layers), x, attention_mask, causal, rows)
         if rows is not None and not plans:
             x = one_token(x, rows)
         hidden_states, attentions = [x], []
         for layer, plan in zip(self.layers, plans, strict=True):
-            # Drawn out here, so that a layer that is computed again drops the same weights.
+            # Drawn here, so that a recomputed layer drops the same weights.
             seed = self.seeds.next() if training and self.config.attention_dropout else None
             run = partial(layer, seed=seed, **plan)
             x, weights = (tf.recompute_grad(run) if self.gradient_checkpointing and training else run)(x)
@@ -244,10 +244,10 @@ class TFCLIPTextTransformer(Tower):
     pooled = pooled_text
 
     def end_of_text(self, input_ids: tf.Tensor) -> tf.Tensor:
-        """Where the end-of-text token stands: [B, S] -> [B]."""
+        """The position of the end-of-text token: [B, S] -> [B]."""
         if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
             return tf.argmax(input_ids, axis=-1, output_type=tf.int32)
-        # The first one, because padding may be the same token; position 0 when there is none.
+        # The first one, because padding may be the same token; position 0 if there is none.
         ends = tf.cast(input_ids == self.config.eos_token_id, tf.int32)
         return tf.argmax(ends, axis=-1, output_type=tf.int32)
 
@@ -439,7 +439,7 @@ class TFCLIPMainLayer(MainLayer):
 
 
 class TFCLIPPreTrainedModel(TFPreTrainedModel):
-    """Base of the public classes: loading, saving, training, and what v4.37's Keras models offer beside `call`."""
+    """Base of the public classes: loading, saving, training, and the other methods of v4.37's Keras models."""
 
     config_class = CLIPConfig
     base_model_prefix = "clip"

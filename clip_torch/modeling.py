@@ -2,7 +2,7 @@
 
 B batch, S sequence, D hidden size, H heads, P projection, C channels, N patches + 1. Module attributes carry the
 canonical names of `clip_core.weights`, so `state_dict()` is the published layout of transformers v4.37; layers are
-called as there, with additive masks [B, 1, S, S], because programs put their own in the places of ours.
+called as in v4.37, with additive masks [B, 1, S, S], because programs replace them by their own.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class CLIPAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _shape(self, tensor: Tensor, seq_len: int, bsz: int) -> Tensor:
-        """`heads` under the name by which patched forwards of others call it."""
+        """`heads` under v4.37's name, which programs with patched forwards call."""
         return tensor.view(bsz, seq_len, self.num_heads, self.head_dim).transpose(1, 2).contiguous()
 
 
@@ -189,7 +189,7 @@ class CLIPEncoderLayer(nn.Module):
 
 @known
 class CLIPEncoder(nn.Module):
-    """The layers of a tower, and what is collected on the way."""
+    """The layers of a tower, and their collected outputs."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -262,10 +262,10 @@ class CLIPTextTransformer(nn.Module):
     pooled = pooled_text
 
     def end_of_text(self, input_ids: Tensor) -> Tensor:
-        """Where the end-of-text token stands: [B, S] -> [B]."""
+        """The position of the end-of-text token: [B, S] -> [B]."""
         if self.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
             return input_ids.to(torch.int).argmax(dim=-1)
-        # The first one, because padding may be the same token; position 0 when there is none.
+        # The first one, because padding may be the same token; position 0 if there is none.
         return (input_ids == self.eos_token_id).to(torch.int).argmax(dim=-1)
 
 
@@ -308,7 +308,7 @@ def tower_output(encoded: Any, last_hidden_state: Tensor, pooled: Tensor, return
 
 
 class CLIPPreTrainedModel(PreTrainedModel):
-    """Base of the public classes: loading, saving, and what transformers models offer beside `forward`."""
+    """Base of the public classes: loading, saving, and the other methods of transformers' models."""
 
     config_class = CLIPConfig
     base_model_prefix = "clip"
