@@ -13,7 +13,7 @@ import math
 import numbers
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,8 +92,8 @@ _LARGEST_SIZE = 2**28
 class PretrainedConfig(PushToHub):
     """The fields and files that all three configs share. Unknown keywords become attributes and are saved.
 
-    Impossible values are refused at once. Whether values fit each other is checked by the models (`validate`),
-    because a config may be completed after its construction.
+    The constructor takes values as they are, since a config may be completed after it was made. What no model can have
+    is refused where a file or a dict is read (`check_values`), what doesn't fit together by the models (`validate`).
 
     Args:
         return_dict: outputs as classes (True) or tuples. Default True.
@@ -103,6 +103,7 @@ class PretrainedConfig(PushToHub):
     """
 
     model_type = ""
+    _other_types: tuple[str, ...] = ()  # of files that the class reads too
     is_composition = False
     attribute_map: dict[str, str] = {}  # aliases of fields, for subclasses
     _sub_configs: tuple[str, ...] = ()
@@ -123,7 +124,8 @@ class PretrainedConfig(PushToHub):
         for key, default in COMMON_DEFAULTS.items():
             setattr(self, key, kwargs.pop(key, copy.deepcopy(default)))
         self.torch_dtype: Any = _dtype_name(self.torch_dtype)
-        self.pruned_heads: Any = self._integer_keys("pruned_heads", self.pruned_heads or {})
+        with suppress(ConfigError):  # as the others, it may be completed later
+            self.pruned_heads: Any = self._integer_keys("pruned_heads", self.pruned_heads or {})
         num_labels = kwargs.pop("num_labels", None)
         id2label = kwargs.pop("id2label", None)
         self.label2id = kwargs.pop("label2id", None)
@@ -184,7 +186,6 @@ class PretrainedConfig(PushToHub):
         where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         path = resolve_file(pretrained_model_name_or_path, kwargs.pop("_configuration_file", CONFIG_NAME), **where)
         config_dict = read_json_object(path, ConfigError)
-        config_dict.setdefault("_name_or_path", str(pretrained_model_name_or_path))
         return config_dict, {key: value for key, value in kwargs.items() if key not in ACCEPTED_ARGUMENTS}
 
     @classmethod
@@ -213,7 +214,7 @@ class PretrainedConfig(PushToHub):
         with _naming(pretrained_model_name_or_path):
             part = cls._own_part(config_dict)
             kind = part.get("model_type")
-            if kind is not None and cls.model_type and kind != cls.model_type:
+            if kind is not None and cls.model_type and kind not in (cls.model_type, *cls._other_types):
                 logging.getLogger("triclip").warning(
                     "%s: you are using a model of type %s to instantiate a model of type %s. This is not supported "
                     "for all configurations of models and can yield errors.",
@@ -228,13 +229,18 @@ class PretrainedConfig(PushToHub):
         return config_dict
 
     @classmethod
+    def _class_of(cls, values: Mapping[str, Any]) -> type[Any]:
+        """The class that a dict's values are of: this one, or one that is loaded by its name."""
+        return cls
+
+    @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
         """Build from a dict; keywords that name a field override it, the others are dropped or returned."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
         values = copy.deepcopy(dict(config_dict))
         if "attn_implementation" in kwargs:
             values["attn_implementation"] = kwargs.pop("attn_implementation")
-        config = cls(**values)
+        config = cls._class_of(values)(**values)
         unused = {}
         for key, value in kwargs.items():
             name = "torch_dtype" if key == "dtype" else key
@@ -254,7 +260,10 @@ class PretrainedConfig(PushToHub):
     def from_json_file(cls, json_file: str | os.PathLike) -> Any:
         """Build from the JSON file at this path."""
         with _naming(json_file):
-            return cls(**read_json_object(Path(json_file), ConfigError))
+            values = read_json_object(Path(json_file), ConfigError)
+            config = cls._class_of(values)(**values)
+            config.check_values()
+            return config
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -361,6 +370,7 @@ class PretrainedConfig(PushToHub):
             self._check_integer(key, getattr(self, key, None), lowest=1 if key in self._positive else 0)
         for key in self._finite:
             self._check_number(key, getattr(self, key, None))
+        self.pruned_heads = self._integer_keys("pruned_heads", self.pruned_heads or {})
 
     def _check_integer(self, key: str, value: Any, lowest: int) -> None:
         highest = _LARGEST.get(key, _LARGEST_SIZE)

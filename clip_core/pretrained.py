@@ -31,7 +31,7 @@ from .hub import (
     upload_message,
 )
 from .own_parts import OwnParts
-from .weights import Difference, compare, in_scope, weight_table
+from .weights import Difference, compare, in_scope, is_resnet, weight_table
 
 # The class for each scope, which errors suggest if a checkpoint has less or more than the class at hand.
 _CLASS_OF_SCOPE = {
@@ -369,7 +369,7 @@ def _resolve_config(cls: type[Pretrained], given: Any, read: Any, overrides: dic
 
 def _refuse_tower(cls: type[Pretrained], values: Mapping[str, Any], read: Any, path: str) -> None:
     kind = values.get("model_type")
-    if kind in ("clip_text_model", "clip_vision_model"):
+    if kind in ("clip_text_model", "clip_vision_model", "clip_resnet_vision_model"):
         scope = "text" if kind == "clip_text_model" else "vision"
         if any(name.startswith(("text_projection", "visual_projection")) for name in read.tensors):
             scope += "_projection"
@@ -384,6 +384,8 @@ def _refuse_tower(cls: type[Pretrained], values: Mapping[str, Any], read: Any, p
 def _take_projection_from_shapes(config: Any, tensors: Mapping[str, Any], scope: str) -> None:
     """Take projection_dim from the weights: a tower's config often states a stale one (SD2 and others)."""
     name = {"text_projection": "text_projection.weight", "vision_projection": "visual_projection.weight"}.get(scope, "")
+    if scope.startswith("vision") and is_resnet(config):
+        name = "vision_model.attnpool.c_proj.weight"
     if name in tensors and len(tensors[name].shape) == 2:
         config.projection_dim = int(tensors[name].shape[0])
 

@@ -21,13 +21,13 @@ _HOME = {
     "load_encoders": "triclip.encoders",
     "open_index": "triclip.search",
 }
-_MODULES = ("conform", "data", "embed", "explain", "metrics", "search", "serve", "train", "viz")
+_MODULES = ("conform", "data", "embed", "explain", "metrics", "search", "serve", "train", "upkeep", "viz")
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 
 if TYPE_CHECKING:
     from clip_core.checkpoint import convert, inspect
 
-    from . import conform, data, embed, explain, metrics, search, serve, train, viz
+    from . import conform, data, embed, explain, metrics, search, serve, train, upkeep, viz
     from .encoders import load_encoders
     from .pipeline import Clip, ImageEmbeddings
     from .search import Index, open_index

@@ -15,7 +15,7 @@ from .pipeline import Clip
 PICTURES = MODELS / "emoji" / "pictures"
 
 
-def show(output: Path, backend: str = "torch") -> int:
+def show(output: Path, backend: str | None = None) -> int:
     """Print two ranked tables and write `similarity.png` into the folder `output`. Returns the exit code."""
     about = json.loads((PICTURES / "demo.json").read_text(encoding="utf-8"))
     pictures = [PICTURES / entry["file"] for entry in about["pictures"]]

@@ -63,6 +63,8 @@ def explain(clip: Clip, image: Any, text: str, method: str = "relevance", first_
         raise InputError(f"method: wanted one of {', '.join(METHODS)}, found {method!r}")
     if not isinstance(text, str):
         raise InputError(f"text: wanted one string, found {text!r}")
+    if getattr(clip, "text_encoder", None) is not None:
+        raise InputError("clip: found one with a text_encoder, whose words can't be looked into: wanted one without")
     count = min(part.num_hidden_layers for part in (clip.config.vision_config, clip.config.text_config))
     if not -count <= first_layer < count:
         raise InputError(f"first_layer: wanted a layer of the model, from {-count} to {count - 1}, found {first_layer}")

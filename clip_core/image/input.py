@@ -194,7 +194,7 @@ def _open(path: Path, unread_jpeg: bool) -> Image.Image:
             return opened
         # Opened here, because Pillow before 11.2 fails on a picture that is closed twice, and callers close it too.
         with path.open("rb") as file:
-            image: Any = Image.open(file)
+            image: Any = open_encoded(file, str(path))
             check_pixels(image.width, image.height, str(path))
             image.filename = str(path)
             return decode(image)
@@ -208,7 +208,10 @@ def _open(path: Path, unread_jpeg: bool) -> Image.Image:
 def _unread_jpeg(path: Path) -> Image.Image | None:
     """A JPEG file, opened but not decoded; None for other formats."""
     with ExitStack() as closing:
-        image = closing.enter_context(Image.open(path))
+        try:
+            image = closing.enter_context(Image.open(path))
+        except Image.UnidentifiedImageError:  # it may be one that is read with help
+            return None
         check_pixels(image.width, image.height, str(path))
         if not fast.is_unread(image):
             return None
@@ -220,10 +223,44 @@ def _unread_jpeg(path: Path) -> Image.Image | None:
 _NOT_READ = frozenset(("BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"))
 
 
+# What phones call their pictures.
+HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+
+
+@lru_cache(maxsize=1)
+def reads_heif() -> bool:
+    """Whether HEIF pictures can be read: by pillow-heif (extra `heic`), which Pillow is then told of."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def open_encoded(file: Any, name: str, formats: Any = None) -> Image.Image:
+    """`Image.open` of a file at its start; a HEIF one, whatever its name, with pillow-heif.
+
+    Raises what Pillow does; ImageError for HEIF without pillow-heif.
+    """
+    try:
+        return Image.open(file, formats=formats)
+    except Image.UnidentifiedImageError:
+        file.seek(0)
+        head = file.read(12)
+        file.seek(0)
+        if head[4:8] != b"ftyp" or head[8:12] not in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+            raise
+        if not reads_heif():
+            raise ImageError(f"{name}: a HEIC picture needs pillow-heif: pip install 'triclip[heic]'") from None
+        return Image.open(file, formats=["HEIF"])
+
+
 @lru_cache(maxsize=1)
 def picture_suffixes() -> frozenset[str]:
     """Suffixes, lower-case with their dot, of the picture files that Pillow reads on this machine."""
     Image.init()
+    reads_heif()
     found = Image.registered_extensions().items()
     return frozenset(suffix.lower() for suffix, kind in found if kind in Image.OPEN and kind not in _NOT_READ)
 
@@ -243,7 +280,7 @@ def fetch_image(url: Any, timeout: float = 30.0) -> Image.Image:
     if len(data) > MOST_FETCHED:
         raise ImageError(f"{url}: wanted at most {MOST_FETCHED} bytes, found more")
     try:
-        image: Any = Image.open(io.BytesIO(data))
+        image: Any = open_encoded(io.BytesIO(data), url)
         check_pixels(image.width, image.height, url)
     except ImageError:
         raise

@@ -24,7 +24,7 @@ from ..files import write_text
 from ..hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, PushToHub, resolve_folder, upload_arguments, upload_message
 from ..hub import push_to_hub as _upload
 from . import ops
-from .input import fetch_image, flatten_images, load_image, to_array
+from .input import fetch_image, flatten_images, is_image, load_image, to_array
 from .ops import BICUBIC, FIRST
 from .profiles import PROFILES, Steps, pixel_batch, pixel_values
 
@@ -208,12 +208,14 @@ class CLIPImageProcessor(PushToHub):
     def fetch_images(self, image_url_or_urls: str | list[Any]) -> Any:
         """The picture at a URL (http, https), opened; for a (nested) list of URLs a list of pictures.
 
-        Raises InputError for anything else, ImageError (an OSError) for a URL that can't be fetched, is not a picture
-        or is larger than 100 MB.
+        Pictures and arrays stay as they are: transformers' processors pass everything through here.
+
+        Raises InputError for anything else, ImageError (an OSError) for what can't be fetched, is no picture or is
+        larger than 100 MB.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(url) for url in image_url_or_urls]
-        return fetch_image(image_url_or_urls)
+        return image_url_or_urls if is_image(image_url_or_urls) else fetch_image(image_url_or_urls)
 
     # ---- the steps one at a time, on one array
 

@@ -30,6 +30,10 @@ class TextEncoder(Vocabulary):
     """A vocabulary that encodes texts. `TokenizerBase` adds v4.37's methods."""
 
     is_fast = False
+    # Defaults, which a subclass may state as v4.37's subclasses do; an instance has its own.
+    padding_side = "right"
+    truncation_side = "right"
+    model_input_names: Any = ["input_ids", "attention_mask"]
 
     def __init__(self, data: TokenizerData, special_tokens: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         options = dict(options)
@@ -39,9 +43,9 @@ class TextEncoder(Vocabulary):
         self.name_or_path = str(options.pop("name_or_path", ""))
         limit = options.pop("model_max_length", options.pop("max_len", None))
         self.model_max_length = checked_limit("model_max_length", limit)
-        self.padding_side = checked_side("padding_side", options.pop("padding_side", "right"))
-        self.truncation_side = checked_side("truncation_side", options.pop("truncation_side", "right"))
-        names = options.pop("model_input_names", ("input_ids", "attention_mask"))
+        self.padding_side = checked_side("padding_side", options.pop("padding_side", self.padding_side))
+        self.truncation_side = checked_side("truncation_side", options.pop("truncation_side", self.truncation_side))
+        names = options.pop("model_input_names", self.model_input_names)
         self.model_input_names = checked_names("model_input_names", names)
         self.clean_up_tokenization_spaces = options.pop("clean_up_tokenization_spaces", True)
         self.split_special_tokens = options.pop("split_special_tokens", False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from clip_core.errors import InputError, MissingDependencyError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 # name -> the package that holds its networks
 BACKENDS = {"torch": "clip_torch", "tf": "clip_tf", "flax": "clip_flax"}
+_NEEDS = {"torch": ("torch",), "tf": ("tensorflow", "keras"), "flax": ("jax", "flax")}
 
 
 class PairAttentions(NamedTuple):
@@ -36,6 +38,10 @@ class Backend(Protocol):
 
     def load_full_model(self, name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> Any:
         """A full CLIP model in evaluation mode, as its `from_pretrained` loads it."""
+
+    def find_device(self, name: str) -> tuple[Any, str]:
+        """The backend's own device for "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps", and what it is
+        called. Raises InputError naming the devices there are."""
 
     def text_features(self, model: Any, input_ids: np.ndarray) -> np.ndarray:
         """Of ids, int64 [B, S], without a mask."""
@@ -70,6 +76,34 @@ def open_backend(name: str) -> Backend:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("triclip", "clip_core", *BACKENDS.values()):
             raise
+        there = ", ".join(installed()) or "no other"
         raise MissingDependencyError(
-            f"backend {name!r} needs {error.name}, which is not installed: pip install 'triclip[{name}]'"
+            f"backend {name!r} needs {error.name}, which is not installed: pip install 'triclip[{name}]' "
+            f"(installed: {there})"
         ) from error
+
+
+def installed() -> list[str]:
+    """The names of the backends whose packages are there; nothing is imported."""
+    return [name for name, packages in _NEEDS.items() if all(map(_is_there, packages))]
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it was taken out of sys.modules
+        return False
+
+
+def default_backend() -> str:
+    """The first one that is installed. Raises MissingDependencyError when none is."""
+    for name in installed():
+        return name
+    raise MissingDependencyError(
+        "no backend is installed: pip install 'triclip[torch]' (or 'triclip[tf]', 'triclip[flax]')"
+    )
+
+
+def no_such_device(name: str, there: Sequence[str]) -> InputError:
+    """The error of a device that isn't there."""
+    return InputError(f"device {name!r}: wanted auto or one of {', '.join(there)}")

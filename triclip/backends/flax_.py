@@ -18,18 +18,35 @@ import numpy as np
 from clip_flax.modeling import FlaxCLIPModel
 
 from ..prefixes import pad_rows_of_ids
-from . import PairAttentions
+from . import PairAttentions, no_such_device
 
 Path = tuple[str, ...]
 _COMPILED: WeakKeyDictionary[FlaxCLIPModel, dict[bool, Callable[..., Any]]] = WeakKeyDictionary()
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> FlaxCLIPModel:
-    """A FlaxCLIPModel; `device` is a jax.Device or a platform's name."""
+    """A FlaxCLIPModel; `device` is a jax.Device or a name such as "cuda:1"."""
     model = FlaxCLIPModel.from_pretrained(name_or_path, dtype=dtype or "float32", **kwargs)
     if device is not None:
-        model.params = jax.device_put(model.params, jax.devices(device)[0] if isinstance(device, str) else device)
+        model.params = jax.device_put(model.params, find_device(device)[0] if isinstance(device, str) else device)
     return model
+
+
+def find_device(name: str) -> tuple[jax.Device, str]:
+    """See `Backend.find_device`; also a platform of JAX's own, such as "tpu"."""
+    wanted, _, number = name.partition(":")
+    found = jax.devices() if wanted == "auto" else _of_platform({"cuda": "gpu", "mps": "metal"}.get(wanted, wanted))
+    place = int(number) if number.isdecimal() else 0
+    if place >= len(found) or number and not number.isdecimal():
+        raise no_such_device(name, [*(f"{one.platform}:{one.id}" for one in jax.devices()), "cpu"])
+    return found[place], "cpu" if found[place].platform == "cpu" else str(found[place])
+
+
+def _of_platform(platform: str) -> list[jax.Device]:
+    try:
+        return jax.devices(platform)
+    except RuntimeError:  # it isn't there
+        return []
 
 
 def text_features(model: FlaxCLIPModel, input_ids: np.ndarray) -> np.ndarray:

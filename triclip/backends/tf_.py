@@ -16,13 +16,24 @@ from clip_tf.modeling import TFCLIPModel
 from clip_tf.shortcuts import settings, untouched
 
 from ..prefixes import pad_rows_of_ids
-from . import PairAttentions
+from . import PairAttentions, no_such_device
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> TFCLIPModel:
-    """A TFCLIPModel; `device` is a name such as "/GPU:0"."""
+    """A TFCLIPModel; `device` is a name such as "cuda" or "/GPU:0"."""
+    if device is not None and not device.startswith("/"):
+        device = find_device(device)[0]
     with tf.device(device):
         return TFCLIPModel.from_pretrained(name_or_path, dtype=dtype, **kwargs)
+
+
+def find_device(name: str) -> tuple[str, str]:
+    """See `Backend.find_device`."""
+    gpus = [f"cuda:{number}" for number in range(len(tf.config.list_logical_devices("GPU")))]
+    wanted = (gpus or ["cpu"])[0] if name == "auto" else "cuda:0" if name in ("cuda", "gpu", "mps") else name
+    if wanted not in (*gpus, "cpu"):
+        raise no_such_device(name, [*gpus, "cpu"])
+    return ("/CPU:0" if wanted == "cpu" else f"/GPU:{wanted.partition(':')[2]}"), wanted
 
 
 def text_features(model: TFCLIPModel, input_ids: np.ndarray) -> np.ndarray:

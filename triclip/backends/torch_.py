@@ -14,13 +14,29 @@ from clip_core import machine
 from clip_torch.modeling import CLIPModel
 
 from ..prefixes import pad_rows_of_ids, shared_prefixes
-from . import PairAttentions
+from . import PairAttentions, no_such_device
 from .torch_prefixes import features, may_share
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> CLIPModel:
     """A CLIPModel in evaluation mode."""
+    if isinstance(device, str):
+        device = find_device(device)[0]
     return CLIPModel.from_pretrained(name_or_path, dtype=dtype, device_map=device, **kwargs)
+
+
+def find_device(name: str) -> tuple[torch.device, str]:
+    """See `Backend.find_device`."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus += ["mps"] if torch.backends.mps.is_available() else []
+    wanted = (gpus or ["cpu"])[0] if name == "auto" else "cuda:0" if name == "cuda" else name
+    if wanted.partition(":")[0] in ("cuda", "mps") and wanted not in gpus:
+        raise no_such_device(name, [*gpus, "cpu"])
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise no_such_device(name, [*gpus, "cpu"]) from error
+    return device, f"{wanted} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else wanted
 
 
 @torch.inference_mode()

@@ -6,11 +6,19 @@ import argparse
 import contextlib
 from typing import Any
 
-from .shared import json_argument, print_json
+from .output import print_json
+from .shared import json_argument
+
+EXAMPLES = """
+  triclip inspect openai/clip-vit-base-patch32
+  triclip inspect --machine
+"""
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("inspect", help="what a checkpoint is: format, config, parameters, dtype, processor")
+    parser = commands.add_parser(
+        "inspect", help="what a checkpoint is: format, config, parameters, dtype, processor", examples=EXAMPLES
+    )
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="folder, file, hub name or 'emoji'")
     parser.add_argument(
         "--machine",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,12 +15,20 @@ INDEX_TYPES = ("exact", "hnsw", "ivf")
 INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS (extra `search`)"
 
 
-def model_arguments(parser: argparse.ArgumentParser, default: str | None = "emoji", json: bool = True) -> None:
-    """Add --model, --backend, --dtype, and --json unless the command has its own --json."""
+def model_arguments(
+    parser: argparse.ArgumentParser, default: str | None = "emoji", json: bool = True, background: bool = True
+) -> None:
+    """--model, --backend, --dtype, --background if that counts, and --json unless the command has one of its own."""
     named = "'emoji' (default, embedded)" if default else "'emoji'; default: the index's, else 'emoji' (embedded)"
     parser.add_argument("--model", default=default, help=f"folder, file, hub name, or {named}")
-    parser.add_argument("--backend", default="torch", choices=BACKENDS, help="default: torch")
+    parser.add_argument("--backend", choices=BACKENDS, help="default: the first of them that is installed")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, "
+                        "cuda, cuda:1, mps")  # fmt: skip
     parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
+    if background:
+        where = "white" if default else "the index's, else white"
+        parser.add_argument("--background", metavar="COLOUR", help="behind transparent pictures: a name, #rrggbb, or "
+                            f"none: transparency is dropped as the processor does (default: {where})")  # fmt: skip
     if json:
         json_argument(parser)
 
@@ -30,24 +37,37 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def load(args: argparse.Namespace) -> Any:
-    """The `Clip` named by the arguments of `model_arguments`."""
-    from ..pipeline import Clip
-
-    return Clip.from_pretrained(args.model, backend=args.backend, dtype=args.dtype)
+def load(args: argparse.Namespace, origin: Any = None) -> Any:
+    """The `Clip` that `model_arguments` name; what they don't say is the index's, of that `origin`."""
+    return clip_spec(args, origin).load_clip()
 
 
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+def say_device(name: str) -> None:
+    """Which device computes: to a terminal, and anywhere if it is no CPU."""
+    if name != "cpu" or sys.stderr.isatty():
+        print(f"triclip: device {name}", file=sys.stderr)
+
+
+def clip_spec(args: argparse.Namespace, origin: Any = None) -> Any:
+    """The model that `model_arguments` name, not loaded; what they don't say is the index's, of that `origin`."""
+    from ..embed.encoder import ClipSpec
+
+    background = getattr(args, "background", None)
+    if background is None:
+        colour = "white" if origin is None else origin.colour
+    else:
+        colour = None if background == "none" else background
+    model = args.model or (origin.model if origin is not None else "emoji")
+    return ClipSpec(model, args.backend, args.dtype, args.device, colour, say_device)
 
 
 def plot_argument(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--plot", metavar="FILE", help=f"also draw {what}: .pdf, .svg or .png (extra `viz`)")
 
 
-def check_plot(args: argparse.Namespace) -> None:
-    """Raise the errors of saving the plot, before the work."""
-    if args.plot:
+def check_plot(args: argparse.Namespace, also: Sequence[str] = ()) -> None:
+    """Raise what saving the plot would, before the work and not after it; `also`: further suffixes."""
+    if args.plot and os.path.splitext(args.plot)[1] not in also:
         from .. import viz
 
         viz.check_output(args.plot)
@@ -71,11 +91,35 @@ def embed_readable(clip: Any, images: Sequence[str], batch_size: int = 32) -> An
     return found
 
 
+def read_input() -> str:
+    """All of standard input, as UTF-8. Raises ValueError when that is a terminal: nobody would know what to type."""
+    if sys.stdin.isatty():
+        raise ValueError("-: wanted something on standard input, found a terminal")
+    data = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
+    return os.fsdecode(data)
+
+
+def inputs(paths: Sequence[str]) -> list[str]:
+    """Paths, in place of "-" those that standard input lists: one a line, or ended by zero bytes (`find -print0`)."""
+    out = []
+    for path in paths:
+        if path != "-":
+            out.append(path)
+            continue
+        text = read_input()
+        found = [one for one in (text.split("\0") if "\0" in text else text.splitlines()) if one]
+        if not found:
+            raise ValueError("-: wanted paths on standard input, found none")
+        out += found
+    return out
+
+
 def lines(path: str) -> list[str]:
-    """The lines of a UTF-8 file that are not blank. Raises ValueError without any."""
+    """The lines of a UTF-8 file, or of standard input ("-"), that are not blank. Raises ValueError without any."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
+        text = read_input() if path == "-" else Path(path).read_text(encoding="utf-8")
+        text.encode()
+    except UnicodeError as error:
         raise ValueError(f"{path}: wanted UTF-8 text, one label a line: {error}") from error
     found = [line.strip() for line in text.splitlines() if line.strip()]
     if not found:

@@ -6,6 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+EXAMPLES = """
+  triclip train --config run.yaml
+  triclip train --config run.yaml optimizer.lr=1e-4 backend=torch
+  triclip train --config run.yaml --export my-model
+"""
+
 
 def add(commands: Any) -> None:
     """The sub-command `train`."""
@@ -14,6 +20,7 @@ def add(commands: Any) -> None:
         help="train or fine-tune a model, as a file describes",
         description="Train as a YAML, TOML or JSON file describes, or go on with the run in its output folder. Paths "
         "in the file are relative to it, those of key=value to the working directory.",
+        examples=EXAMPLES,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's configuration")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-4 backend=torch")

@@ -6,6 +6,7 @@ Both are read with pyarrow alone. Pictures stay as stored, {bytes, path}, and ar
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
@@ -20,7 +21,10 @@ from .files import MissingShards, Parts
 from .rows import TableRows
 from .source import Keys, Sample
 
+logger = logging.getLogger("triclip")
+
 ROW_GROUP_MEMORY = 1 << 30  # bytes of decoded parquet row groups that a process keeps
+LARGE_GROUP = 4 << 20  # bytes: decoding a smaller one takes no longer than decoding a picture
 
 
 def _pyarrow() -> Any:
@@ -101,6 +105,7 @@ class Parquet(ArrowRows):
         missing.check_some_left(self.paths)
         self._begin()  # readers are numbered like the remaining paths
         self.skipped_shards = missing.names
+        self._warn_of_large_groups()
         groups: list[tuple[int, int, int]] = []  # file, row group, first row in the file
         lengths: list[int] = []
         for number, path in enumerate(self.paths):
@@ -114,6 +119,17 @@ class Parquet(ArrowRows):
             self._take_features(_features(file.schema_arrow))
         self._groups = groups
         self._set_lengths(lengths, self.paths[0])
+
+    def _warn_of_large_groups(self) -> None:
+        """Read in a drawn order, a row group that is not kept is decoded whole for one row."""
+        metadata = [self._reader(number).metadata for number in range(len(self.paths))]
+        sizes = [one.row_group(group).total_byte_size for one in metadata for group in range(one.num_row_groups)]
+        if sum(sizes) > ROW_GROUP_MEMORY and max(sizes) > LARGE_GROUP:
+            logger.warning(
+                "%s: row groups of up to %d MB, %d MB in all: in a shuffled order each row decodes a whole one. Keep "
+                "the data as shards instead: triclip data convert SOURCE FOLDER --to webdataset",
+                self.paths[0], max(sizes) >> 20, sum(sizes) >> 20,
+            )  # fmt: skip
 
     def _begin(self) -> None:
         super()._begin()

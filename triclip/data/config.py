@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 if TYPE_CHECKING:
     import numpy as np
 
-FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord")
+FORMATS = ("auto", "webdataset", "table", "datasets", "arrayrecord", "coco")
 
 # One process's rows of a step, NumPy, the same bytes for every backend:
 #   pixel_values  float32 [b, C, h, w]
@@ -59,9 +59,10 @@ class DataSection:
     train: paths or patterns; one format for all. Relative to the config file.
     format: "webdataset" (.tar), "table" (CSV, TSV, JSONL, parquet beside the pictures, or a folder of pictures with a
         .txt beside each), "datasets" (a folder written by Hugging Face `save_to_disk`), "arrayrecord" (tf.train.Example
-        records), or "auto" (by suffix and contents).
-    image_key, caption_key: column, suffix or feature; None: the usual ones. A sample may have several pictures or
-        captions, of which each epoch draws one.
+        records), "coco" (captions_<split>.json beside the pictures), or "auto" (by suffix and contents).
+    image_key, caption_key: column, suffix or feature; None: the usual ones. Either may hold several per sample, of
+        which each epoch draws one.
+    separator: between the fields of a CSV: "" for what the header shows (comma, semicolon, tab or bar).
     batch_size: pairs per step over all processes and devices; also the size of the contrastive loss.
     skip_shards: how many shards (.tar, .array_record, .parquet) may be missing or damaged: they are skipped and named
         in the log. A resumed run needs the same ones.
@@ -76,6 +77,7 @@ class DataSection:
     format: str = "auto"
     image_key: str | None = None
     caption_key: str | None = None
+    separator: str = ""
     batch_size: int = 256
     skip_shards: int = 10
     index: str = "auto"

@@ -1,8 +1,9 @@
-"""Parsing tf.train.Example by protobuf, without TensorFlow."""
+"""tf.train.Example from its bytes and to them, by protobuf: TensorFlow is not needed."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_core.errors import DataError, MissingDependencyError
@@ -60,6 +61,18 @@ def parse_example(record: bytes, name: str) -> dict[str, list[Any]]:
     if not found:
         raise DataError(f"{name}: wanted a tf.train.Example with features, found none")
     return found
+
+
+def make_example(features: Mapping[str, Sequence[bytes | int]]) -> bytes:
+    """A serialised tf.train.Example of features that are bytes or whole numbers."""
+    example = _example()()
+    for key, values in features.items():
+        feature = example.features.feature[key]
+        if values and isinstance(values[0], int):
+            feature.int64_list.value.extend(values)
+        else:
+            feature.bytes_list.value.extend(values)
+    return example.SerializeToString(deterministic=True)
 
 
 def _values(feature: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import io
 import json
 import os
@@ -131,11 +132,11 @@ def _literal(text: str) -> list[Any] | None:
 
 
 def as_label(value: Any, name: str) -> int | str:
-    """A class number or name; digits are read as a number."""
-    if isinstance(value, bytes):
-        value = decode_text(value, name)
+    """A class number or name; digits are a number."""
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
+    if isinstance(value, bytes):
+        value = decode_text(value, name)
     if isinstance(value, str) and value.strip():
         value = value.strip()
         return int(value) if value.isascii() and value.isdigit() else value
@@ -147,7 +148,7 @@ def as_label(value: Any, name: str) -> int | str:
 
 
 def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str]:
-    """Bytes, paths relative to `folder`, Hugging Face's {bytes, path}, or lists of these, as pictures."""
+    """Bytes, paths relative to `folder`, data: URLs, Hugging Face's {bytes, path}, or lists of these, as pictures."""
     images: list[bytes | str] = []
     for value in values:
         if isinstance(value, str):
@@ -155,7 +156,9 @@ def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str
         for image in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(image, dict):
                 image = image["bytes"] if image.get("bytes") else image.get("path")
-            if isinstance(image, str) and image:
+            if isinstance(image, str) and image[:5].lower() == "data:":
+                images.append(data_url(image, name))
+            elif isinstance(image, str) and image:
                 images.append(local_path(image, folder, name))
             elif isinstance(image, bytes) and image:
                 images.append(image)
@@ -164,6 +167,17 @@ def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str
     if not images:
         raise DataError(f"{name}: wanted a picture, found none")
     return images
+
+
+def data_url(text: str, name: str) -> bytes:
+    """The bytes of a "data:image/png;base64,…" picture. Raises DataError for any other encoding, or a broken one."""
+    head, comma, body = text.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise DataError(f"{name}: wanted a picture as data:…;base64,…, found {head[:80]!r}")
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise DataError(f"{name}: wanted a picture in base64, found something else ({error})") from error
 
 
 def local_path(text: str, folder: str, name: str) -> str:

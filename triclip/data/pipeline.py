@@ -192,7 +192,8 @@ def open_pipeline(
             f"data.batch_size: wanted a multiple of the number of processes ({process.count}), found {data.batch_size}"
         )
     if source is None:
-        reading = {"skip_shards": data.skip_shards, "index": data.index or None, "workers": data.workers}
+        reading: dict[str, Any] = {"skip_shards": data.skip_shards, "workers": data.workers}
+        reading |= {"index": data.index or None, "separator": data.separator or None}
         source = open_source(data.train, data.format, data.image_key, data.caption_key, **reading)
     pictures = PictureReader(processor.image_processor, data.augment)
     length = None

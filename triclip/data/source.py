@@ -38,12 +38,14 @@ class Keys:
     image, caption: None for the usual names.
     label: None for no labels, "" for the usual names.
     needs: the parts that every sample must have, of "images" and "captions".
+    separator: between the fields of a CSV; None: a tab in a .tsv, else the one that the header shows.
     """
 
     image: str | None = None
     caption: str | None = None
     label: str | None = None
     needs: frozenset[str] = frozenset(PARTS)
+    separator: str | None = None
 
 
 class Source(ABC):

@@ -32,6 +32,7 @@ def open_source(
     skip_shards: int = 0,
     index: str | os.PathLike | None = "auto",
     workers: int = 0,
+    separator: str | None = None,
 ) -> Source:
     """The samples at `paths`, in the order given (patterns: sorted).
 
@@ -40,27 +41,32 @@ def open_source(
         format: "webdataset": uncompressed tar shards. "table": CSV, TSV, JSONL or parquet with a column of picture
             paths relative to the table, or of pictures; or a folder of pictures with a .txt beside each, or, with
             labels, of one folder per class. "datasets": what Hugging Face `save_to_disk` wrote. "arrayrecord":
-            tf.train.Example records. "auto": by suffix and contents.
-        image_key, caption_key: column, suffix in a shard, or feature; None: the usual names. `caption_key` may name
+            tf.train.Example records. "coco": captions_<split>.json, where `image_key` may name the folder of
+            pictures. "auto": by suffix and contents.
+        image_key, caption_key: column, suffix in a shard or feature; None: the usual names. `caption_key` may name
             several, separated by commas.
-        label_key: likewise; with a name, or "" for the usual names, labels are read and captions are optional.
-        needs: the required parts of every sample, of "images" and "captions". Captions that aren't needed are kept if
-            present; pictures that aren't needed are read only if `image_key` names them.
-        salvage: read the samples of a truncated shard before its end, and report it in `source.damage`; samples that
-            were left out are counted there too, not in the log.
-        probe: raise the first sample's error if the first 16 are all broken.
-        skip_shards: how many shards (.tar, .array_record, .parquet) may be missing or damaged: they are skipped, and
-            named in the log and in `source.skipped_shards`. At least one must be left.
-        index: where the places of a tar shard's samples are cached after its headers were read: a folder, "auto" (the
-            user's cache, or `TRICLIP_CACHE`; sets below 64 MB are not cached), or None.
-        workers: processes that read headers which are not cached yet; 0: this one.
+        label_key: as these; only with one, or with "" for the usual names, are labels read and captions optional.
+        needs: what every sample must have, of "images" and "captions". Captions that aren't needed are kept where
+            there are some; pictures that aren't needed are not read unless `image_key` names them.
+        salvage: of a shard that was cut off, give the samples before the cut, and say so in `source.damage`; samples
+            of shards that were left out are counted there too, not in the log.
+        probe: raise the first sample's error when the first 16 are all broken.
+        skip_shards: how many shards (.tar, .array_record, .parquet) may be missing or damaged: they are passed over,
+            named in the log and in `source.skipped_shards`. One at least must be left.
+        index: where the places of a tar shard's samples are kept once its headers were read: a folder, "auto" (the
+            user's cache, or `TRICLIP_CACHE`; sets below 64 MB are read anew each time), or None.
+        workers: processes that read headers which are not kept yet; 0: this one.
+        separator: between the fields of a CSV; None: tabs in a .tsv, else comma, semicolon, tab or bar, whichever
+            gives the header the most columns.
     Raises:
         FileNotFoundError: a missing path, or a pattern without files. DataError: a damaged or empty file, no pairs in
         it, an unknown column (the message lists the existing ones), several formats, a URL.
     """
     missing = MissingShards(skip_shards)
     kind, files = separate(paths, format, missing)
-    keys = Keys(image_key, caption_key, label_key, frozenset(needs))
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+        raise DataError(f"separator: wanted one character, no quote and no end of a line, found {separator!r}")
+    keys = Keys(image_key, caption_key, label_key, frozenset(needs), separator)
     if kind == "webdataset":
         from .webdataset import WebDataset
 
@@ -90,7 +96,7 @@ def separate(
         return kind, _inside(files, (".tar",))
     if kind == "arrayrecord":
         return kind, _inside(files, ARRAY_RECORD)
-    return (kind, files) if kind == "datasets" else _separate_tables(files)
+    return (kind, files) if kind in ("datasets", "coco") else _separate_tables(files)
 
 
 def _open(kind: str, files: list[Path], keys: Keys, missing: MissingShards) -> Source:
@@ -102,6 +108,10 @@ def _open(kind: str, files: list[Path], keys: Keys, missing: MissingShards) -> S
         from .arrayrecord import ArrayRecords
 
         return ArrayRecords(files, keys, missing)
+    if kind == "coco":
+        from .coco import CocoCaptions
+
+        return CocoCaptions(files, keys)
     if kind == "folder":
         from .folder import open_folder
 
@@ -202,10 +212,12 @@ def _format_of(path: Path) -> str:
         return "arrayrecord"
     if _matches(path.name, TABLES):
         return "table"
+    if _matches(path.name, (".json",)):
+        return "coco"
     if re.search(r"\.(tgz|tar\.\w+)$", path.name.lower()):
         raise DataError(f"{path}: wanted a shard that can be read from any place, found a compressed one; unpack it")
     raise DataError(
-        f"{path}: wanted a .tar shard, a table ({', '.join(TABLES)}), an .array_record file or a folder, "
+        f"{path}: wanted a .tar shard, a table ({', '.join(TABLES)}), COCO's .json, an .array_record file or a folder, "
         f"found the suffix {path.suffix!r}; name the format if it is one of these"
     )
 

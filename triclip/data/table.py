@@ -21,7 +21,8 @@ from .files import Files, MissingShards, Parts
 from .rows import TableRows
 from .source import Keys, Sample, Source
 
-PROBED_ROWS = 20  # JSON rows whose keys become the columns
+SEPARATORS = (",", ";", "\t", "|")
+PROBED_ROWS = 20  # JSON rows whose keys are taken for the columns
 
 
 def open_tables(files: Sequence[Path], keys: Keys, missing: MissingShards) -> Source:
@@ -115,14 +116,31 @@ def _keys(line: bytes) -> list[str]:
 
 
 class DelimitedText(TextRows):
-    """CSV with a header and spreadsheet quoting; tab-separated in a .tsv, or if the header has tabs and no commas."""
+    """CSV with a header, quoted as spreadsheets do.
+
+    Fields are separated by the separator that is named, else by tabs in a .tsv, else by whichever of comma, semicolon,
+    tab and bar splits the header into the most columns (a comma where they tie).
+    """
+
+    def __init__(self, files: Sequence[Path], keys: Keys) -> None:
+        self._separators: list[str] = []
+        super().__init__(files, keys)
+
+    def _separator_of(self, header: str, path: Path) -> str:
+        if self.keys.separator is not None:
+            return self.keys.separator
+        if path.suffix.lower() == ".tsv":
+            return "\t"
+        return max(SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one, strict=True), [])))
 
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
         lines = _Lines(file)
         header = decode_text(lines.first.encode("latin-1"), f"{path}: the header").removeprefix("\ufeff")
-        tabs = path.suffix.lower() == ".tsv" or ("\t" in header and "," not in header)
-        self._separator = "\t" if tabs else ","
         try:
+            found = self._separator_of(header, path)
+            if self._separators and found != self._separators[0]:
+                raise DataError(f"{path}: wanted fields separated as in the table before, found {found!r}")
+            self._separators.append(found)
             columns = [column.strip() for column in next(self._reader([header]), [])]
         except csv.Error as error:
             raise DataError(f"{path}: wanted a header, found none ({error}); check its quotes") from error
@@ -136,8 +154,8 @@ class DelimitedText(TextRows):
         yield from self._rows(lines, path)
 
     def _reader(self, lines: Iterable[str]) -> Any:
-        """Strict: an unclosed quote is an error, instead of a caption with the rest of the table."""
-        return csv.reader(lines, delimiter=self._separator, strict=True)
+        """Strict: a quote that is not closed is an error, not a caption that holds the rest of the table."""
+        return csv.reader(lines, delimiter=self._separators[0], strict=True)
 
     def _rows(self, lines: _Lines, path: Path) -> Iterator[tuple[int, int]]:
         rows, start, count, line = self._reader(lines), lines.position, 0, 2  # line numbers begin at 1, the header's

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..backends import default_backend, open_backend
 from ..fingerprint import fingerprint
 
 
@@ -45,17 +47,19 @@ class ClipSpec:
     def __init__(
         self,
         name: Any = "emoji",
-        backend: str = "torch",
+        backend: str | None = None,
         dtype: str | None = None,
         device: Any = None,
         background: str | None = "white",
+        told: Callable[[str], None] | None = None,
     ) -> None:
         from clip_core.hub import BUNDLED
 
         name = os.fspath(name)
         # Other processes may have other working directories.
         self.name = os.path.abspath(name) if name not in BUNDLED and os.path.exists(name) else name
-        self.backend, self.dtype, self.device, self.background = backend, dtype, device, background
+        self.backend = backend or default_backend()
+        self.dtype, self.device, self.background, self.told = dtype, device, background, told
 
     def identity(self) -> dict[str, Any]:
         """The name, backend, dtype, background, and a digest of the weights, configuration and tokenizer."""
@@ -67,12 +71,19 @@ class ClipSpec:
             "digest": fingerprint(self.name),
         }
 
-    def load(self, batch_size: int) -> Encoder:
+    def load_clip(self) -> Any:
+        """The model as a `Clip`; `told` hears on which device, where that was named."""
         from ..pipeline import Clip
 
-        return ClipEncoder(
-            Clip.from_pretrained(self.name, self.backend, self.dtype, self.device, self.background), batch_size
-        )
+        device = self.device
+        if isinstance(device, str):
+            device, called = open_backend(self.backend).find_device(device)
+            if self.told is not None:
+                self.told(called)
+        return Clip.from_pretrained(self.name, self.backend, self.dtype, device, self.background)
+
+    def load(self, batch_size: int) -> Encoder:
+        return ClipEncoder(self.load_clip(), batch_size)
 
 
 class ClipEncoder:
@@ -82,7 +93,7 @@ class ClipEncoder:
         from ..data.pictures import PictureReader
 
         self.clip, self.batch_size = clip, batch_size
-        self._reader = PictureReader(clip.processor.image_processor, background=clip.background)
+        self._reader = PictureReader(clip.processor.image_processor, background=clip.background, upright=True)
 
     def threads(self, most: int) -> tuple[Executor, int] | None:
         """A thread for each core, if the backend can keep a batch on one core (PyTorch on CPUs)."""

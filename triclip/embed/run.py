@@ -50,7 +50,7 @@ def embed(
     output: str | os.PathLike,
     model: str | os.PathLike | EncoderSpec = "emoji",
     *,
-    backend: str = "torch",
+    backend: str | None = None,
     dtype: str | None = None,
     device: Any = None,
     what: str = "images",

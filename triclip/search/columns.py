@@ -14,7 +14,10 @@ import numpy as np
 
 from clip_core.errors import InputError
 
-NAME = "name"  # every index has this column
+NAME = "name"  # the column that every index has
+# Which version of its file a row was made of, for an index that is kept up to date; not among a row's metadata.
+VERSION = {"file.size": "integer", "file.time": "integer", "file.sha256": "string"}
+_UNKNOWN = {"integer": -1, "string": ""}
 KINDS = ("string", "integer", "number", "flag")
 _DTYPES = {"integer": np.dtype(np.int64), "number": np.dtype(np.float64), "flag": np.dtype(bool)}
 _ROWS = 1 << 16  # rows compared or decoded at a time
@@ -154,6 +157,20 @@ def _kind(title: str, row: int, value: Any) -> str:
         f"metadata column {title!r}, row {row}: wanted a string, a number or true/false, found {value!r} "
         "(nan can stand for a missing number, '' for a missing string)"
     )
+
+
+def is_shown(title: str) -> bool:
+    """Whether a column is a row's metadata."""
+    return title not in VERSION
+
+
+def with_version(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns with those of the files' versions, not known where they are new."""
+    count = len(columns[NAME])
+    unknown = {title: _column(title, [_UNKNOWN[kind]] * count) for title, kind in VERSION.items()}
+    if not count:
+        unknown = {title: Column(kind, []) for title, kind in VERSION.items()}
+    return {**columns, **{title: column for title, column in unknown.items() if title not in columns}}
 
 
 def dtype_of(kind: str) -> np.dtype:

@@ -12,7 +12,7 @@ import numpy as np
 from clip_core.errors import InputError
 
 from . import approximate
-from .columns import NAME, Column, make_columns
+from .columns import NAME, Column, is_shown, make_columns
 from .exact import best_rows, longest, rescore
 from .filters import select_rows
 from .origin import Origin
@@ -29,10 +29,9 @@ class Index:
         names: N paths or sentences.
         model: the name of the vectors' model; queries need the same one.
         metadata: column -> N strings, numbers or flags, for filters.
-        fingerprint: of the model, see `triclip.fingerprint`; default "" (unknown).
-        root: the folder that the names are relative to; default "" (none).
+        fingerprint, root, background, rules: see `Origin`; default "", not known or none.
 
-    Attributes: origin, the model, fingerprint and root as an `Origin`; columns, a mapping of titles to `Column`, "name"
+    Attributes: origin, the model and facts as an `Origin`; columns, a mapping of titles to `Column`, "name"
     first; path, of a folder index; else None.
     """
 
@@ -46,13 +45,20 @@ class Index:
         metadata: Mapping[str, Sequence[Any]] | None = None,
         fingerprint: str = "",
         root: str = "",
+        background: str = "",
+        rules: str = "",
     ) -> None:
         if vectors.ndim != 2 or len(vectors) != len(names):
             raise InputError(f"index: wanted one row per name, found {vectors.shape} and {len(names)} names")
         if vectors.dtype.kind not in "fiu":
             raise InputError(f"index: wanted vectors of numbers, found {vectors.dtype}")
         vectors = vectors if vectors.dtype in DTYPES else vectors.astype(np.float32)
-        self._set([vectors], make_columns(names, metadata), Origin(model, fingerprint, root), vectors.shape[1])
+        self._set(
+            [vectors],
+            make_columns(names, metadata),
+            Origin(model, fingerprint, root, background, rules),
+            vectors.shape[1],
+        )
 
     @classmethod
     def from_parts(
@@ -116,8 +122,8 @@ class Index:
         return self._largest_norm
 
     def metadata(self, row: int) -> dict[str, Any]:
-        """The columns except the names."""
-        return {title: column[row] for title, column in self.columns.items()}
+        """Everything known of a row, by column; but which version of its file it was made of."""
+        return {title: column[row] for title, column in self.columns.items() if is_shown(title)}
 
     def vector(self, row: int) -> np.ndarray:
         """float32 [P] of one row, without reading others."""
@@ -134,7 +140,7 @@ class Index:
         vectors = np.stack([self.vector(int(row)) for row in rows]) if len(rows) else self._no_rows()
         columns = {title: [column[int(row)] for row in rows] for title, column in self.columns.items()}
         names = columns.pop(NAME)
-        return Index(vectors.astype(self.dtype), names, self.model, columns, self.origin.fingerprint, self.origin.root)
+        return Index(vectors.astype(self.dtype), names, self.model, columns, **self.origin.facts)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The vectors, some rows at a time, as stored."""

@@ -47,13 +47,13 @@ class FolderIndex(Index):
         cls, path: str | os.PathLike, model: str, width: int, columns: Mapping[str, str], dtype: str = "float32"
     ) -> FolderIndex:
         """An empty index in a new folder. `columns`: title -> kind of the metadata; `dtype`: float32 or float16."""
-        parts.create(Path(path), parts.new_manifest(Origin(model), width, columns, dtype))
+        parts.create(Path(path), parts.new_manifest(Path(path), Origin(model), width, columns, dtype))
         return cls(path)
 
     def _open(self) -> None:
         self.manifest, vectors, columns = parts.open_parts(self.path)
         largest = max((part["largest_norm"] for part in self.manifest["parts"]), default=0.0)
-        self._set(vectors, columns, parts.origin_of(self.manifest), self.manifest["width"], largest)
+        self._set(vectors, columns, parts.origin_of(self.manifest, self.path), self.manifest["width"], largest)
 
     def _no_rows(self) -> np.ndarray:
         return np.empty((0, self.width), self.manifest["dtype"])
@@ -68,7 +68,7 @@ class FolderIndex(Index):
 
         The vectors [N, P] are stored in the index's dtype; the metadata must have its columns. Raises InputError.
         """
-        self.extend(Index(np.asarray(vectors), names, self.model, metadata, self.origin.fingerprint, self.origin.root))
+        self.extend(Index(np.asarray(vectors), names, self.model, metadata, **self.origin.facts))
 
     def extend(self, source: Index) -> None:
         """Add all rows of another index of the same model, as `append` does."""

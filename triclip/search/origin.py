@@ -10,17 +10,26 @@ from clip_core.errors import InputError
 
 
 class Origin(NamedTuple):
-    """model: its name. fingerprint: of its files, see `triclip.fingerprint`; "" if unknown.
-    root: the absolute folder that names are relative to; "" if they are not."""
+    """model: its name. fingerprint: of its files, see `triclip.fingerprint`; "" where that is not known.
+    root: the folder that names are relative to, absolute; "" where they are not. background: the colour that
+    transparent pictures were laid on, "none" for none; "" where that is not known. rules: of the folder that is kept up
+    to date (see `triclip.walk.Rules`), as JSON; "" for the usual ones."""
 
     model: str
     fingerprint: str = ""
     root: str = ""
+    background: str = ""
+    rules: str = ""
 
     @property
     def facts(self) -> dict[str, str]:
-        """The known values, which a file stores beside the model's name."""
-        return {key: value for key, value in (("fingerprint", self.fingerprint), ("root", self.root)) if value}
+        """What a file stores beside the model's name: that which is known."""
+        return {key: value for key, value in self._asdict().items() if key in FACTS and value}
+
+    @property
+    def colour(self) -> str | None:
+        """The background as `Clip` takes it."""
+        return None if self.background == "none" else self.background or "white"
 
     def check_model(self, model: str, fingerprint: str = "") -> None:
         """Raise InputError if a model is known to be another one than the vectors'."""
@@ -31,6 +40,12 @@ class Origin(NamedTuple):
                 raise InputError(f"index: wanted the model {self.model!r} that made its vectors, found {found}")
         elif model != self.model:
             raise InputError(f"index: wanted vectors of the model {self.model!r}, found some of {model!r}")
+
+    def check_background(self, background: str) -> None:
+        """Raises InputError for another colour than transparent pictures were laid on, as far as that is known."""
+        if self.background and background != self.background:
+            wanted = f"wanted the background {self.background!r}, on which its transparent pictures were laid"
+            raise InputError(f"index: {wanted}, found {background!r}")
 
     def path_of(self, name: str) -> str:
         """The path of the picture with this name."""
@@ -44,19 +59,12 @@ class Origin(NamedTuple):
         return [relative_name(path, self.root) if self.root else path for path in paths]
 
 
+FACTS = Origin._fields[1:]
+
+
 def relative_name(path: str, root: str) -> str:
     """A path relative to a folder, with / as the separator on every system."""
     try:
         return os.path.relpath(path, root).replace(os.sep, "/")
     except ValueError:  # another drive
         return os.path.abspath(path)
-
-
-def common_root(paths: Sequence[str | os.PathLike]) -> str:
-    """The deepest absolute folder that contains all files; "" if that is only a whole drive."""
-    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
-    try:
-        root = os.path.commonpath(folders)
-    except ValueError:  # no files, or several drives
-        return ""
-    return "" if root == os.path.dirname(root) else root

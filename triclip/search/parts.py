@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,9 +22,9 @@ import numpy as np
 from clip_core.errors import InputError
 
 from ..locks import locked
-from .columns import KINDS, NAME, Column, Strings, dtype_of
+from .columns import KINDS, NAME, Column, Strings, dtype_of, is_shown, with_version
 from .exact import longest
-from .origin import Origin
+from .origin import FACTS, Origin
 from .runs import DTYPES
 from .writing import naming, save_array, save_rows, write_json
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from .core import Index
 
 MANIFEST = "index.json"
+UNREADABLE = "unreadable.json"  # which pictures could not be read, see `triclip.upkeep`
+BUSY = ".updating"  # locked by who brings the index up to date
 _LOCK = ".lock"
 _FORMAT, _VERSION = "triclip-index", 1
 _MAPPED_FROM = 1 << 16  # bytes; smaller files are read (empty ones can't be mapped)
@@ -74,12 +77,17 @@ def check_target(folder: Path) -> None:
         raise InputError(f"{folder}: exists and is no index folder; it is not replaced")
 
 
-def new_manifest(origin: Origin, width: int, kinds: Mapping[str, str], dtype: str) -> Manifest:
-    """The manifest of an index without rows. `kinds`: title -> kind of the metadata."""
+def new_manifest(folder: Path, origin: Origin, width: int, kinds: Mapping[str, str], dtype: str) -> Manifest:
+    """Of an index without rows. `kinds`: title -> kind of the metadata.
+
+    Of a hidden folder among the pictures the root is stored as seen from it: both may be moved together.
+    """
     if dtype not in DTYPES:
         raise InputError(f"dtype: wanted one of {', '.join(DTYPES)}, found {dtype!r}")
     titles = [[NAME, "string"], *([title, kind] for title, kind in kinds.items() if title != NAME)]
     about = {"format": _FORMAT, "version": _VERSION, "id": uuid.uuid4().hex, "model": origin.model, **origin.facts}
+    if folder.name.startswith(".") and origin.root == os.path.dirname(os.path.abspath(folder)):
+        about["root"] = ".."
     return {**about, "width": width, "dtype": dtype, "columns": titles, "parts": []}
 
 
@@ -94,7 +102,7 @@ def replace(folder: Path, sources: Iterable[Index], dtype: str | None = None) ->
         with writing(folder):
             write_json(folder / MANIFEST, _with_parts(folder, sources, dtype))
     finally:
-        _remove_remains(folder)
+        remove_remains(folder)
 
 
 def _with_parts(folder: Path, sources: Iterable[Index], dtype: str | None) -> Manifest:
@@ -103,7 +111,7 @@ def _with_parts(folder: Path, sources: Iterable[Index], dtype: str | None) -> Ma
     for source in sources:
         if manifest is None:
             kinds = {title: column.kind for title, column in source.columns.items()}
-            manifest = new_manifest(source.origin, source.width, kinds, dtype or source.dtype.name)
+            manifest = new_manifest(folder, source.origin, source.width, kinds, dtype or source.dtype.name)
         manifest = with_part(folder, manifest, source)
     if manifest is None:
         raise InputError(f"{folder}: wanted at least one index to build it from, found none")
@@ -139,13 +147,15 @@ def _arrays(column: Column) -> dict[str, np.ndarray]:
 
 
 def _matching(folder: Path, manifest: Manifest, source: Index) -> list[Column]:
-    """The source's columns in the manifest's order. Raises InputError if they or the rows don't fit."""
-    origin = origin_of(manifest)
+    """The source's columns in the manifest's order. Raises InputError when they don't fit, or the rows don't."""
+    origin = origin_of(manifest, folder)
     origin.check_model(source.model, source.origin.fingerprint)
     if source.width != manifest["width"]:
         raise InputError(f"{folder}: wanted vectors of width {manifest['width']}, found {source.width}")
     wanted = dict(manifest["columns"])
-    found = {title: _as_kind(column, wanted.get(title)) for title, column in source.columns.items()}
+    given = with_version(source.columns)
+    given = {title: column for title, column in given.items() if is_shown(title) or title in wanted}
+    found = {title: _as_kind(column, wanted.get(title)) for title, column in given.items()}
     kinds = {title: column.kind for title, column in found.items()}
     if kinds != wanted and len(source):
         raise InputError(f"{folder}: wanted the columns {_listed(wanted)}, found {_listed(kinds)}")
@@ -154,8 +164,10 @@ def _matching(folder: Path, manifest: Manifest, source: Index) -> list[Column]:
     return [found[title] for title in wanted] if len(source) else []
 
 
-def origin_of(manifest: Manifest) -> Origin:
-    return Origin(manifest["model"], manifest.get("fingerprint", ""), manifest.get("root", ""))
+def origin_of(manifest: Manifest, folder: Path) -> Origin:
+    """A relative root is seen from the index's folder: of one that lies among its pictures, and moves with them."""
+    origin = Origin(manifest["model"], **{key: manifest[key] for key in FACTS if key in manifest})
+    return origin._replace(root=os.path.abspath(os.path.join(folder, origin.root))) if origin.root else origin
 
 
 def _as_kind(column: Column, kind: str | None) -> Column:
@@ -200,13 +212,14 @@ def _record_id(path: Path) -> Any:
         return ""
 
 
-def _remove_remains(folder: Path) -> None:
-    """Remove the folder if the first write of its index has failed."""
+def remove_remains(folder: Path) -> None:
+    """The folder, if the first writing of its index has failed."""
     if (folder / MANIFEST).is_file():
         return
     with contextlib.suppress(OSError), locked(folder / _LOCK, wait=False):
-        if {path.name for path in folder.iterdir()} == {_LOCK}:
+        if {path.name for path in folder.iterdir()} <= {_LOCK, BUSY}:
             (folder / _LOCK).unlink()
+            (folder / BUSY).unlink(missing_ok=True)
             folder.rmdir()
 
 
@@ -215,7 +228,7 @@ def _numbers(folder: Path) -> Iterator[int]:
 
 
 def _is_own(name: str) -> bool:
-    return name == _LOCK or any(pattern.fullmatch(name) for pattern in (_PART, _CANDIDATES, _DRAFT))
+    return name in (_LOCK, BUSY, UNREADABLE) or any(pattern.fullmatch(name) for pattern in (_PART, _CANDIDATES, _DRAFT))
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -231,15 +244,16 @@ def open_parts(folder: Path) -> tuple[Manifest, list[np.ndarray], dict[str, Colu
     manifest = read_manifest(folder)
     while True:
         try:
-            return manifest, *_open(folder, manifest)
-        except InputError:  # damaged; or a writer has replaced the index and removed the files meanwhile
+            return manifest, *open_arrays(folder, manifest)
+        except InputError:  # damaged; or a writer has replaced the index and swept the files meanwhile
             now = read_manifest(folder)
             if now == manifest:
                 raise
             manifest = now
 
 
-def _open(folder: Path, manifest: Manifest) -> tuple[list[np.ndarray], dict[str, Column]]:
+def open_arrays(folder: Path, manifest: Manifest) -> tuple[list[np.ndarray], dict[str, Column]]:
+    """The vectors and columns that a manifest names, mapped. Raises InputError."""
     shapes = [(part["rows"], manifest["width"]) for part in manifest["parts"]]
     vectors = [
         map_array(part_file(folder, part["number"], "vectors"), manifest["dtype"], shape)
@@ -288,7 +302,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: wanted the manifest of an index, found something else")
     if manifest.get("version") != _VERSION:
         raise InputError(f"{path}: wanted version {_VERSION} of the format, found {manifest.get('version')!r}")
-    facts = {key: str for key in ("fingerprint", "root") if key in manifest}
+    facts = {key: str for key in FACTS if key in manifest}
     wanted = {**facts, "id": str, "model": str, "width": int, "dtype": str, "columns": list, "parts": list}
     for key, kind in wanted.items():
         if not is_record(manifest, {key: kind}):

@@ -101,10 +101,13 @@ def _output_of(folder: Path) -> Path:
     return folder if (folder / RUN).is_file() else folder.parent
 
 
-def run_fingerprint(folder: Path) -> str:
-    """The fingerprint of the model of a run, given its output or the folder of a kind; "" if not recorded."""
-    found = read_run(_output_of(folder) / RUN)["model"].get("digest", "")
-    return found if isinstance(found, str) else ""
+def run_facts(folder: Path) -> dict[str, str]:
+    """Fingerprint and background of the model of a run, whose output, or a kind in it, `folder` is."""
+    model = read_run(_output_of(folder) / RUN)["model"]
+    facts = {"fingerprint": model.get("digest", ""), "background": model.get("background", "") or "none"}
+    if "background" not in model:
+        del facts["background"]
+    return {key: value for key, value in facts.items() if isinstance(value, str)}
 
 
 def shard_files(folder: Path) -> list[Path]:

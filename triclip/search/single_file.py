@@ -16,6 +16,7 @@ from clip_core.errors import InputError, MissingDependencyError
 from clip_core.files import replace_file
 
 from .columns import NAME
+from .origin import FACTS
 from .writing import naming, replaced, save_array
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _COLUMN = "column."  # prefix of metadata titles in .npz
 _NEXT = "next"  # key of the new names in a .npy's JSON, while vectors are replaced
 _MAPPED_FROM = 1 << 16  # bytes
 
-Facts = dict[str, str]  # "fingerprint" and "root", see `Origin`
+Facts = dict[str, str]  # see `Origin`
 Content = tuple[np.ndarray, list[str], str, dict[str, Any], Facts]  # vectors, names, model, metadata
 
 
@@ -69,7 +70,7 @@ def _replace_pair(index: Index, path: Path) -> None:
 
 def _write_sidecar(path: Path, about: dict[str, Any]) -> None:
     with replaced(_sidecar(path)) as draft:
-        draft.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+        draft.write_text(json.dumps(about), encoding="utf-8")
 
 
 def _digest(path: Path) -> str:
@@ -108,12 +109,9 @@ def read_file(path: Path) -> Content:
     return vectors, [str(name) for name in names], str(model), metadata, facts
 
 
-_FACTS = ("fingerprint", "root")
-
-
 def _check_facts(facts: Any) -> None:
     if not all(isinstance(value, str) for value in facts.values()):
-        raise ValueError(f"wanted strings as fingerprint and root, found {facts!r}")
+        raise ValueError(f"wanted strings as {', '.join(FACTS)}, found {facts!r}")
 
 
 def _metadata(index: Index) -> dict[str, list[Any]]:
@@ -145,7 +143,7 @@ def _about(index: Index) -> dict[str, Any]:
 
 
 def _write_names(index: Index, path: Path) -> None:
-    path.write_text(json.dumps(_about(index), ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(_about(index)), encoding="utf-8")  # in ASCII: a name may be no text
 
 
 def _write_npy(index: Index, path: Path) -> None:
@@ -156,14 +154,22 @@ def _write_parquet(index: Index, path: Path) -> None:
     pyarrow = pyarrow_or_error()
     flat = pyarrow.array(index.vectors.reshape(-1))
     vectors = pyarrow.FixedSizeListArray.from_arrays(flat, index.width)
-    table = pyarrow.table({NAME: index.names, **_metadata(index), "vector": vectors})
+    columns = {NAME: index.names, **_metadata(index)}
+    strings = {title for title, column in index.columns.items() if column.kind == "string"}
+    # Parquet holds Unicode alone: bytes of a file's name that are none are written out, as in bulk runs.
+    plain = {title: list(map(_plain, values)) if title in strings else values for title, values in columns.items()}
+    table = pyarrow.table({**plain, "vector": vectors})
     pyarrow.parquet.write_table(table.replace_schema_metadata({"model": index.model, **index.origin.facts}), path)
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _read_npz(path: Path) -> Content:
     with np.load(path, allow_pickle=False) as file:
         columns = {key.removeprefix(_COLUMN): file[key] for key in file.files if key.startswith(_COLUMN)}
-        facts = {key: str(file[key]) for key in _FACTS if key in file.files}
+        facts = {key: str(file[key]) for key in FACTS if key in file.files}
         return file["vectors"], file["names"].tolist(), str(file["model"]), columns, facts
 
 
@@ -185,7 +191,7 @@ def _read_npy(path: Path) -> Content:
     while before != (before := _versions(path)):  # they differ while a writer is at work
         about = _names_of(path)
         vectors = np.load(path, mmap_mode="r" if path.stat().st_size >= _MAPPED_FROM else None, allow_pickle=False)
-    facts = {key: about[key] for key in _FACTS if key in about}
+    facts = {key: about[key] for key in FACTS if key in about}
     return vectors, about["names"], about["model"], about.get("metadata", {}), facts
 
 
@@ -194,7 +200,7 @@ def _read_parquet(path: Path) -> Content:
     vectors = table["vector"].combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
     known = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    facts = {key: known[key] for key in _FACTS if key in known}
+    facts = {key: known[key] for key in FACTS if key in known}
     metadata = {title: table[title].to_pylist() for title in table.column_names if title not in (NAME, "vector")}
     width = flat.size // len(vectors) if len(vectors) else vectors.type.list_size
     return flat.reshape(len(vectors), width), table[NAME].to_pylist(), known.get("model", ""), metadata, facts

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 from clip_core.lazy import lazy_names
 
 # public name -> the module that defines it
-_HOME = {"Library": "library", "Limits": "limits", "create_app": "web", "open_library": "library"}
+_HOME = {
+    "Client": "client",
+    "Library": "library",
+    "Limits": "limits",
+    "ServeError": "client",
+    "create_app": "web",
+    "open_library": "library",
+}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from .client import Client, ServeError
     from .library import Library, open_library
     from .limits import Limits
     from .web import create_app

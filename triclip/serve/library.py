@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -21,10 +22,13 @@ from ..pipeline import Clip, expand_images
 from ..search import Index, Origin, open_index
 from ..search.columns import NAME, Column, Strings
 from ..search.filters import select_rows
-from ..search.opening import is_index
+from ..search.opening import index_at, is_index
+from ..search.parts import MANIFEST
 from .inside import Folder
 from .limits import Limits, Refusal
-from .pictures import identify, media_type, small_jpeg
+from .pictures import identify, media_type, picture_facts, small_jpeg
+
+logger = logging.getLogger("triclip")
 
 THUMBNAIL = 320  # pixels
 _LOOKED_AT = 100  # rows of an index whose files are checked before serving
@@ -50,6 +54,7 @@ class Library:
         folder: the pictures' folder. No file outside is opened, by any name or link.
         limits: of picture sizes and of memory for thumbnails.
         base: the folder that names of an index with a root are relative to; default `folder`.
+        source: the path that the index was opened from, for `refreshed`.
 
     Raises InputError if no row lies in the folder, or if the model's vectors and the index's differ in width.
     """
@@ -61,8 +66,10 @@ class Library:
         folder: str | os.PathLike,
         limits: Limits | None = None,
         base: str | os.PathLike | None = None,
+        source: Path | None = None,
     ) -> None:
         self.clip, self.index, self.folder = clip, index, Folder(folder)
+        self._source, self._version, self._refused = source, _version(source), None  # type: Path | None, Any, Any
         self._base = None if not index.origin.root else os.path.abspath(base or self.folder.real)
         self.limits = limits or Limits()
         if index.width != clip.config.projection_dim:
@@ -81,6 +88,23 @@ class Library:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def refreshed(self) -> Library:
+        """A library of the index as it is on disk now: this one, unless that has changed since it was opened.
+
+        While the new one can't be opened, or is another model's, this one stays.
+        """
+        version = _version(self._source)
+        if self._source is None or version in (None, self._version, self._refused):
+            return self
+        try:
+            index = open_index(self._source)
+            index.origin.check_model(self.index.model, self.index.origin.fingerprint)
+            return Library(self.clip, index, self.folder.path, self.limits, self._base, self._source)
+        except (OSError, InputError) as error:
+            logger.warning("%s has changed, and what is there now is not served: %s", self._source, error)
+            self._refused = version
+            return self
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -144,6 +168,15 @@ class Library:
             file.close()
             raise Refusal(404, "this file is no picture that can be shown") from error
 
+    def facts(self, picture_id: str) -> dict[str, str]:
+        """What a picture's file says of itself: format, size, when it was taken and with what. Raises Refusal."""
+        with self._file(picture_id) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                return picture_facts(identify(file, self.limits.picture_pixels), size)
+            except (Refusal, OSError) as error:
+                raise Refusal(404, "this file is no picture that can be shown") from error
+
     def thumbnail(self, picture_id: str) -> bytes:
         """A small JPEG of a picture. Raises Refusal 404."""
         with self._lock:
@@ -165,6 +198,18 @@ class Library:
             return self.folder.open(relative or "")
         except FileNotFoundError as error:
             raise Refusal(404, "this picture is no longer in the folder") from error
+
+
+def _version(path: Path | None) -> tuple[int, int, int] | None:
+    """What tells an index from the one that replaces it; None where nothing is there, or for a bulk run."""
+    if path is None:
+        return None
+    at = index_at(path)
+    try:
+        about = os.stat(at / MANIFEST if at.is_dir() else at)
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
 
 class _Cache:
@@ -241,7 +286,8 @@ def open_library(
     if check is not None:
         check(index.origin)
     root = _folder_of(index) if folder is None else Path(folder)
-    library = Library(load(index.model), index, root, limits, index.origin.root if folder is None else folder)
+    base = index.origin.root if folder is None else folder
+    library = Library(load(index.model), index, root, limits, base, path)
     if not any(library.has_file(int(row)) for row in library.rows[:: max(1, len(library) // _LOOKED_AT)]):
         raise InputError(f"{path}: its names are no files in {root}; say with --folder where the pictures lie")
     return library

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,13 +42,19 @@ def landing(about: About, shown: Sequence[Found]) -> str:
 
 
 def results(
-    about: About, query: Query, found: Sequence[Found], similar: Sequence[Found], picture: str | None = None
-) -> str:
-    """The page of results. `similar`: the query's pictures of the folder; `picture`: an uploaded one, as the base64 of
-    a small JPEG."""
+    about: About, query: Query, found: Sequence[Found], similar: Sequence[Found], picture: str | None = None,
+    more: str = "",
+) -> str:  # fmt: skip
+    """What was found. `similar`: the pictures of the folder that the query names; `picture`: an uploaded one, small, as
+    base64 of a JPEG; `more`: parameters of a search for more of them."""
     title = query.words or ("Similar pictures" if query.like or picture else "Search")
     parts = list(_parts(query, similar, picture))
-    return _page(about, title=title, query=query, shown=found, parts=parts, ranked=True)
+    return _page(about, title=title, query=query, shown=found, parts=parts, ranked=True, more=more)
+
+
+def picture(about: About, one: Found, facts: Mapping[str, str], near: Sequence[Found]) -> str:
+    """A picture's own page: what is known of it (`facts`: of its file), and the pictures nearest to it."""
+    return _page(about, title=_stem(one.name), one=one, facts=facts, shown=near)
 
 
 def error(about: About, message: str) -> str:
@@ -71,7 +77,16 @@ _NO_QUERY = Query()
 
 
 def _page(about: About, query: Query = _NO_QUERY, **values: Any) -> str:
-    known = {"title": "", "message": "", "shown": (), "parts": (), "ranked": False}
+    known = {
+        "title": "",
+        "message": "",
+        "shown": (),
+        "parts": (),
+        "ranked": False,
+        "one": None,
+        "facts": {},
+        "more": "",
+    }
     return _template().render(about=about, query=query, **{**known, **values})
 
 

@@ -85,6 +85,8 @@ def _routes(site: Site) -> list[Any]:
     return [
         Route("/", _endpoint(site.home), methods=["GET", "POST"]),
         Route("/api/search", _endpoint(site.api_search), methods=["GET", "POST"]),
+        Route("/api/openapi.json", _endpoint(site.openapi)),
+        Route("/show/{id}", _endpoint(site.show)),
         Route("/api/health", _endpoint(site.health)),
         Route("/thumbnail/{id}", _endpoint(site.thumbnail)),
         Route("/picture/{id}", _endpoint(site.picture)),
@@ -98,11 +100,11 @@ def _error_handlers(site: Site) -> dict[Any, Any]:
     from starlette.requests import ClientDisconnect
 
     async def on_refusal(request: Any, refusal: Any) -> Any:
-        is_page = request.url.path == "/"
+        is_page = _is_page(request)
         return _response(site.error_page(refusal) if is_page else refused(refusal))
 
     async def on_http(request: Any, error: Any) -> Any:
-        if request.url.path == "/":
+        if _is_page(request):
             return await on_refusal(request, Refusal(error.status_code, str(error.detail)))
         return _response(error_answer(error.status_code, str(error.detail), dict(error.headers or {})))
 
@@ -115,6 +117,10 @@ def _error_handlers(site: Site) -> dict[Any, Any]:
     return {
         Refusal: on_refusal, HTTPException: on_http, ClientDisconnect: on_leaving, Exception: on_failure
     }  # fmt: skip
+
+
+def _is_page(request: Any) -> bool:
+    return request.url.path == "/" or request.url.path.startswith("/show/")
 
 
 def _endpoint(handler: Callable[[Any], Awaitable[Answer]]) -> Callable[[Any], Awaitable[Any]]:

@@ -112,6 +112,8 @@ def evaluate_clip(
 
     if not retrieval and not zero_shot:
         raise InputError("retrieval, zero_shot: wanted data for at least one of the two, found neither")
+    if getattr(clip, "text_encoder", None) is not None:  # texts come as the data pipeline tokenizes them
+        raise InputError("clip: found one with a text_encoder: evaluation is of models with their own text tower")
     text = clip.config.text_config
     common: dict[str, Any] = {"format": format, "image_key": image_key, "batch_size": batch_size}
     common["length"] = text.max_position_embeddings

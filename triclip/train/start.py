@@ -275,9 +275,9 @@ def _fresh(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
             model_config = CLIPConfig.from_pretrained(given)
         elif isinstance(given, CLIPConfig):
             model_config = copy.deepcopy(given)
-            model_config.validate()
         else:
             model_config = CLIPConfig(**given)
+        model_config.validate()
     except (ConfigError, TypeError) as error:
         raise ConfigError(f"{source}: {error}") from error
     if config.model.image_size is not None:

@@ -106,10 +106,10 @@ def embedding_map(
 
     Args:
         vectors: [N, P].
-        labels: N strings, written beside the points if they don't overlap; up to 200.
-        groups: N strings; up to 7 different ones have their own colour and marker.
-        pictures: N paths, Pillow images or arrays (None for rows without one), drawn in place of points. Up to 100 are
-            moved apart if they would overlap, with a line to their point.
+        labels: N strings, written beside the points where they don't overlap; up to 200.
+        groups: N strings; up to 7 different ones have a colour and a marker of their own.
+        pictures: N paths, Pillow images or arrays (None where a row has none), drawn in place of points. Up to 100 are
+            moved apart where they would cover each other, with a line to where they belong; see `spread_sample`.
         method, seed: as for `project`.
 
     Raises InputError, MissingDependencyError.
@@ -139,6 +139,18 @@ def embedding_map(
     if labels is not None and len(labels) <= _LABELLED_UP_TO:
         _place_labels(figure, axes, places, labels, with_picture)
     return figure
+
+
+def spread_sample(points: np.ndarray, count: int = 60) -> np.ndarray:
+    """Row numbers of about `count` points [N, 2] at most, one for each cell of a grid over them, nearest its middle."""
+    if len(points) <= count:
+        return np.arange(len(points))
+    cells = int(np.sqrt(count))
+    low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-12)
+    at = np.minimum((points - low) / span * cells, cells - 1e-6)
+    cell, away = np.floor(at).astype(int) @ [cells, 1], np.abs(at % 1 - 0.5).sum(1)
+    order = np.lexsort((away, cell))
+    return np.sort(order[np.unique(cell[order], return_index=True)[1]])
 
 
 def _scatter(axes: Any, points: np.ndarray, groups: Sequence[str] | None, pictures: Sequence[Any] | None) -> None:

@@ -62,6 +62,46 @@ def retrieval_sheet(
     return figure
 
 
+@drawn
+def search_sheet(
+    query: Any,
+    results: Sequence[Any],
+    scores: Sequence[float],
+    names: Sequence[str] | None = None,
+    columns: int = 6,
+    title: str | None = None,
+) -> Figure:
+    """One query and what was found, in as many rows as it takes, best first, with scores and names.
+
+    Args:
+        query: a text (str), or a picture as in `retrieval_sheet`.
+        results, scores: K texts or pictures, and numbers. names: K strings, written below; default those of paths.
+        columns: results in a row.
+
+    Raises InputError, and ImageError for a picture that can't be read.
+    """
+    if len(results) != len(scores) or names is not None and len(names) != len(results):
+        found = f"{len(results)} results, {len(scores)} scores, {'no' if names is None else len(names)} names"
+        raise InputError(f"search_sheet: wanted one score and one name for each result, found {found}")
+    rows = max(1, -(-len(results) // columns))
+    if rows > _LARGEST:
+        raise InputError(f"search_sheet: wanted at most {_LARGEST * columns} results, found {len(results)}")
+    wide = 1 + min(columns, max(1, len(results)))
+    figure = new_figure(wide * _SIDE * 1.12 + 0.35, rows * _SIDE * 1.45 + (0.3 if title else 0.05), title)
+    grid = figure.subplots(rows, wide, squeeze=False, width_ratios=[_QUERY] + [1] * (wide - 1))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    grid[0, 0].set_axis_on()
+    _fill(grid[0, 0], query, PALETTE[-1], 0.6, "query")
+    for number, (found_one, score) in enumerate(zip(results, scores, strict=True)):
+        axes = grid[number // columns, 1 + number % columns]
+        axes.set_axis_on()
+        _fill(axes, found_one, FAINT, 0.6, f"{score:.3f}")
+        name = names[number] if names is not None else found_one.stem if isinstance(found_one, PurePath) else ""
+        axes.set_xlabel(plain(name, 20), fontsize=5.5, labelpad=2)
+    return figure
+
+
 def _fill(axes: Any, content: Any, frame: str, width: float, label: str) -> None:
     if isinstance(content, str):
         axes.text(0.5, 0.5, wrapped(content, 17, 6), ha="center", va="center", transform=axes.transAxes, fontsize=7)

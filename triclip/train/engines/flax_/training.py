@@ -29,6 +29,7 @@ from clip_core.weights import weight_table
 from clip_flax import loss
 from clip_flax.bridge import to_jax
 from clip_flax.modeling import FlaxCLIPModel, FlaxCLIPModule, normalize
+from clip_flax.pooling import pooled
 
 from ...config import TrainConfig
 from ...engine import Batch, Job, Process, Rule
@@ -97,8 +98,9 @@ class Network:
 
         def embed(module: FlaxCLIPModule) -> jax.Array:
             pixels = jnp.transpose(pixel_values, (0, 2, 3, 1))
-            tower = module.vision_model
-            return module.visual_projection(tower.pooled(pixels, patches=patches, deterministic=key is None))
+            chosen = {} if patches is None else {"patches": patches}
+            inputs = {"pixel_values": pixels, "deterministic": key is None, **chosen}
+            return module.visual_projection(pooled(module.vision_model, **inputs))
 
         return self._unit(params, embed, key)
 
@@ -106,7 +108,7 @@ class Network:
         """[B, S] -> unit rows [B, P] float32. key: of dropout; None for none."""
 
         def embed(module: FlaxCLIPModule) -> jax.Array:
-            return module.text_projection(module.text_model.pooled(input_ids, deterministic=key is None))
+            return module.text_projection(pooled(module.text_model, input_ids=input_ids, deterministic=key is None))
 
         return self._unit(params, embed, key)
 

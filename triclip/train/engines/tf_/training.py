@@ -14,6 +14,7 @@ from clip_tf.bridge import without_drawing
 from clip_tf.layers import at_least_float32
 from clip_tf.loss import anchor_loss, contrastive_loss
 from clip_tf.modeling import TFCLIPModel
+from clip_tf.shortcuts import pooled
 
 from ...config import TrainConfig
 from ...engine import Batch, Job, Process
@@ -191,11 +192,11 @@ class Engine:
 
     def _image(self, model: TFCLIPModel, pixel_values: tf.Tensor, patches: Any, training: bool) -> tf.Tensor:
         """Unit rows [b, P], float32."""
-        pooled = model.vision_model.pooled(pixel_values, patches=patches, training=training)
-        return _unit(model.visual_projection(pooled))
+        chosen = {} if patches is None else {"patches": patches}
+        return _unit(model.visual_projection(pooled(model.vision_model, training, pixel_values=pixel_values, **chosen)))
 
     def _text(self, model: TFCLIPModel, input_ids: tf.Tensor, training: bool) -> tf.Tensor:
-        return _unit(model.text_projection(model.text_model.pooled(input_ids, training=training)))
+        return _unit(model.text_projection(pooled(model.text_model, training, input_ids=input_ids)))
 
     def _loss(self, image: tf.Tensor, text: tf.Tensor, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """This replica's share, from its rows [n, P]."""
@@ -211,8 +212,8 @@ class Engine:
             label_smoothing=section.label_smoothing,
         )
         if section.anchors is not None:
+            anchors = _unit(parameters["anchors"][0]), inputs["sample"], section.anchors.scale, section.label_smoothing
             for rows, weight in ((image, section.anchors.image_weight), (text, section.anchors.text_weight)):
-                anchors = parameters["anchors"][0], inputs["sample"], section.anchors.scale, section.label_smoothing
                 loss += weight * anchor_loss(rows, *anchors)
         return loss
 
