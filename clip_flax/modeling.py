@@ -22,6 +22,7 @@ from clip_core.outputs import (
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
     FlaxCLIPOutput,
+    tower_output,
 )
 
 from .inputs import as_rows, check_nhwc, check_tokens
@@ -38,7 +39,7 @@ from .layers import (
 )
 from .masks import attention_bias, dropout, one_token, score_dtype
 from .pooling import chosen_tokens, image_features, pooled_image, pooled_text, text_features
-from .resnet import FlaxCLIPResNetVisionTransformer
+from .resnet import FlaxCLIPResNetVisionTransformer, vision_projection
 from .shortcuts import remember
 from .wrappers import FlaxCLIPPreTrainedModel, FlaxCLIPTextPreTrainedModel, FlaxCLIPVisionPreTrainedModel
 
@@ -321,31 +322,14 @@ class FlaxCLIPVisionTransformer(Network):
     pooled = pooled_image
 
 
-def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled: jax.Array, return_dict: bool) -> Any:
-    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
-    return out if return_dict else out.to_tuple()
-
-
 def vision_tower(owner: Any, config: Any = None) -> nn.Module:
-    """The tower of a module with a vision config: a ViT, or OpenAI's ResNet, which gives an embedding of the owner's
-    `projection_dim`."""
+    """The tower for a vision config: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
     config = owner.config if config is None else config
     if isinstance(config, CLIPResNetVisionConfig):
         return FlaxCLIPResNetVisionTransformer(
             config, owner.dtype, projection_dim=owner.config.projection_dim, **beyond(owner)
         )
     return FlaxCLIPVisionTransformer(config, owner.dtype, **beyond(owner))
-
-
-def vision_projection(config: CLIPVisionConfig, projection_dim: int, dtype: Any) -> Any:
-    """From what the tower pools to the shared space; a ResNet's is there already."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return _as_it_is
-    return projection(config, "visual_projection", projection_dim, dtype)
-
-
-def _as_it_is(x: jax.Array) -> jax.Array:
-    return x
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------

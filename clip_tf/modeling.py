@@ -15,10 +15,10 @@ import tensorflow as tf
 from clip_core.config import CLIPConfig, CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.outputs import (
     BaseModelOutput,
-    BaseModelOutputWithPooling,
     CLIPOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
+    tower_output,
 )
 
 from .bridge import MainLayer, TFPreTrainedModel, Tower, by_main_layer
@@ -36,7 +36,7 @@ from .layers import (
 )
 from .masks import layer_arguments, one_token
 from .pooling import chosen_tokens, pooled_image, pooled_text
-from .resnet import TFCLIPResNetVisionTransformer
+from .resnet import TFCLIPResNetVisionTransformer, vision_projection
 from .shortcuts import grid_positions, mlp, pooled
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -286,23 +286,10 @@ class TFCLIPVisionTransformer(Tower):
     pooled = pooled_image
 
 
-def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool) -> Any:
-    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
-    return out if return_dict else out.to_tuple()
-
-
 def vision_tower(config: CLIPVisionConfig, projection_dim: int | None = None) -> Tower:
-    """The tower that a config is of: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return TFCLIPResNetVisionTransformer(config, projection_dim)
-    return TFCLIPVisionTransformer(config)
-
-
-def vision_projection(config: CLIPVisionConfig, projection_dim: int) -> Any:
-    """From what `vision_tower` pools to the shared space; a ResNet's is there already."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return tf.identity
-    return Linear(config.hidden_size, projection_dim, bias=False)
+    """The tower for a config: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
+    resnet = isinstance(config, CLIPResNetVisionConfig)
+    return TFCLIPResNetVisionTransformer(config, projection_dim) if resnet else TFCLIPVisionTransformer(config)
 
 
 # -- main layers, each the layer "clip" of a public class --------------------------------------------------------------

@@ -18,10 +18,10 @@ from clip_core.config import CLIPConfig, CLIPResNetVisionConfig, CLIPTextConfig,
 from clip_core.inputs import check_pairs, encoder_flags, resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
-    BaseModelOutputWithPooling,
     CLIPOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
+    tower_output,
 )
 
 from .activations import activation
@@ -32,7 +32,7 @@ from .layers import attend, computable, linear, mlp, patch_tokens
 from .masks import beyond_sdpa, both, in_dtype, layer_arguments, one_token, text_masks
 from .pooling import chosen_tokens, embed_image, pooled, pooled_image, pooled_text
 from .positions import WithGrid, WithPositions
-from .resnet import CLIPResNetVisionTransformer
+from .resnet import CLIPResNetVisionTransformer, vision_projection
 from .shortcuts import known
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -61,9 +61,8 @@ class CLIPVisionEmbeddings(WithGrid):
         check_image(self, pixel_values, interpolate_pos_encoding)
         x = patch_tokens(self.patch_embedding, pixel_values.to(self.patch_embedding.weight.dtype))  # [B, h, w, D]
         positions = self.positions(*x.shape[1:3]) if interpolate_pos_encoding else self.grid_positions()
-        x = x.flatten(1, 2)  # [B, N - 1, D]
         class_token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([class_token, x], dim=1) + positions  # [B, N, D]
+        x = torch.cat([class_token, x.flatten(1, 2)], dim=1) + positions  # [B, N, D]
         return x if patches is None else chosen_tokens(x, patches)
 
 
@@ -96,8 +95,7 @@ class CLIPAttention(nn.Module):
 
     def __init__(self, config: Any, layer: int = 0) -> None:
         super().__init__()
-        self.config = config
-        self.embed_dim = config.hidden_size
+        self.config, self.embed_dim = config, config.hidden_size
         self.head_dim = self.embed_dim // config.num_attention_heads
         self.num_heads = config.num_attention_heads - len(set(config.pruned_heads.get(layer, ())))
         self.scale = self.head_dim**-0.5
@@ -300,23 +298,10 @@ class CLIPVisionTransformer(nn.Module):
     pooled = pooled_image
 
 
-def tower_output(encoded: Any, last_hidden_state: Tensor, pooled: Tensor, return_dict: bool) -> Any:
-    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
-    return out if return_dict else out.to_tuple()
-
-
 def vision_tower(config: CLIPVisionConfig, projection_dim: int | None = None) -> nn.Module:
-    """The tower that a config is of: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return CLIPResNetVisionTransformer(config, projection_dim)
-    return CLIPVisionTransformer(config)
-
-
-def vision_projection(config: CLIPVisionConfig, projection_dim: int) -> nn.Module:
-    """From what `vision_tower` pools to the shared space; a ResNet's is there already."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return nn.Identity()
-    return nn.Linear(config.hidden_size, projection_dim, bias=False)
+    """The tower for a config: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
+    resnet = isinstance(config, CLIPResNetVisionConfig)
+    return CLIPResNetVisionTransformer(config, projection_dim) if resnet else CLIPVisionTransformer(config)
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
