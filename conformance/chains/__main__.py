@@ -1,4 +1,4 @@
-"""The recorded run: chains through triclip and the real libraries, each in an environment of its own.
+"""The recorded run: chains through triclip and the real libraries, each in its own environment.
 
     python -m conformance.chains RECORD.json --chains 2000 --libraries LIBRARIES.json
     python -m conformance.chains RECORD.json        prints it as a table
