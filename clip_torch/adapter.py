@@ -81,6 +81,10 @@ class _Adapted:
         loaded = cls._ours.from_pretrained(*args, **kwargs)
         return (as_transformers(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else as_transformers(loaded)
 
+    def _initialize_weights(self, module: Any, *others: Any) -> None:
+        # What transformers' class around this one calls for every module in it: those of ours have their weights.
+        pass
+
     def tie_embeddings_and_encoder_decoder(self) -> None:
         # What transformers' class around this one calls for every model in it; theirs asks for a config of theirs.
         self.tie_weights()
