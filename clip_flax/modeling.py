@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clip_core.config import CLIPTextConfig, CLIPVisionConfig
+from clip_core.config import CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.inputs import resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
@@ -38,6 +38,7 @@ from .layers import (
 )
 from .masks import attention_bias, dropout, one_token, score_dtype
 from .pooling import chosen_tokens, image_features, pooled_image, pooled_text, text_features
+from .resnet import FlaxCLIPResNetVisionTransformer
 from .shortcuts import remember
 from .wrappers import FlaxCLIPPreTrainedModel, FlaxCLIPTextPreTrainedModel, FlaxCLIPVisionPreTrainedModel
 
@@ -325,6 +326,28 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled:
     return out if return_dict else out.to_tuple()
 
 
+def vision_tower(owner: Any, config: Any = None) -> nn.Module:
+    """The tower of a module with a vision config: a ViT, or OpenAI's ResNet, which gives an embedding of the owner's
+    `projection_dim`."""
+    config = owner.config if config is None else config
+    if isinstance(config, CLIPResNetVisionConfig):
+        return FlaxCLIPResNetVisionTransformer(
+            config, owner.dtype, projection_dim=owner.config.projection_dim, **beyond(owner)
+        )
+    return FlaxCLIPVisionTransformer(config, owner.dtype, **beyond(owner))
+
+
+def vision_projection(config: CLIPVisionConfig, projection_dim: int, dtype: Any) -> Any:
+    """From what the tower pools to the shared space; a ResNet's is there already."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return _as_it_is
+    return projection(config, "visual_projection", projection_dim, dtype)
+
+
+def _as_it_is(x: jax.Array) -> jax.Array:
+    return x
+
+
 # -- public classes ---------------------------------------------------------------------------------------------------
 # Each is a Linen module and its wrapper, which holds parameters and compiles the module's calls (`wrappers.py`).
 
@@ -359,7 +382,7 @@ class FlaxCLIPTextModel(FlaxCLIPTextPreTrainedModel):
 
 class FlaxCLIPVisionModule(Network):
     def setup(self) -> None:
-        self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, **beyond(self))
+        self.vision_model = vision_tower(self)
 
     def __call__(
         self,
@@ -389,8 +412,8 @@ class FlaxCLIPModule(Network):
         config = self.config
         text, vision = (with_factor(own, config) for own in (config.text_config, config.vision_config))
         self.text_model = FlaxCLIPTextTransformer(text, self.dtype, self.gradient_checkpointing)
-        self.vision_model = FlaxCLIPVisionTransformer(vision, self.dtype, self.gradient_checkpointing)
-        self.visual_projection = projection(vision, "visual_projection", config.projection_dim, self.dtype)
+        self.vision_model = vision_tower(self, vision)
+        self.visual_projection = vision_projection(vision, config.projection_dim, self.dtype)
         self.text_projection = projection(text, "text_projection", config.projection_dim, self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(config.logit_scale_init_value), ())
 
@@ -462,8 +485,8 @@ class FlaxCLIPTextModelWithProjection(FlaxCLIPTextPreTrainedModel):
 
 class FlaxCLIPVisionModelWithProjectionModule(Network):
     def setup(self) -> None:
-        self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, **beyond(self))
-        self.visual_projection = projection(self.config, "visual_projection", self.config.projection_dim, self.dtype)
+        self.vision_model = vision_tower(self)
+        self.visual_projection = vision_projection(self.config, self.config.projection_dim, self.dtype)
 
     def __call__(
         self,

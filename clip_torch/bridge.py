@@ -70,11 +70,11 @@ def to_torch(tensor: LazyTensor, dtype: torch.dtype, mapped: bool = False) -> to
 
     `mapped`: over the file itself where its dtype allows that.
     """
-    name = str(dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.") if "float" in tensor.dtype else tensor.dtype
     if mapped and tensor.map is not None and tensor.dtype == name:
         array = tensor.map()
     else:
-        array = tensor.astype(name).numpy() if "float" in tensor.dtype else tensor.numpy()
+        array = tensor.numpy() if name == tensor.dtype else tensor.astype(name).numpy()
     if not array.flags.writeable:
         array = array.copy()
     if name == "bfloat16":  # the core carries bfloat16 as bit patterns
@@ -216,16 +216,20 @@ def _hollow(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
         model = cls(loaded.config, *model_args)
     dtype = getattr(torch, loaded.dtype)
     parameters = dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
+    for name, buffer in buffers.items():  # position_ids, of no file, and a ResNet's running statistics
+        if name not in loaded.tensors and name not in loaded.fresh:
+            _replace(model, name, torch.arange(buffer.shape[-1])[None])
     for name in loaded.fresh:
-        value = torch.empty(parameters[name].shape, dtype=dtype)
-        _replace(model, name, nn.Parameter(value, requires_grad=parameters[name].requires_grad))
+        kept = parameters.get(name, buffers.get(name))
+        value = torch.empty(kept.shape, dtype=dtype if kept.is_floating_point() else kept.dtype)
+        _replace(model, name, value if name in buffers else nn.Parameter(value, requires_grad=kept.requires_grad))
     if loaded.fresh:
         model._draw(loaded.fresh)
     for name, tensor in loaded.tensors.items():
         value = to_torch(tensor, dtype, mapped)
-        _replace(model, name, nn.Parameter(value, requires_grad=parameters[name].requires_grad))
-    for name, buffer in model.named_buffers():  # position_ids are the only buffers
-        _replace(model, name, torch.arange(buffer.shape[-1])[None])
+        grows = name in parameters and parameters[name].requires_grad
+        _replace(model, name, value if name in buffers else nn.Parameter(value, requires_grad=grows))
     return model
 
 
