@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         model = cls(config, **kwargs)
         return model if torch_dtype is None else model.to(getattr(torch, dtype_name(torch_dtype)))
 
+    @wraps(Pretrained.save_pretrained)  # diffusers looks for parameters by name
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """As `Pretrained.save_pretrained`; a model with adapters writes only the active one, as in v4.37."""
         if not (self._hf_peft_config_loaded and kwargs.get("save_peft_format", True)):
