@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,14 @@ FUSED = {
     "gelu_new": ("gelu", "tanh", 1.0),
     "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
     "relu": ("relu", "", 1.0),
+}
+# what oneDNN's g is in PyTorch, written over its argument
+IN_PLACE: dict[str, Callable] = {
+    "quick_gelu": partial(F.silu, inplace=True),
+    "gelu": torch.ops.aten.gelu_,
+    "gelu_new": partial(torch.ops.aten.gelu_, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(torch.ops.aten.gelu_, approximate="tanh"),
+    "relu": torch.relu_,
 }
 
 
@@ -59,7 +68,7 @@ def _limited() -> bool:
 
 
 def way(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> str:
-    """How a layer's product is computed: "call": as PyTorch does it, "onednn", or "float32": widened before."""
+    """How a layer's product is computed: "call": by the layer itself, "plain": by PyTorch's own product, "onednn", or "float32": widened before."""
     if type(x) is not Tensor or type(layer) is not kind or x.device.type != "cpu" or x.dtype == torch.float64:
         return "call"
     if not may_skip(layer, x=x):
@@ -72,8 +81,10 @@ def way(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> str:
         return "call"
     if x.dtype in (weight.dtype, torch.float32) and not computes(weight.dtype):
         return "float32"
-    fits = X86 and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
-    return "onednn" if fits and _chosen() else "call"
+    if x.dtype != weight.dtype:
+        return "call"
+    fits = X86 and x.dtype in (torch.float32, torch.bfloat16)
+    return "onednn" if fits and _chosen() else "plain"
 
 
 def _chosen() -> bool:
@@ -96,7 +107,7 @@ def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 def linear(layer: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """What `layer(x)` gives: [..., in] -> [..., out]. dtype: of what x was before it was made `computable`."""
     how = way(layer, x)
-    if how == "call":
+    if how in ("call", "plain"):
         return layer(x if dtype is None else x.to(dtype))
     return _product(how, x, layer.weight, layer.bias)
 
@@ -107,7 +118,7 @@ def patch_tokens(layer: nn.Module, pixels: Tensor) -> Tensor:
     As one product: a convolution's own way costs up to twice the time.
     """
     how = way(layer, pixels, nn.Conv2d)
-    if how == "call" or layer.kernel_size != layer.stride or layer.bias is not None:
+    if how in ("call", "plain") or layer.kernel_size != layer.stride or layer.bias is not None:
         return layer(pixels).permute(0, 2, 3, 1)
     height, width = (size // patch for size, patch in zip(pixels.shape[2:], layer.stride, strict=True))
     pixels = pixels[:, :, : height * layer.stride[0], : width * layer.stride[1]]  # what is left over is cut off
@@ -137,7 +148,17 @@ def mlp(fc1: nn.Module, act: Callable, name: str | None, fc2: nn.Module, x: Tens
         h = product(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c, fused, algorithm)
         out = product(h, fc2.weight, None).div_(c)
         return out if fc2.bias is None else out.add_(fc2.bias)
+    if how == {"plain"} and name in IN_PLACE and not gradients and fc1.bias is not None and fc2.bias is not None:
+        return _plain_mlp(fc1, name, fc2, x)
     return linear(fc2, act(linear(fc1, x)))
+
+
+def _plain_mlp(fc1: nn.Module, name: str, fc2: nn.Module, x: Tensor) -> Tensor:
+    """The activation over its argument: new memory is slow, and the hidden layer is the largest array there is."""
+    c = FUSED[name][2]  # inside the products
+    h = torch.addmm(fc1.bias if c == 1.0 else fc1.bias * c, x.flatten(0, -2), fc1.weight.T, alpha=c)
+    out = torch.addmm(fc2.bias, IN_PLACE[name](h), fc2.weight.T, alpha=1 / c)
+    return out.unflatten(0, x.shape[:-1])
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float) -> Tensor:

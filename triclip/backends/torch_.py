@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from clip_core import machine
+from clip_torch.int8 import quantize
 from clip_torch.modeling import CLIPModel
 
 from ..prefixes import pad_rows_of_ids, shared_prefixes
@@ -19,7 +20,9 @@ from .torch_prefixes import features, may_share
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> CLIPModel:
-    """A CLIPModel in evaluation mode."""
+    """A CLIPModel in evaluation mode; of dtype "int8" with int8 layers (`clip_torch.int8`)."""
+    if dtype in ("int8", torch.int8):
+        return quantize(CLIPModel.from_pretrained(name_or_path, device_map=device, **kwargs))
     return CLIPModel.from_pretrained(name_or_path, dtype=dtype, device_map=device, **kwargs)
 
 

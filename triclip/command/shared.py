@@ -21,7 +21,9 @@ def model_arguments(parser: argparse.ArgumentParser, default: str | None = "emoj
     named = "'emoji' (default, embedded)" if default else "'emoji'; default: the index's, else 'emoji' (embedded)"
     parser.add_argument("--model", default=default, help=f"folder, file, hub name, or {named}")
     parser.add_argument("--backend", default="torch", choices=BACKENDS, help="default: torch")
-    parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
+    parser.add_argument(
+        "--dtype", default=None, help="float32 (default), float16, bfloat16, auto, or int8 (torch on a CPU)"
+    )
     if json:
         json_argument(parser)
 
