@@ -68,7 +68,8 @@ def _limited() -> bool:
 
 
 def way(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> str:
-    """How a layer's product is computed: "call": by the layer itself, "plain": by PyTorch's own product, "onednn", or "float32": widened before."""
+    """How a layer's product is computed: "call": by the layer itself; "plain": by PyTorch's own product, "onednn", or
+    "float32": widened before."""
     if type(x) is not Tensor or type(layer) is not kind or x.device.type != "cpu" or x.dtype == torch.float64:
         return "call"
     if not may_skip(layer, x=x):

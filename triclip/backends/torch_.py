@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from clip_core import machine
-from clip_torch.int8 import quantize
+from clip_torch.int8 import is_int8, quantize
 from clip_torch.modeling import CLIPModel
 
 from ..prefixes import pad_rows_of_ids, shared_prefixes
@@ -20,7 +20,7 @@ from .torch_prefixes import features, may_share
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> CLIPModel:
-    """A CLIPModel in evaluation mode; of dtype "int8" with int8 layers (`clip_torch.int8`)."""
+    """A CLIPModel in evaluation mode; of dtype "int8" with int8 encoders (`clip_torch.int8`)."""
     if dtype in ("int8", torch.int8):
         return quantize(CLIPModel.from_pretrained(name_or_path, device_map=device, **kwargs))
     return CLIPModel.from_pretrained(name_or_path, dtype=dtype, device_map=device, **kwargs)
@@ -47,7 +47,10 @@ def image_features(model: CLIPModel, pixel_values: np.ndarray) -> np.ndarray:
 
 
 def separate_cores(model: CLIPModel) -> int:
-    """How many cores may compute a batch each (`one_core_workers`); 1 where they can't: off the CPU."""
+    """How many cores may compute a batch each (`one_core_workers`); 1 where they can't: off the CPU, and in ONNX
+    Runtime, whose threads are the process's."""
+    if is_int8(model):
+        return 1
     return min(torch.get_num_threads(), machine.usable_cpus()) if model.device.type == "cpu" else 1
 
 

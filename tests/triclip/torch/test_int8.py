@@ -7,16 +7,14 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from clip_core.hub import MODELS
 from triclip import Clip
 from triclip.command import main
 
-pytestmark = pytest.mark.skipif(
-    not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_prepack")),
-    reason="this PyTorch has no oneDNN",
-)
+for package in ("onnx", "onnxruntime"):
+    pytest.importorskip(package, reason="the extra `onnx` is not installed")
+
 PICTURES = sorted((MODELS / "emoji" / "pictures").glob("*.png"))
 TEXTS = ["a photo of a cat", "two people walking in the rain", "the red heart", "flag: Brazil", "a slice of pizza"]
 
@@ -29,8 +27,6 @@ def test_the_embedded_model() -> None:
         assert (ours * want).sum(1).min() >= 0.999, encode
     again = copy.deepcopy(small), pickle.loads(pickle.dumps(small))
     assert all(np.array_equal(clip.encode_text(TEXTS), small.encode_text(TEXTS)) for clip in again)
-    held = sum(p.numel() * p.element_size() for p in small.model.parameters())
-    assert held < 0.45 * plain.model.get_memory_footprint()  # the embeddings, and a byte for each other weight
 
 
 def test_the_command(capsys: pytest.CaptureFixture) -> None:
