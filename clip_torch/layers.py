@@ -147,8 +147,7 @@ def mlp(fc1: nn.Module, act: Callable, name: str | None, fc2: nn.Module, x: Tens
             return product(product(x, fc1.weight, fc1.bias, fused, algorithm), fc2.weight, fc2.bias)
         # The factor goes where the arrays are narrow.
         h = product(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c, fused, algorithm)
-        out = product(h, fc2.weight, None).div_(c)
-        return out if fc2.bias is None else out.add_(fc2.bias)
+        return product(h, fc2.weight, None if fc2.bias is None else fc2.bias * c).mul_(1 / c)
     if how == {"plain"} and name in IN_PLACE and not gradients and fc1.bias is not None and fc2.bias is not None:
         return _plain_mlp(fc1, name, fc2, x)
     return linear(fc2, act(linear(fc1, x)))

@@ -77,7 +77,7 @@ class Clip:
                 "openai/clip-vit-base-patch32" (extra `hub`).
             backend: "torch" (default), "tf" or "flax"; that extra must be installed.
             dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend; "int8", with
-                the backend torch on CPUs: dense layers of 8-bit weights, for embedding alone (`clip_torch.int8`).
+                the backend torch and the extra `onnx`, on CPUs: encoders of 8-bit weights (`clip_torch.int8`).
             device: a device of the backend, e.g. "cuda"; default its own default.
             background: see the class.
             **kwargs: as for `CLIPModel.from_pretrained`: mmap, revision, cache_dir, local_files_only, token, …
