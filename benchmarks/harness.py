@@ -84,7 +84,7 @@ class Pair:
     at_least: float | None = None
     at_avx2: float | None = None  # `at_least` of a processor without AVX-512, where it is another
     at_most: float | None = None
-    of: str = "seconds"  # or "peak"
+    of: str = "seconds"  # or "peak", "cpu"
     share: bool = False  # the peer is a ceiling, of which ours reaches so many per cent
 
 
@@ -287,7 +287,7 @@ def ratio(row: Row, pair: Pair, measured: Mapping[str, Mapping[str, list]], leve
 
 
 def _per_item(row: Row, label: str, measured: Mapping[str, Mapping[str, list]], of: str) -> list[float]:
-    count = (row.sides[label].count or row.count) if of == "seconds" else 1
+    count = 1 if of == "peak" else row.sides[label].count or row.count
     return [value / count for value in measured[label][of]]
 
 

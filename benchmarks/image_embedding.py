@@ -35,9 +35,11 @@ ROW = Row(
     unit="pictures",
     check="same_vectors",
     limits=(
-        "The matrix products are nearly all of it. They go to oneDNN here and to MKL in `F.linear`, which on AMD "
-        "processors runs at half of AVX-512's speed; the activation is computed inside the first product of an MLP, "
-        "and the last layer for the class token alone (2/3 of a twelfth less)."
+        "The matrix products are nearly all of it. With AVX-512 they go to oneDNN, which computes an MLP's activation "
+        "inside the first product (MKL in `F.linear` runs at half of AVX-512's speed on AMD's processors, and is equal "
+        "on Intel's); without, to `F.linear`, the activation written over its argument. The last layer is computed for "
+        "the class token alone (2/3 of a twelfth less). What is left is attention (5%), norms, sums and new memory, "
+        "which graph compilers (OpenVINO) fuse and PyTorch's operators can't."
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -14,10 +15,11 @@ HEADER = """# Benchmarks
 Made by `make bench`; `make bench ROW=name` measures one row again. Each row runs triclip and its peers in turn, in
 processes of their own, on the same data, after comparing their results; ratios are taken round by round: median, and
 quartiles in brackets. "x" is our speed over the peer's; where a goal is "at most", it is our time or memory over the
-peer's. A percentage is the share that a row reaches of its ceiling: its matrix products alone, measured in turn with it
-(`benchmarks/products.py`). Rows are measured at the processor's own level of instructions and, where that has AVX-512,
-with all newer than AVX2 hidden (`benchmarks/levels.py`). Read `benchmarks/harness.py` for the method,
-`benchmarks/NAME.py` for a row, `benchmarks/results/` for every repetition.
+peer's. By CPU time, which is that of all threads, other work on the machine counts least: look at it where the load
+average, told below each row, was high. A percentage is the share that a row reaches of its ceiling: its matrix products
+alone, measured in turn with it (`benchmarks/products.py`). Rows are measured at the processor's own level of
+instructions and, where that has AVX-512, with all newer than AVX2 hidden (`benchmarks/levels.py`). Read
+`benchmarks/harness.py` for the method, `benchmarks/NAME.py` for a row, `benchmarks/results/` for every repetition.
 """
 
 
@@ -48,10 +50,14 @@ def page(rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> str:
 
 
 def goal_lines(rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> list[str]:
-    """Every comparison that has a goal, at each level that was measured."""
+    """Every comparison that has a goal, at each level that was measured: median, and in brackets by CPU time."""
     seen = list(dict.fromkeys(level for _, results in rows for level in results))
     names = {level: next(levels.title(level, r[level]["machine"]) for _, r in rows if level in r) for level in seen}
-    lines = ["## Goals\n", "| row | comparison | goal | " + " | ".join(names.values()) + " |"]
+    lines = [
+        "## Goals\n",
+        "In brackets: the same by CPU time, of all threads. In bold: not reached.\n",
+        "| row | comparison | goal | " + " | ".join(names.values()) + " |",
+    ]
     lines.append("|---|---|---|" + "---|" * len(seen))
     for row, results in rows:
         for pair in row.pairs:
@@ -67,8 +73,15 @@ def _cell(row: Row, pair: Pair, result: Mapping[str, Any] | None, level: str) ->
     if result is None:
         return ""
     found = ratio(row, pair, result["measured"], level)
-    text = _shown(pair, found.median)
-    return text if found.reached else f"**{text}**"
+    text, cpu = _shown(pair, found.median), _by_cpu(row, pair, result["measured"])
+    return (text if found.reached else f"**{text}**") + (f" ({cpu})" if cpu else "")
+
+
+def _by_cpu(row: Row, pair: Pair, measured: Mapping[str, Any]) -> str:
+    """The same ratio of processor time, over all threads: what other work on the machine changes least."""
+    if pair.of != "seconds" or pair.peer is None:
+        return ""
+    return _shown(pair, ratio(row, replace(pair, of="cpu"), measured).median)
 
 
 def row_lines(row: Row, result: Mapping[str, Any], level: str = "") -> list[str]:
@@ -83,12 +96,13 @@ def row_lines(row: Row, result: Mapping[str, Any], level: str = "") -> list[str]
         lines.append(f"| {label} | {pace}{_figure(seconds)} | {_figure(cpu)} | {peak / 1e6:.0f} |")
     if not row.pairs:
         return lines
-    lines += ["", "| comparison | measured | goal | |", "|---|---|---|---|"]
+    lines += ["", "| comparison | measured | by CPU time | goal | |", "|---|---|---|---|---|"]
     for pair in row.pairs:
         found = ratio(row, pair, measured, level)
         span = f"{_shown(pair, found.median)} ({_shown(pair, found.low, '')} to {_shown(pair, found.high, '')})"
         mark = {True: "reached", False: "**not reached**", None: ""}[found.reached]
-        lines.append(f"| {_pair_name(pair)} | {span} | {_goal(pair, level)} | {mark} |")
+        cpu = _by_cpu(row, pair, measured)
+        lines.append(f"| {_pair_name(pair)} | {span} | {cpu} | {_goal(pair, level)} | {mark} |")
     return lines
 
 

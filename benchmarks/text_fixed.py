@@ -40,8 +40,7 @@ ROW = Row(
     unit="captions",
     check="same_vectors",
     limits=(
-        "As for pictures: products by oneDNN in PyTorch, where they are 95% of one core's time, at 100 GFLOP a second, "
-        "half of the ceiling of two cores in the first table. One token in the last layer is 6.5% fewer products: that "
+        "As for pictures. One token in the last layer is 6.5% fewer products: that "
         "is 1.07x. In TensorFlow and Flax both sides have the same products; what else differs is small: in Flax 96% "
         "of one core's time is products, which took 683 ms here and 738 there, 1.08x."
     ),
