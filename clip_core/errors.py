@@ -1,4 +1,6 @@
-"""The documented error types. Each is also the built-in type a caller would already be catching."""
+"""The documented error types. Each subclasses the built-in type that callers of transformers catch."""
+
+from importlib import import_module
 
 
 class CheckpointError(ValueError):
@@ -6,7 +8,7 @@ class CheckpointError(ValueError):
 
 
 class ConfigError(ValueError):
-    """A configuration value that can't be. The message names the key, what was wanted and what was found."""
+    """An impossible configuration value. The message names the key, what was wanted and what was found."""
 
 
 class InputError(ValueError):
@@ -18,8 +20,20 @@ class DataError(ValueError):
 
 
 class ImageError(InputError, OSError):
-    """A file or array that is no usable picture. The message names it."""
+    """A file or array that is not a usable picture. The message names it."""
 
 
 class MissingDependencyError(ImportError):
     """A package that an optional format or backend needs. The message names the extra to install."""
+
+
+def require(package: str, extra: str, *modules: str) -> None:
+    """Import the frameworks that a backend is made of. Raises MissingDependencyError naming the extra that has them."""
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            missing = (error.name or module).partition(".")[0]
+            raise MissingDependencyError(
+                f"{package} needs {missing}, which is not installed: pip install 'triclip[{extra}]'", name=missing
+            ) from error

@@ -12,10 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
-from clip_core.config import CLIPTextConfig, CLIPVisionConfig
+from clip_core.config import CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.inputs import resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
@@ -25,10 +24,22 @@ from clip_core.outputs import (
     FlaxCLIPOutput,
 )
 
-from .inputs import as_rows, check_chosen, check_nhwc, check_tokens
-from .layers import ACTIVATIONS, checkpoint_policy, layer_norm, normal, patch_conv, projection, resampled, with_factor
+from .inputs import as_rows, check_nhwc, check_tokens
+from .layers import (
+    ACTIVATIONS,
+    beyond,
+    checkpoint_policy,
+    layer_norm,
+    normal,
+    patch_conv,
+    projection,
+    resampled,
+    with_factor,
+)
 from .masks import attention_bias, dropout, one_token, score_dtype
-from .shortcuts import image_features, remember, text_features
+from .pooling import chosen_tokens, image_features, pooled_image, pooled_text, text_features
+from .resnet import FlaxCLIPResNetVisionTransformer
+from .shortcuts import remember
 from .wrappers import FlaxCLIPPreTrainedModel, FlaxCLIPTextPreTrainedModel, FlaxCLIPVisionPreTrainedModel
 
 # v4.37's names in its Flax file
@@ -75,11 +86,7 @@ class FlaxCLIPVisionEmbeddings(nn.Module):
         x = x.reshape(batch, height * width, features)  # [B, N - 1, D]
         class_token = jnp.broadcast_to(self.class_embedding.astype(x.dtype)[None, None], (batch, 1, features))
         x = jnp.concatenate([class_token, x], axis=1) + positions.astype(x.dtype)[None]  # [B, N, D]
-        if patches is None:
-            return x
-        check_chosen(patches, batch, height * width)
-        chosen = jnp.pad(patches.astype(np.int32) + 1, ((0, 0), (1, 0)))  # [B, K + 1], the class token first
-        return jnp.take_along_axis(x, chosen[..., None], axis=1)
+        return x if patches is None else chosen_tokens(x, patches)
 
 
 class FlaxCLIPTextEmbeddings(nn.Module):
@@ -135,7 +142,7 @@ class FlaxCLIPAttention(nn.Module):
         rows: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
         """hidden_states [B, S, D]; attention_mask [B, S], above 0: visible. Returns [B, S, D] and, if asked for, the
-        weights [B, H, S, S]. rows [B]: only these tokens ask, one of each sequence: [B, 1, D] and [B, H, 1, S]."""
+        weights [B, H, S, S]. rows [B]: the positions to compute, one for each sequence: [B, 1, D], [B, H, 1, S]."""
         x = hidden_states
         q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, H, S, d]
         k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
@@ -174,7 +181,7 @@ class FlaxCLIPEncoderLayer(nn.Module):
     layer: int | None = None
 
     def setup(self) -> None:
-        self.self_attn = FlaxCLIPAttention(self.config, self.dtype, self.layer)
+        self.self_attn = FlaxCLIPAttention(self.config, self.dtype, **beyond(self))
         self.layer_norm1 = layer_norm(self.config, self.dtype)
         self.mlp = FlaxCLIPMLP(self.config, self.dtype)
         self.layer_norm2 = layer_norm(self.config, self.dtype)
@@ -187,9 +194,10 @@ class FlaxCLIPEncoderLayer(nn.Module):
         output_attentions: bool = False,
         rows: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
-        """As `FlaxCLIPAttention`. rows [B]: only this token of each sequence is computed, from all of them."""
+        """As `FlaxCLIPAttention`: (states, and attention weights if asked for)."""
         x = hidden_states
-        attended, *weights = self.self_attn(self.layer_norm1(x), attention_mask, deterministic, output_attentions, rows)
+        asked, inside = () if rows is None else (rows,), self.layer_norm1(x)
+        attended, *weights = self.self_attn(inside, attention_mask, deterministic, output_attentions, *asked)
         x = (x if rows is None else one_token(x, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
         return (x, *weights)
@@ -203,7 +211,9 @@ class FlaxCLIPLayerCollection(Network):
         if self.gradient_checkpointing:
             policy = checkpoint_policy(self.gradient_checkpointing)
             layer = nn.remat(layer, static_argnums=(3, 4), policy=policy)  # counted with self: the two flags
-        self.layers = [layer(self.config, self.dtype, i, name=str(i)) for i in range(self.config.num_hidden_layers)]
+        numbers = range(self.config.num_hidden_layers)
+        heads = [{"layer": i} if self.config.pruned_heads else {} for i in numbers]
+        self.layers = [layer(self.config, self.dtype, **heads[i], name=str(i)) for i in numbers]
 
     def __call__(
         self,
@@ -215,11 +225,11 @@ class FlaxCLIPLayerCollection(Network):
         return_dict: bool = True,
         rows: jax.Array | None = None,
     ) -> Any:
-        """hidden_states [B, S, D]. rows [B]: the last state of this token of each sequence alone: [B, 1, D]."""
+        """hidden_states [B, S, D]; rows [B]: the last layer computes only these: [B, 1, D]."""
         x, states, attentions = hidden_states, [hidden_states], []
         for i, layer in enumerate(self.layers):
-            asked = rows if i == len(self.layers) - 1 else None
-            x, *weights = layer(x, attention_mask, deterministic, output_attentions, asked)
+            asked = () if rows is None or i < len(self.layers) - 1 else (rows,)
+            x, *weights = layer(x, attention_mask, deterministic, output_attentions, *asked)
             states.append(x)
             attentions += weights
         if rows is not None and not self.layers:
@@ -236,7 +246,7 @@ class FlaxCLIPEncoder(Network):
     """A tower's layers. A text config makes it causal."""
 
     def setup(self) -> None:
-        self.layers = FlaxCLIPLayerCollection(self.config, self.dtype, self.gradient_checkpointing)
+        self.layers = FlaxCLIPLayerCollection(self.config, self.dtype, **beyond(self))
 
     def __call__(self, inputs_embeds: jax.Array, *args: Any, **kwargs: Any) -> Any:
         """As `FlaxCLIPLayerCollection`."""
@@ -247,12 +257,11 @@ class FlaxCLIPEncoder(Network):
 
 
 class FlaxCLIPTextTransformer(Network):
-    """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
-    the end token."""
+    """The text tower: what `FlaxCLIPTextModel` returns."""
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPTextEmbeddings(self.config, self.dtype)
-        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, self.gradient_checkpointing)
+        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, **beyond(self))
         self.final_layer_norm = layer_norm(self.config, self.dtype)
 
     def __call__(
@@ -273,18 +282,7 @@ class FlaxCLIPTextTransformer(Network):
         pooled = one_token(last_hidden_state, self.end_of_text(input_ids))[:, 0]
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
-    def pooled(
-        self,
-        input_ids: jax.Array,
-        attention_mask: jax.Array | None = None,
-        position_ids: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> jax.Array:
-        """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
-        input_ids, attention_mask = as_rows(input_ids, attention_mask)
-        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        encoded = self.encoder(x, attention_mask, deterministic, rows=self.end_of_text(input_ids))
-        return self.final_layer_norm(encoded.last_hidden_state[:, 0])
+    pooled = pooled_text
 
     def end_of_text(self, input_ids: jax.Array) -> jax.Array:
         """Where the end-of-text token stands: [B, S] -> [B]."""
@@ -295,13 +293,12 @@ class FlaxCLIPTextTransformer(Network):
 
 
 class FlaxCLIPVisionTransformer(Network):
-    """The vision tower: pixels [B, h, w, C] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
-    after a norm of its own."""
+    """The vision tower: what `FlaxCLIPVisionModel` returns, of pixels [B, h, w, C]."""
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPVisionEmbeddings(self.config, self.dtype)
         self.pre_layrnorm = layer_norm(self.config, self.dtype)
-        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, self.gradient_checkpointing)
+        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, **beyond(self))
         self.post_layernorm = layer_norm(self.config, self.dtype)
 
     def __call__(
@@ -314,32 +311,41 @@ class FlaxCLIPVisionTransformer(Network):
         interpolate_pos_encoding: bool = False,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))  # [B, N, D]
+        more = (True,) if interpolate_pos_encoding else ()
+        x = self.pre_layrnorm(self.embeddings(pixel_values, *more))  # [B, N, D]
         encoded = self.encoder(x, None, deterministic, flags.attentions, flags.hidden_states)
         last_hidden_state = encoded.last_hidden_state
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
-    def pooled(
-        self,
-        pixel_values: jax.Array,
-        interpolate_pos_encoding: bool = False,
-        patches: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> jax.Array:
-        """`pooler_output` [B, D] alone: the last layer is computed for the class token only.
-
-        patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
-        """
-        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, patches))  # [B, N, D]
-        first = jnp.zeros(x.shape[0], jnp.int32)
-        encoded = self.encoder(x, None, deterministic, rows=first)
-        return self.post_layernorm(encoded.last_hidden_state[:, 0])
+    pooled = pooled_image
 
 
 def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled: jax.Array, return_dict: bool) -> Any:
     out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
     return out if return_dict else out.to_tuple()
+
+
+def vision_tower(owner: Any, config: Any = None) -> nn.Module:
+    """The tower of a module with a vision config: a ViT, or OpenAI's ResNet, which gives an embedding of the owner's
+    `projection_dim`."""
+    config = owner.config if config is None else config
+    if isinstance(config, CLIPResNetVisionConfig):
+        return FlaxCLIPResNetVisionTransformer(
+            config, owner.dtype, projection_dim=owner.config.projection_dim, **beyond(owner)
+        )
+    return FlaxCLIPVisionTransformer(config, owner.dtype, **beyond(owner))
+
+
+def vision_projection(config: CLIPVisionConfig, projection_dim: int, dtype: Any) -> Any:
+    """From what the tower pools to the shared space; a ResNet's is there already."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return _as_it_is
+    return projection(config, "visual_projection", projection_dim, dtype)
+
+
+def _as_it_is(x: jax.Array) -> jax.Array:
+    return x
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
@@ -348,7 +354,7 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled:
 
 class FlaxCLIPTextModule(Network):
     def setup(self) -> None:
-        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
+        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, **beyond(self))
 
     def __call__(
         self,
@@ -376,7 +382,7 @@ class FlaxCLIPTextModel(FlaxCLIPTextPreTrainedModel):
 
 class FlaxCLIPVisionModule(Network):
     def setup(self) -> None:
-        self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
+        self.vision_model = vision_tower(self)
 
     def __call__(
         self,
@@ -406,8 +412,8 @@ class FlaxCLIPModule(Network):
         config = self.config
         text, vision = (with_factor(own, config) for own in (config.text_config, config.vision_config))
         self.text_model = FlaxCLIPTextTransformer(text, self.dtype, self.gradient_checkpointing)
-        self.vision_model = FlaxCLIPVisionTransformer(vision, self.dtype, self.gradient_checkpointing)
-        self.visual_projection = projection(vision, "visual_projection", config.projection_dim, self.dtype)
+        self.vision_model = vision_tower(self, vision)
+        self.visual_projection = vision_projection(vision, config.projection_dim, self.dtype)
         self.text_projection = projection(text, "text_projection", config.projection_dim, self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(config.logit_scale_init_value), ())
 
@@ -435,14 +441,7 @@ class FlaxCLIPModule(Network):
         # A half-precision parameter is no reason for a scale of three digits.
         logit_scale = self.logit_scale.astype(jnp.promote_types(self.logit_scale.dtype, text_embeds.dtype))
         logits_per_text = text_embeds @ image_embeds.T * jnp.exp(logit_scale)  # [B_t, B_i]
-        out = FlaxCLIPOutput(
-            logits_per_image=logits_per_text.T,
-            logits_per_text=logits_per_text,
-            text_embeds=text_embeds,
-            image_embeds=image_embeds,
-            text_model_output=text,
-            vision_model_output=image,
-        )
+        out = FlaxCLIPOutput(logits_per_text.T, logits_per_text, text_embeds, image_embeds, text, image)
         return out if flags.return_dict else out.to_tuple()
 
 
@@ -455,7 +454,7 @@ class FlaxCLIPModel(FlaxCLIPPreTrainedModel):
 
 class FlaxCLIPTextModelWithProjectionModule(Network):
     def setup(self) -> None:
-        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
+        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, **beyond(self))
         self.text_projection = projection(self.config, "text_projection", self.config.projection_dim, self.dtype)
 
     def __call__(
@@ -486,8 +485,8 @@ class FlaxCLIPTextModelWithProjection(FlaxCLIPTextPreTrainedModel):
 
 class FlaxCLIPVisionModelWithProjectionModule(Network):
     def setup(self) -> None:
-        self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
-        self.visual_projection = projection(self.config, "visual_projection", self.config.projection_dim, self.dtype)
+        self.vision_model = vision_tower(self)
+        self.visual_projection = vision_projection(self.config, self.config.projection_dim, self.dtype)
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip_core.errors import InputError
 from clip_core.inputs import (
@@ -35,16 +35,24 @@ class Room(NamedTuple):
     max_position_embeddings: int
 
 
-def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None) -> None:
-    """Kinds and dtypes: what holds whatever the embedding is."""
+class Pictures(NamedTuple):
+    """What a vision embedding takes, under the names that configs have for it."""
+
+    num_channels: int
+    image_size: int
+    patch_size: int
+
+
+def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
+    """The ids as [B, S], after checks of types and dtypes, which hold whatever the embedding is."""
     check_tensors(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
-    if isinstance(input_ids, torch.fx.Proxy):  # stands for any input
-        return
-    if input_ids is None or not all(input_ids.shape[-1:]):
-        check_ids(None, None if input_ids is None else input_ids.shape)
-    check_integers("input_ids", _name(input_ids))
-    if position_ids is not None:
-        check_integers("position_ids", _name(position_ids))
+    if not isinstance(input_ids, torch.fx.Proxy):  # which stands for any input
+        if input_ids is None or not all(input_ids.shape[-1:]):
+            check_ids(None, None if input_ids is None else input_ids.shape)
+        check_integers("input_ids", _name(input_ids))
+        if position_ids is not None:
+            check_integers("position_ids", _name(position_ids))
+    return input_ids.reshape(-1, input_ids.shape[-1])
 
 
 def check_tokens(embeddings: Any, input_ids: Tensor | None, position_ids: Tensor | None, shape: torch.Size) -> None:
@@ -73,15 +81,20 @@ def check_visible(attention_mask: Tensor | None, x: Tensor) -> None:
 
 
 def check_image(embeddings: Any, pixel_values: Tensor | None, interpolate: bool) -> None:
-    """Pixels of the config's size, or of as many patches as there are positions where these were exchanged."""
+    """Pixels of the module's size, or of as many patches as there are positions where these were exchanged."""
     check_tensors(pixel_values=pixel_values)
     if isinstance(pixel_values, torch.fx.Proxy):
         return
-    places = embeddings.position_ids.shape[-1]
-    own = embeddings.num_positions == places
-    if own or interpolate or pixel_values is None or pixel_values.dim() != 4:
-        check_pixels(embeddings.config, None if pixel_values is None else pixel_values.shape, interpolate)
-    elif (found := math.prod(size // embeddings.patch_size for size in pixel_values.shape[2:])) != places - 1:
+    shape, conv = None if pixel_values is None else pixel_values.shape, embeddings.patch_embedding
+    if not isinstance(conv, nn.Conv2d):  # somebody's own takes what it takes
+        if shape is None:
+            check_pixels(embeddings.config, None)
+        return
+    places, stride = embeddings.position_ids.shape[-1], conv.stride[0]
+    own = (embeddings.image_size // stride) ** 2 + 1 == places
+    if own or interpolate or shape is None or len(shape) != 4:
+        check_pixels(Pictures(conv.in_channels, embeddings.image_size, stride), shape, interpolate)
+    elif (found := math.prod(size // stride for size in shape[2:])) != places - 1:
         raise InputError(f"pixel_values: wanted as many patches as there are positions, {places - 1}, found {found}")
 
 

@@ -1,4 +1,4 @@
-"""`triclip demo`: the bundled pictures, classified and found by words with the embedded model, and drawn as a grid."""
+"""`triclip demo`: classify the bundled pictures with the embedded model, search them by words, and draw a grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pipeline import Clip
 PICTURES = MODELS / "emoji" / "pictures"
 
 
-def show(output: Path, backend: str = "torch") -> int:
+def show(output: Path, backend: str | None = None) -> int:
     """Print two ranked tables and write `similarity.png` into the folder `output`. Returns the exit code."""
     about = json.loads((PICTURES / "demo.json").read_text(encoding="utf-8"))
     pictures = [PICTURES / entry["file"] for entry in about["pictures"]]

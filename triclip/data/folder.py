@@ -1,9 +1,9 @@
-"""A folder of pictures alone: a .txt of the same name beside each, or, with labels, one folder per class."""
+"""Folders of pictures without a table: a .txt of the same name beside each, or, with labels, one folder per class."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +12,26 @@ from clip_core.errors import DataError
 
 from .fields import as_captions, captions_if_any, decode_text
 from .files import PackedStrings
-from .source import PARTS, PICTURES, Sample, Source
+from .source import PICTURES, Keys, Sample, Source
 
 
-def open_folder(
-    folders: Sequence[Path],
-    image_key: str | None = None,
-    caption_key: str | None = None,
-    label_key: str | None = None,
-    needs: Collection[str] = PARTS,
-) -> Source:
-    """Pictures with captions, or with `label_key` pictures with labels. `image_key`, `caption_key`: suffixes."""
-    pictures = (f".{image_key.lower().lstrip('.')}",) if image_key else PICTURES
-    if label_key is not None:
+def open_folder(folders: Sequence[Path], keys: Keys) -> Source:
+    """Pictures with captions, or, with a key for labels, pictures with labels. The other keys are suffixes."""
+    pictures = (f".{keys.image.lower().lstrip('.')}",) if keys.image else PICTURES
+    if keys.label is not None:
         return ClassFolders(folders, pictures)
-    return CaptionedFolder(folders, pictures, "." + (caption_key or "txt").lstrip("."), "captions" in needs)
+    return CaptionedFolder(folders, pictures, "." + (keys.caption or "txt").lstrip("."), "captions" in keys.needs)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(a folder in it, the names of its files), sorted; links to folders are not followed."""
+    """(folder, names of its files) for all folders below, sorted; links to folders are not followed."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
         yield parent, sorted(names)
 
 
 class CaptionedFolder(Source):
-    """Pictures, in folders of folders too, with a text file beside each; those without one are left out if `needed`."""
+    """Pictures, in nested folders too, with a text file beside each; those without one are left out if `needed`."""
 
     def __init__(self, folders: Sequence[Path], pictures: tuple[str, ...], text: str, needed: bool = True) -> None:
         self.text, self.needed = text, needed
@@ -72,7 +66,7 @@ class CaptionedFolder(Source):
 
 
 class ClassFolders(Source):
-    """Pictures whose class is the folder they are in, directly or further down: "train/cat/3.jpg" is a "cat"."""
+    """Pictures with the name of their top folder as the class: "train/cat/3.jpg" is a "cat"."""
 
     def __init__(self, folders: Sequence[Path], pictures: tuple[str, ...]) -> None:
         self.label_names = sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir()})
