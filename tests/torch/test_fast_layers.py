@@ -111,11 +111,11 @@ def test_an_activation_over_its_argument(act: str, shape: tuple[int, ...], monke
     taken, plain = [], layers._plain_mlp
     monkeypatch.setattr(layers, "_plain_mlp", lambda *args: taken.append(args) or plain(*args))
     with torch.no_grad():
-        got, want = layers.mlp(fc1, function, act, fc2, x), fc2(function(fc1(x)))
+        got, want = layers.mlp(fc1, function, fc2, x), fc2(function(fc1(x)))
         assert relative_error(got, want) <= ACROSS and taken
         fc1.register_forward_hook(lambda *_: taken.clear())  # who looks on gets each layer's own output
-        assert torch.equal(layers.mlp(fc1, function, act, fc2, x), want) and not taken
-    assert layers.mlp(fc1, function, act, fc2, x).requires_grad and not taken
+        assert torch.equal(layers.mlp(fc1, function, fc2, x), want) and not taken
+    assert layers.mlp(fc1, function, fc2, x).requires_grad and not taken
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "selu"])
