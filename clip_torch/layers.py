@@ -136,10 +136,13 @@ def mlp(fc1: nn.Module, act: Callable, fc2: nn.Module, x: Tensor, training: bool
     separately; quick_gelu in float32 has a fused forward and backward pass of its own.
     """
     how, name = {way(fc1, x), way(fc2, x)}, name_of(act)
+    gradients = training or torch.is_grad_enabled()
+    wide = how == {"float32"} or (how == {"plain"} and x.dtype == torch.float32)
+    if wide and name in IN_PLACE and not gradients and fc1.bias is not None and fc2.bias is not None:
+        return _mlp_in_place(fc1, name, fc2, x)
     if how == {"float32"}:  # the hidden layer needs no rounding either
         hidden = act(F.linear(x.float(), fc1.weight.float(), _wide(fc1.bias)))
         return F.linear(hidden, fc2.weight.float(), _wide(fc2.bias)).to(x.dtype)
-    gradients = training or torch.is_grad_enabled()
     if how == {"onednn"} and name in FUSED and not (gradients and (name != "quick_gelu" or x.dtype != torch.float32)):
         fused, algorithm, c = FUSED[name]
         if gradients:
@@ -149,17 +152,16 @@ def mlp(fc1: nn.Module, act: Callable, fc2: nn.Module, x: Tensor, training: bool
         # The factor goes where the arrays are narrow.
         h = product(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c, fused, algorithm)
         return product(h, fc2.weight, None if fc2.bias is None else fc2.bias * c).mul_(1 / c)
-    if how == {"plain"} and name in IN_PLACE and not gradients and fc1.bias is not None and fc2.bias is not None:
-        return _plain_mlp(fc1, name, fc2, x)
     return linear(fc2, act(linear(fc1, x)))
 
 
-def _plain_mlp(fc1: nn.Module, name: str, fc2: nn.Module, x: Tensor) -> Tensor:
-    """The activation over its argument: new memory is slow, and the hidden layer is the largest array there is."""
+def _mlp_in_place(fc1: nn.Module, name: str, fc2: nn.Module, x: Tensor) -> Tensor:
+    """In float32, the activation over its argument: new memory is slow, and the hidden layer is the largest array."""
     c = FUSED[name][2]  # inside the products
-    h = torch.addmm(fc1.bias if c == 1.0 else fc1.bias * c, x.flatten(0, -2), fc1.weight.T, alpha=c)
-    out = torch.addmm(fc2.bias, IN_PLACE[name](h), fc2.weight.T, alpha=1 / c)
-    return out.unflatten(0, x.shape[:-1])
+    bias = fc1.bias.float() if c == 1.0 else fc1.bias.float() * c
+    h = torch.addmm(bias, x.flatten(0, -2).float(), fc1.weight.float().T, alpha=c)
+    out = torch.addmm(fc2.bias.float(), IN_PLACE[name](h), fc2.weight.float().T, alpha=1 / c)
+    return out.unflatten(0, x.shape[:-1]).to(x.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float) -> Tensor:

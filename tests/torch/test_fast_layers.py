@@ -108,8 +108,8 @@ def test_an_activation_over_its_argument(act: str, shape: tuple[int, ...], monke
     monkeypatch.setenv("TRICLIP_SHORT_CUTS", "linear=plain")
     torch.manual_seed(0)
     fc1, fc2, function, x = nn.Linear(8, 16), nn.Linear(16, 8), ACTIVATIONS[act], torch.randn(shape)
-    taken, plain = [], layers._plain_mlp
-    monkeypatch.setattr(layers, "_plain_mlp", lambda *args: taken.append(args) or plain(*args))
+    taken, plain = [], layers._mlp_in_place
+    monkeypatch.setattr(layers, "_mlp_in_place", lambda *args: taken.append(args) or plain(*args))
     with torch.no_grad():
         got, want = layers.mlp(fc1, function, fc2, x), fc2(function(fc1(x)))
         assert relative_error(got, want) <= ACROSS and taken
