@@ -24,8 +24,13 @@ def kept_index(args: argparse.Namespace, path: str) -> str:
 
     Raises FileNotFoundError for a folder of pictures without an index, when nobody at a terminal wants one.
     """
+    from ..search.engines import is_address
     from ..search.opening import index_at, is_index, own_index
 
+    if is_address(path):
+        if args.update:
+            raise ValueError(f"--update {path}: wanted an index of this machine; update that, and upload it again")
+        return path
     if is_index(path):
         is_inside = index_at(path) != Path(path)
         if args.update or args.update is None and is_inside:
