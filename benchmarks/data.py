@@ -220,7 +220,7 @@ def _vectors_1m(folder: Path) -> None:
     parts = [_unit(rng, 100_000, 512, middles) for _ in range(10)]
     indexes = [Index(part, [f"{n}/{row}.jpg" for row in range(len(part))], "emoji") for n, part in enumerate(parts)]
     build_folder(folder / "vectors_1m_half.index", indexes, "float16")
-    build_folder(folder / "vectors_1m.index", indexes).rebuild_candidates("ivf")
+    build_folder(folder / "vectors_1m.index", indexes)
 
 
 def _pictures_100k(folder: Path) -> None:
@@ -261,7 +261,7 @@ PARTS: dict[str, tuple[str, Any]] = {  # part -> (what is there afterwards, how 
     "vit_b32": ("vit_b32", _vit_b32),
     "vectors_300k": ("vectors_300k.index/index.json", _vectors_300k),
     "emoji_300k": ("emoji_300k.index/index.json", _emoji_300k),
-    "vectors_1m": ("vectors_1m.index/candidates-ivf.json", _vectors_1m),
+    "vectors_1m": ("vectors_1m.index/index.json", _vectors_1m),
     "pictures_100k": ("pictures_100k/.triclip/index.json", _pictures_100k),
 }
 

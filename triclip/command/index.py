@@ -69,7 +69,7 @@ def _upload(args: argparse.Namespace) -> int:
     """Into an engine; prints how many rows are there, and the recall of its search."""
     from ..search import open_each
     from ..search.changing import join
-    from ..search.engines import ENGINES
+    from ..search.engines.addresses import ENGINES
     from ..search.engines.upload import upload
 
     engine, address = args.to

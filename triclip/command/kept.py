@@ -24,7 +24,7 @@ def kept_index(args: argparse.Namespace, path: str) -> str:
 
     Raises FileNotFoundError for a folder of pictures without an index, when nobody at a terminal wants one.
     """
-    from ..search.engines import is_address
+    from ..search.engines.addresses import is_address
     from ..search.opening import index_at, is_index, own_index
 
     if is_address(path):

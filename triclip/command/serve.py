@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; returns 0 then."""
     from ..fingerprint import fingerprint
-    from ..search.engines import is_address
+    from ..search.engines.addresses import is_address
     from ..search.opening import index_at, is_index, open_searchable
     from ..serve.limits import Limits
     from ..serve.opening import open_library

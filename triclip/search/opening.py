@@ -9,7 +9,7 @@ from typing import Any
 
 from .columns import Column
 from .core import Index
-from .engines import is_address, open_address
+from .engines.addresses import is_address, open_address
 from .folder import FolderIndex
 from .origin import Origin
 from .parts import MANIFEST

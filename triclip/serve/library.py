@@ -85,6 +85,8 @@ class Library:
         self._start(source, Cache(self.limits.cache_bytes))
 
     def _start(self, source: tuple[Path, Any] | None, thumbnails: Cache) -> None:
+        self._source: Path | None
+        self._version: Any
         self._source, self._version = source or (None, None)
         self._thumbnails, self._lock = thumbnails, threading.Lock()
 
@@ -134,7 +136,7 @@ class Library:
         step = max(1, len(self.rows) / count)
         return [self.about(int(self.rows[int(i * step)])) for i in range(min(count, len(self.rows)))]
 
-    def search(self, query: np.ndarray, top: int, filters: Sequence[str] = (), kind: str = "exact") -> list[Found]:
+    def search(self, query: np.ndarray, top: int, filters: Sequence[Any] = (), kind: str = "exact") -> list[Found]:
         """The `top` pictures most similar to a unit vector [P], best first; `filters`, `kind`: see `Index`.
 
         Filters see names as they are shown. Raises InputError for a filter that names no column.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..pipeline import Clip
 from ..search.columns import NAME
-from ..search.engines import Searchable
+from ..search.engines.base import Searchable
 from .inside import Folder
 from .library import ID, Cache, Found, Library, as_found
 from .limits import Limits, Refusal

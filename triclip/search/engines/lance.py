@@ -11,7 +11,7 @@ import numpy as np
 from clip_core.errors import InputError, MissingDependencyError
 
 from ..origin import Origin
-from . import About, as_filters, as_rows, check_queries
+from .base import About, as_filters, as_rows, check_queries
 
 _ABOUT = "-triclip"  # ends the name of the table that says what the other one is
 _ROW = "row"
@@ -37,7 +37,7 @@ class Lance:
         self._database: Any = lancedb.connect(place)
         about = self._open(name + _ABOUT)
         self.about = None if about is None else About.of(json.loads(about.to_arrow()["about"][0].as_py()))
-        self._table = None if self.about is None else self._open(name)
+        self._table: Any = None if self.about is None else self._open(name)
 
     def _open(self, name: str) -> Any:
         try:
@@ -66,7 +66,7 @@ class Lance:
         return self._known.width
 
     def __len__(self) -> int:
-        return self._known.count
+        return self._known.rows
 
     # -- uploading ----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import numpy as np
 from clip_core.errors import InputError, MissingDependencyError
 
 from ..origin import Origin
-from . import About, as_filters, as_rows, check_queries
+from .base import About, as_filters, as_rows, check_queries
 
 _ABOUT = "-triclip"  # ends the name of the collection that says what the other one is
 _SECONDS = 60
@@ -59,7 +59,7 @@ class Qdrant:
         return self._known.width
 
     def __len__(self) -> int:
-        return self._known.count
+        return self._known.rows
 
     # -- uploading ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +116,9 @@ class Qdrant:
         return quiet
 
     def _filter(self, where: Any) -> Any:
-        models, must, never = self._models, [], []
+        models = self._models
+        must: list[Any] = []
+        never: list[Any] = []
         for title, sign, value in as_filters(where, self._known.columns):
             if sign == "~":
                 raise InputError(f"filter on {title!r}: Qdrant knows no patterns (~); wanted = != < <= > or >=")

@@ -12,7 +12,8 @@ from clip_core.errors import InputError
 from ...progress import Progress
 from ..columns import is_shown
 from ..core import Index
-from . import About, Engine, open_engine
+from .addresses import open_engine
+from .base import About, Engine
 
 BATCH = 1000
 _QUERIES = 100
