@@ -1,6 +1,6 @@
 """The tools: `Clip`, and embedding, search, serving, training, evaluation and conformance over any backend.
 
-Names are imported on first use, so that `import triclip` costs nothing and loads no framework. Tools are modules:
+Names are imported on first use, so that `import triclip` is cheap and loads no framework. Tools are modules:
 `from triclip.embed import embed`, `from triclip.train import train`.
 """
 

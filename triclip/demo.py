@@ -1,4 +1,4 @@
-"""`triclip demo`: the bundled pictures, classified and found by words with the embedded model, and drawn as a grid."""
+"""`triclip demo`: classify the bundled pictures with the embedded model, search them by words, and draw a grid."""
 
 from __future__ import annotations
 

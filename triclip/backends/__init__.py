@@ -1,4 +1,4 @@
-"""What the tools ask of a backend, as one Protocol: the modules `torch_`, `tf_` and `flax_` each have all of it."""
+"""The tools' interface to the backends: one Protocol, which the modules `torch_`, `tf_` and `flax_` implement."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NEEDS = {"torch": ("torch",), "tf": ("tensorflow", "keras"), "flax": ("jax", "f
 
 
 class PairAttentions(NamedTuple):
-    """What one picture and one text attend to, as float32 arrays: L layers, H heads, N patches + 1, S tokens.
+    """The attention of one picture and one text, as float32 arrays: L layers, H heads, N patches + 1, S tokens.
 
-    vision [L, H, N, N], text [L, H, S, S]: attention weights, a row for each token that looks.
-    vision_gradients, text_gradients: of the logit, by those weights; None when not asked for.
+    vision [L, H, N, N], text [L, H, S, S]: attention weights, a row for each query token.
+    vision_gradients, text_gradients: of the logit, with respect to those weights; None unless asked for.
     logit: cosine * exp(logit_scale).
     """
 
@@ -56,7 +56,7 @@ class Backend(Protocol):
         """The stored logarithm."""
 
     def separate_cores(self, model: Any) -> int:
-        """How many cores may compute a batch each (`one_core_workers`); 1 where a batch can't be kept on one."""
+        """How many cores may compute a batch each (`one_core_workers`); 1 if a batch can't be kept on one core."""
 
     def one_core_workers(self, count: int) -> Executor:
         """`count` threads whose products stay on one core each."""
@@ -64,7 +64,7 @@ class Backend(Protocol):
     def pair_attentions(
         self, model: Any, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
     ) -> PairAttentions:
-        """Of pixels float32 [1, C, H, W] and ids int64 [1, S]; the model is left as it is."""
+        """Of pixels float32 [1, C, H, W] and ids int64 [1, S]; the model is not changed."""
 
 
 def open_backend(name: str) -> Backend:

@@ -1,6 +1,6 @@
 """The tools' backend in JAX: see `triclip.backends.Backend`.
 
-Batches are padded to few shapes, since each one compiles.
+Batches are padded to few shapes, because each new shape compiles.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def pad_columns(input_ids: np.ndarray, limit: int, multiple: int = 8) -> np.ndar
 def pair_attentions(
     model: FlaxCLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
 ) -> PairAttentions:
-    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
+    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients."""
     compiled = _COMPILED.setdefault(model, {})
     if gradients not in compiled:  # for a model; and by JAX for a length of the text
         compiled[gradients] = jax.jit(_traced(model.module.clone(gradient_checkpointing=False), gradients))
@@ -131,10 +131,11 @@ def _traced(module: nn.Module, gradients: bool) -> Callable[..., Any]:
 
 
 def _gradients(logit: Callable[[], jax.Array]) -> dict[Path, jax.Array]:
-    """The logit's gradient by the attention weights [1, H, N, N] of every attention module, by its path.
+    """Module path -> the logit's gradient with respect to that module's attention weights [1, H, N, N].
 
-    JAX gives no gradients by intermediate values. Context is weights @ values, so the gradient by the weights is that
-    by the context, which `out_proj` takes, times the values: a zero is added to the one, the other is kept.
+    JAX has no gradients with respect to intermediate values. The context is weights @ values, so the weights' gradient
+    is the context's gradient times the values. A zero added to the context (the input of `out_proj`) gives the
+    gradient; the values are recorded.
     """
 
     def recorded(zeros: dict[Path, jax.Array] | None) -> tuple[jax.Array, tuple[dict, dict]]:

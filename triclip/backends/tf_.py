@@ -66,7 +66,7 @@ def _run(model: TFCLIPModel, method: str, input_name: str, values: tf.Tensor) ->
 def _graph(model: TFCLIPModel, method: str, input_name: str) -> Any:
     """A method as a graph, kept with its model: several times as fast as eager layers on small batches.
 
-    A graph has the layers and settings of the moment when it was traced: others are traced anew.
+    A graph keeps the layers and settings of its tracing; if they changed, it is traced again.
     """
     graphs = vars(model).setdefault("_pipeline_graphs", {})
     state, graph = graphs.get(method, ((), None))
@@ -92,10 +92,10 @@ def one_core_workers(count: int) -> Executor:
 def pair_attentions(
     model: TFCLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
 ) -> PairAttentions:
-    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
+    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         if gradients:
-            for variable in model.variables:  # frozen ones too: what follows from no watched one is not recorded
+            for variable in model.variables:  # frozen ones too: else nothing is recorded
                 tape.watch(variable.value)
         out = model(
             input_ids=tf.constant(input_ids, tf.int32),

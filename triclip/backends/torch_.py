@@ -47,7 +47,7 @@ def text_features(model: CLIPModel, input_ids: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def row_features(model: CLIPModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Of texts' ids, each up to its end token: what they begin with in common is computed once, where that may be."""
+    """Of texts' ids, each up to its end token. Shared prefixes are computed once if the model is unchanged."""
     if not may_share(model):
         return text_features(model, pad_rows_of_ids(rows))
     return features(model, shared_prefixes(rows)).float().cpu().numpy()
@@ -60,7 +60,7 @@ def image_features(model: CLIPModel, pixel_values: np.ndarray) -> np.ndarray:
 
 
 def separate_cores(model: CLIPModel) -> int:
-    """How many cores may compute a batch each (`one_core_workers`); 1 where they can't: off the CPU."""
+    """How many cores may compute a batch each (`one_core_workers`); 1 off the CPU."""
     return min(torch.get_num_threads(), machine.usable_cpus()) if model.device.type == "cpu" else 1
 
 
@@ -72,7 +72,7 @@ def one_core_workers(count: int) -> Executor:
     started = threading.Barrier(count)
     with _changing_threads:
         own = torch.get_num_threads()
-        # The number is of the thread that sets it, and what later threads begin with: this is put back.
+        # Setting the number of threads also sets the default of later threads, which is restored here.
         workers = ThreadPoolExecutor(count, "triclip-core", _use_one_core)
         list(workers.map(lambda _: started.wait(), range(count)))
         torch.set_num_threads(own)
@@ -80,7 +80,7 @@ def one_core_workers(count: int) -> Executor:
 
 
 def _use_one_core() -> None:
-    torch.get_num_threads()  # a thread's first question sets its number to the common one
+    torch.get_num_threads()  # a thread's first query sets its number to the default
     torch.set_num_threads(1)
 
 
@@ -92,9 +92,9 @@ def logit_scale(model: CLIPModel) -> float:
 def pair_attentions(
     model: CLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
 ) -> PairAttentions:
-    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
+    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients."""
     towers = (model.vision_model, model.text_model)
-    # Where all parameters are frozen, a graph begins at the embedded tokens.
+    # With all parameters frozen, the graph begins at the embedded tokens.
     hooks = [tower.embeddings.register_forward_hook(lambda _m, _i, x: x.requires_grad_()) for tower in towers]
     try:
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):

@@ -1,6 +1,6 @@
-"""The `triclip` command: one module a sub-command, each with `add` (its arguments) and `run`.
+"""The `triclip` command: one module for each sub-command, with `add` (its arguments) and `run`.
 
-They import what they need when they run, so `--help` is fast.
+They import their dependencies in `run`, so that `--help` is fast.
 
 Exit codes: 0 done; 1 an error, described on standard error; 2 wrong usage; 130 interrupted.
 """
@@ -17,6 +17,7 @@ from . import (
     classify,
     conform,
     convert,
+    data,
     demo,
     duplicates,
     embed,
@@ -34,7 +35,7 @@ from .parser import Parser, PrintCompletion
 
 COMMANDS = (
     classify, explain, embed, index, search, filter, duplicates, serve, inspect, convert, conform, train, evaluate,
-    demo,
+    data, demo,
 )  # fmt: skip
 
 EXAMPLES = """
@@ -67,11 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("triclip: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output (`| head`) went away
+    except BrokenPipeError:  # the reader of our output (`| head`) has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, ValueError, TypeError, ImportError) as error:
-        # The documented error types (clip_core.errors) are all of these; each message names what is wrong.
+        # All documented error types (clip_core.errors) are subclasses of these.
         print(f"triclip: {error}", file=sys.stderr)
         return 1
 

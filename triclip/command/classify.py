@@ -1,4 +1,4 @@
-"""`triclip classify`: which label fits each picture."""
+"""`triclip classify`: the labels that fit each picture."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plot_classes(args: argparse.Namespace, clip: Any, found: Any, ranked: Sequence[Any], labels: Any) -> None:
-    """The likeliest labels of each picture; or all cosines, of a label the mean of its sentences."""
+    """The most probable labels of each picture, or all cosines (for a label: with the mean of its sentences)."""
     from .. import viz
 
     if not args.plot_grid:

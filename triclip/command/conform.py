@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         from .. import viz
         from ..conform.figure import draw_report
 
-        viz.check_output(args.plot)  # before the work, not after it
+        viz.check_output(args.plot)  # checked before the work
     options = {"dtype": args.dtype, "tolerance": args.tolerance}
     report = conform(args.checkpoint, backends, args.reference, args.images, args.texts, **options)
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -17,7 +17,7 @@ from ..search.parts import MANIFEST
 from ..search.runs import KINDS, RUN
 from .shared import clip_spec
 
-NAMED = 10  # of what was skipped, on standard error; all are in broken.jsonl
+NAMED = 10  # lines about skipped items on standard error; broken.jsonl has all
 # argument -> its value when it was not given
 _DEFAULTS: dict[str, Any] = {
     "what": "images", "format": "auto", "image_key": None, "caption_key": None, "to": "npy", "store": "float32",
@@ -29,7 +29,7 @@ _RAY = ("workers", "ray_address", "cpus_per_worker", "gpus_per_worker")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those that only count where the output is a folder."""
+    """Add the arguments that apply only if the output is a folder."""
     group = parser.add_argument_group("millions", "into a folder of shards; run again, it goes on where it was ended")
     add = group.add_argument
     add("--what", choices=tuple(KINDS), help="images (default), texts (captions) or both")
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def is_meant(args: argparse.Namespace) -> bool:
-    """Whether the output is a folder of shards. Raises ValueError for an option that then wants one."""
+    """Whether the output is a folder of shards. Raises ValueError for an option that needs one if it is not."""
     path = Path(args.output)
     is_index = path.name == OWN or (path / MANIFEST).is_file() or (not path.suffix and _names_pictures(args.images))
     if not is_index and (args.output.endswith(("/", "\\")) or not path.suffix or (path / RUN).is_file()):
@@ -79,7 +79,7 @@ def _names_pictures(inputs: list[str]) -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embed, and say what was done and what was skipped."""
+    """Embed, and report the results and the skipped items."""
     from ..embed.run import embed
 
     if not args.images:

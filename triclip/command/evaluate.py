@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("evaluate: wanted --retrieval PATH or --zero-shot PATH, found neither")
     if (args.labels or args.templates) and not args.zero_shot:
         raise ValueError("evaluate: wanted --zero-shot PATH with --labels and --templates, found none")
-    labels = None if args.labels is None else read_labels(args.labels)  # before a model is loaded
+    labels = None if args.labels is None else read_labels(args.labels)  # checked before a model is loaded
     templates = args.templates or default_templates(args.labels)
     if args.plot:
         _check_plot(args)

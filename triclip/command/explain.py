@@ -1,4 +1,4 @@
-"""`triclip explain`: what the similarity of a picture and a text rests on."""
+"""`triclip explain`: the patches and words that cause the similarity of a picture and a text."""
 
 from __future__ import annotations
 

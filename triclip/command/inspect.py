@@ -1,4 +1,4 @@
-"""`triclip inspect`: what a checkpoint is; with `--machine`, what the machine has and which short cuts are taken."""
+"""`triclip inspect`: a checkpoint's format and sizes; with `--machine`, the machine and its short cuts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _inspect_machine(args: argparse.Namespace) -> int:
     if args.checkpoint is not None:
         raise ValueError(f"inspect: wanted a checkpoint or --machine, found both ({args.checkpoint})")
     measure()
-    with contextlib.suppress(ImportError):  # without PyTorch its step stays undecided
+    with contextlib.suppress(ImportError):  # without PyTorch the step "linear" is undecided
         from clip_torch import layers
 
         machine.choice("linear", layers.avx512)

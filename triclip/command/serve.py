@@ -1,4 +1,4 @@
-"""`triclip serve`: its arguments, and running until it is asked to stop."""
+"""`triclip serve`: its arguments, and running until a signal stops it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; returns 0 then."""
+    """Serve until SIGINT or SIGTERM; then returns 0."""
     from ..fingerprint import fingerprint
     from ..search.engines.addresses import is_address
     from ..search.opening import index_at, is_index, open_searchable
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from ..serve.opening import open_library
     from ..serve.web import create_app, make_server, require_framework
 
-    require_framework()  # before the work, not after it
+    require_framework()  # checked before the work
     limits = Limits(
         upload_bytes=int(args.upload_limit * (1 << 20)), results=args.results, searches_per_minute=args.rate,
         requests_per_minute=50 * args.rate,
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(server: Any, listener: socket.socket) -> None:
-    """uvicorn hands a signal on once it has stopped; by then there is nothing left to do."""
+    """Run the server. uvicorn raises the signal again after it has stopped; it is ignored then."""
     kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[listener])
@@ -104,7 +104,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises OSError naming host and port, ValueError for a port that can't be."""
+    """A listening socket. Raises OSError naming host and port, ValueError for an invalid port."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port: wanted a number from 0 to 65535, found {port}")
     try:

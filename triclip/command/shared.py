@@ -1,4 +1,4 @@
-"""What several sub-commands share: arguments, loading, and how skipped pictures are reported."""
+"""Common to several sub-commands: arguments, loading, and reports of skipped pictures."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def check_plot(args: argparse.Namespace, also: Sequence[str] = ()) -> None:
 
 
 def report_skipped(skipped: Iterable[tuple[Any, str]]) -> None:
-    """A line on standard error for each (source, reason)."""
+    """Print a line on standard error for each (source, reason)."""
     for source, reason in skipped:
         named = reason if str(source) in reason else f"{source}: {reason}"
         print(f"triclip: skipped {named}", file=sys.stderr)
 
 
 def embed_readable(clip: Any, images: Sequence[str], batch_size: int = 32) -> Any:
-    """Embeddings of what can be read; the rest is reported. Raises ImageError when nothing can."""
+    """Embeddings of the readable pictures; the others are reported. Raises ImageError if none is readable."""
     from clip_core.errors import ImageError
 
     found = clip.embed(list(images), batch_size=batch_size)
@@ -128,7 +128,7 @@ def lines(path: str) -> list[str]:
 
 
 def positive(text: str) -> int:
-    """The type of arguments that count from 1."""
+    """The type of positive integer arguments."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"wanted at least 1, found {value}")
@@ -136,12 +136,12 @@ def positive(text: str) -> int:
 
 
 def check_replaced(path: str, force: bool) -> None:
-    """Ask before an index that is there is replaced. Raises FileExistsError without the answer yes, or without a
-    terminal to ask at, unless `force`."""
+    """Ask before an existing index is replaced. Raises FileExistsError without the answer yes, or without a terminal,
+    unless `force`."""
     from ..search.parts import MANIFEST
 
     is_there = os.path.isfile(os.path.join(path, MANIFEST) if os.path.isdir(path) else path)
-    if force or not is_there:  # whatever else is a folder is never replaced
+    if force or not is_there:  # other folders are never replaced
         return
     if sys.stdin.isatty() and sys.stderr.isatty():
         print(f"{path} is there already. Replace it? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`triclip train`: a run as a file describes it."""
+"""`triclip train`: a training run from a configuration file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train or export; returns the exit code: 0 also for a run that was asked to stop and has saved its state."""
+    """Train or export; returns the exit code, 0 also for a run that was stopped by a signal and saved its state."""
     from ..train.load import load_config
     from ..train.loop import export, train
 

@@ -27,7 +27,7 @@ from .config import AugmentSection
 
 
 def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> Image.Image:
-    """A decoded picture. Raises ImageError for what is none, is damaged, or is too large (see `image/input.py`).
+    """A decoded picture. Raises ImageError if it is not a picture, damaged, or too large (see `image/input.py`).
 
     `unread_jpeg`: see `load_image`.
     """
@@ -46,7 +46,7 @@ def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> 
     except InputError:
         raise
     except DECODING_ERRORS as error:
-        # Of bytes, Pillow says only where in memory they are.
+        # For bytes, Pillow's message has only a memory address.
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise ImageError(f"{name}: wanted a picture that Pillow can read, found something else{reason}") from error
     return opened
@@ -58,7 +58,7 @@ class PictureReader:
     Without augmentation, exactly CLIPImageProcessor's; with it, its size, filter and normalisation.
 
     Args:
-        image_processor: a CLIPImageProcessor that crops, so that all results have one shape (ConfigError otherwise).
+        image_processor: a CLIPImageProcessor with a crop, so that all results have one shape (ConfigError otherwise).
         augment: None for none.
         background: without augmentation, the colour behind transparent pictures; None leaves them to the processor,
             which drops the alpha channel.
@@ -83,7 +83,7 @@ class PictureReader:
         return 3, self.height, self.width
 
     def read(self, picture: bytes | str, name: str, out: np.ndarray, random: np.random.Generator | None) -> None:
-        """Put a picture's values into `out` [C, H, W]. Raises ImageError."""
+        """Write a picture's values into `out` [C, H, W]. Raises ImageError."""
         if self.augmenter is None or random is None:
             with open_picture(picture, name, unread_jpeg=True) as image:
                 self._plain(flatten(image, self.background), name, out)

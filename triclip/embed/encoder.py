@@ -1,4 +1,4 @@
-"""What makes the vectors. `ClipSpec` says which model, and can be pickled; `load` is called where the work is done."""
+"""Models for bulk runs: a picklable `EncoderSpec` names one, and its `load` is called in the workers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..fingerprint import fingerprint
 
 
 class Encoder(Protocol):
-    """A loaded model. `read` is called from several threads at once, the other two from one.
+    """A loaded model. `read` is called from several threads, `images` and `texts` from one.
 
-    `threads(most)` may be there too: None, or at most so many threads in a pool, and how many they are, which read
-    pictures and call `images` themselves.
+    An optional method `threads(most)` returns None, or (a pool of at most so many threads that read pictures and call
+    `images` themselves, their number).
     """
 
     def read(self, picture: bytes | str, name: str) -> np.ndarray:
@@ -31,12 +31,12 @@ class Encoder(Protocol):
 
 
 class EncoderSpec(Protocol):
-    """Which model. `name` is kept with the vectors: `triclip search` loads it to embed a query."""
+    """Names a model. `name` is stored with the vectors: `triclip search` loads it to embed a query."""
 
     name: str
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that differ when the vectors would."""
+        """JSON values that differ for models with different vectors."""
 
     def load(self, batch_size: int) -> Encoder: ...
 
@@ -56,7 +56,7 @@ class ClipSpec:
         from clip_core.hub import BUNDLED
 
         name = os.fspath(name)
-        # Other processes may have another working directory.
+        # Other processes may have other working directories.
         self.name = os.path.abspath(name) if name not in BUNDLED and os.path.exists(name) else name
         self.backend = backend or default_backend()
         self.dtype, self.device, self.background, self.told = dtype, device, background, told
@@ -96,7 +96,7 @@ class ClipEncoder:
         self._reader = PictureReader(clip.processor.image_processor, background=clip.background, upright=True)
 
     def threads(self, most: int) -> tuple[Executor, int] | None:
-        """A thread for each core, where the backend can keep a batch on one (PyTorch on CPUs)."""
+        """A thread for each core, if the backend can keep a batch on one core (PyTorch on CPUs)."""
         cores = self.clip.runner.separate_cores(self.clip.model)
         return (self.clip.runner.one_core_workers(cores), cores) if 1 < cores <= most else None
 

@@ -1,4 +1,4 @@
-"""Opening whatever is at a path as an `Index`: a file, an index folder, a bulk run."""
+"""Opening a path as an `Index`: a file, an index folder, or a bulk run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def index_at(path: str | os.PathLike) -> Path:
 
 
 def open_index(path: str | os.PathLike) -> Index:
-    """Open what `Index.save` wrote, or a bulk run; a folder and the vectors of .npy are mapped, not read.
+    """Open a file or folder of `Index.save`, or a bulk run; folders and the vectors of .npy files are mapped.
 
     Of a folder of pictures that `triclip embed` gave an index, this one.
 
@@ -58,7 +58,7 @@ def is_index(path: str | os.PathLike) -> bool:
 
 
 def open_each(path: str | os.PathLike) -> Iterator[Index]:
-    """The indexes at a path: each shard of a bulk run, or the one that is there."""
+    """The indexes at a path: each shard of a bulk run, or the single index."""
     path = Path(path)
     if not (path.is_dir() and is_output(path)):
         yield open_index(path)
@@ -70,7 +70,7 @@ def open_each(path: str | os.PathLike) -> Iterator[Index]:
 
 
 def _open_run(folder: Path) -> Index:
-    """All shards of one kind as one index, one after the other."""
+    """All shards of one kind, concatenated as one index."""
     shards = list(map(_open_file, shard_files(folder)))
     first = shards[0]
     columns = {

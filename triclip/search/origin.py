@@ -1,4 +1,4 @@
-"""Where an index comes from: which model made its vectors, and where its pictures lie."""
+"""The origin of an index: the model of its vectors, and the folder of its pictures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Origin(NamedTuple):
         return None if self.background == "none" else self.background or "white"
 
     def check_model(self, model: str, fingerprint: str = "") -> None:
-        """Raises InputError unless a model is the one that made the vectors, as far as is known."""
+        """Raise InputError if a model is known to be another one than the vectors'."""
         if fingerprint and self.fingerprint:
             if fingerprint != self.fingerprint:
                 what = "another content (weights, configuration, tokenizer or processor) under this name"
@@ -48,11 +48,11 @@ class Origin(NamedTuple):
             raise InputError(f"index: {wanted}, found {background!r}")
 
     def path_of(self, name: str) -> str:
-        """The path of a picture of this name."""
+        """The path of the picture with this name."""
         return os.path.join(self.root, name) if self.root else name
 
     def renamed(self, names: Sequence[str], other: Origin) -> Sequence[str]:
-        """Names of another index as they are to be in this one."""
+        """Names of another index, converted for this one."""
         if other.root == self.root or not other.root:
             return names
         paths = map(other.path_of, names)
@@ -63,7 +63,7 @@ FACTS = Origin._fields[1:]
 
 
 def relative_name(path: str, root: str) -> str:
-    """A path relative to a folder, with / between its parts on every system."""
+    """A path relative to a folder, with / as the separator on every system."""
     try:
         return os.path.relpath(path, root).replace(os.sep, "/")
     except ValueError:  # another drive

@@ -1,8 +1,9 @@
-"""The files of an index folder: how they are written, replaced, swept and opened. See `folder` for their names.
+"""Writing, replacing, sweeping and opening the files of an index folder. See `folder` for their names.
 
-What is there is what the manifest names. New rows are files with new numbers, which count once the manifest, replaced
-in one step, names them. So a process killed at any moment leaves the old index or the new one, no file that somebody
-has mapped is ever replaced (which Windows would refuse), and files that no manifest names are swept by the next writer.
+The index consists of the files that the manifest names. New rows are files with new numbers, which become part of it
+when the manifest, replaced in one step, names them. A process killed at any moment therefore leaves the old index or
+the new one, mapped files are never replaced (which Windows would refuse), and the next writer removes files that the
+manifest does not name.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ UNREADABLE = "unreadable.json"  # which pictures could not be read, see `triclip
 BUSY = ".updating"  # locked by who brings the index up to date
 _LOCK = ".lock"
 _FORMAT, _VERSION = "triclip-index", 1
-_MAPPED_FROM = 1 << 16  # bytes; a smaller file is read (an empty one can't be mapped)
+_MAPPED_FROM = 1 << 16  # bytes; smaller files are read (empty ones can't be mapped)
 _PART = re.compile(r"part-(\d+)\.[\w.]+\.npy")
 _CANDIDATES = re.compile(r"candidates-\w+\.(json|bin)")
-_DRAFT = re.compile(r"\.(index|candidates)[\w.-]*\.triclip-\w+")  # of a writer that was killed
+_DRAFT = re.compile(r"\.(index|candidates)[\w.-]*\.triclip-\w+")  # leftovers of a killed writer
 
 Manifest = dict[str, Any]
 
@@ -48,7 +49,7 @@ Manifest = dict[str, Any]
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """While no other thread or process writes to the index, and files that its manifest doesn't name are removed."""
+    """Hold the index's write lock, against other threads and processes, and remove files outside the manifest."""
     with locked(folder / _LOCK):
         sweep(folder)
         try:
@@ -58,7 +59,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def create(folder: Path, manifest: Manifest) -> None:
-    """An empty index. Raises FileExistsError when one is there, InputError when something else is in the way."""
+    """Write an empty index. Raises FileExistsError if there is one, InputError if the path is something else."""
     if (folder / MANIFEST).is_file():
         raise FileExistsError(f"{folder}: there is an index already")
     check_target(folder)
@@ -68,10 +69,10 @@ def create(folder: Path, manifest: Manifest) -> None:
 
 
 def check_target(folder: Path) -> None:
-    """Raises InputError unless an index may be written there: over an index, or where there is nothing."""
+    """Raise InputError unless the path is an index or free."""
     if not folder.exists() or (folder / MANIFEST).is_file():
         return
-    # A folder with an index's files alone is what was left when the first writing of one was killed.
+    # A folder with only an index's files is the leftover of a killed first write.
     if not folder.is_dir() or not all(_is_own(path.name) for path in folder.iterdir()):
         raise InputError(f"{folder}: exists and is no index folder; it is not replaced")
 
@@ -91,9 +92,9 @@ def new_manifest(folder: Path, origin: Origin, width: int, kinds: Mapping[str, s
 
 
 def replace(folder: Path, sources: Iterable[Index], dtype: str | None = None) -> None:
-    """An index of all rows of the sources, one part each, in place of one that is there.
+    """Replace an index by one of all rows of the sources, with one part each.
 
-    Raises InputError when the sources differ in model, width or columns, or when something else is in the way.
+    Raises InputError if the sources differ in model, width or columns, or if the path is something else.
     """
     check_target(folder)
     folder.mkdir(exist_ok=True)
@@ -105,7 +106,7 @@ def replace(folder: Path, sources: Iterable[Index], dtype: str | None = None) ->
 
 
 def _with_parts(folder: Path, sources: Iterable[Index], dtype: str | None) -> Manifest:
-    """The manifest of a new index, whose files are written."""
+    """The manifest of a new index, after writing its files."""
     manifest: Manifest | None = None
     for source in sources:
         if manifest is None:
@@ -118,7 +119,7 @@ def _with_parts(folder: Path, sources: Iterable[Index], dtype: str | None) -> Ma
 
 
 def with_part(folder: Path, manifest: Manifest, source: Index) -> Manifest:
-    """The manifest with a further part, whose files are written; the caller then writes the manifest."""
+    """The manifest with a further part, after writing its files; the caller then writes the manifest."""
     columns = _matching(folder, manifest, source)
     if not len(source):
         return manifest
@@ -170,7 +171,7 @@ def origin_of(manifest: Manifest, folder: Path) -> Origin:
 
 
 def _as_kind(column: Column, kind: str | None) -> Column:
-    """An integer is a number too."""
+    """A column converted to a kind; integers are numbers too."""
     if (column.kind, kind) == ("integer", "number"):
         return Column("number", [part.astype(np.float64) for part in column.parts])
     return column
@@ -184,15 +185,15 @@ def _listed(kinds: Mapping[str, str]) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove files that the manifest doesn't name; only for who holds the lock.
+    """Remove files that the manifest doesn't name; only under the lock.
 
-    On Windows a file that a reader has mapped stays, and is removed by a later writer.
+    On Windows a mapped file stays, and is removed by a later writer.
     """
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
         manifest = {"id": None, "parts": []}
-    except InputError:  # damaged: nothing can be told from it
+    except InputError:  # damaged, so unknown
         return
     named = {part["number"] for part in manifest["parts"]}
     for path in folder.iterdir():
@@ -204,7 +205,7 @@ def sweep(folder: Path) -> None:
 
 
 def _record_id(path: Path) -> Any:
-    """Of which index an approximate one is; "" if that can't be told."""
+    """The id of the index that an approximate one belongs to; "" if unknown."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -234,7 +235,7 @@ def _is_own(name: str) -> bool:
 
 
 def part_file(folder: Path, number: int, what: str) -> Path:
-    """Names follow from numbers, so no manifest can point outside its folder."""
+    """The name of a part's file, made from numbers, so that no manifest can point outside its folder."""
     return folder / f"part-{number:05d}.{what}.npy"
 
 
@@ -279,7 +280,7 @@ def _map_column(folder: Path, part: Mapping[str, Any], place: int, kind: str) ->
 
 
 def map_array(path: Path, dtype: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """A .npy file, mapped when it is large. Raises InputError unless it is whole and of this dtype and shape."""
+    """A .npy file, mapped if it is large. Raises InputError unless it is complete and of this dtype and shape."""
     try:
         large = path.stat().st_size >= _MAPPED_FROM
         array = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)

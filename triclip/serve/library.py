@@ -1,4 +1,4 @@
-"""The pictures that are served: an index of them, and the folder they lie in."""
+"""The served pictures: their index and their folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Found(NamedTuple):
-    """One picture that was found: its id, its name in the folder, the cosine, and the other columns of the index."""
+    """One result: the picture's id, its name in the folder, the cosine, and the other columns of the index."""
 
     id: str
     name: str
@@ -44,18 +44,18 @@ class Found(NamedTuple):
 
 
 class Library:
-    """An index whose rows are pictures in a folder, and the model that made it.
+    """An index whose rows are pictures in a folder, and its model.
 
     Args:
         clip: a `Clip`; used by one thread at a time.
-        index: its names are paths from its root; without a root absolute, from the working
-            directory or from the folder. Rows whose path lies elsewhere, or that are sentences, are never shown.
-        folder: where the pictures lie. Nothing outside is opened, by whatever name or link.
+        index: its names are paths relative to its root; without a root absolute, or relative to the working directory
+            or the folder. Rows with other paths, and sentences, are never shown.
+        folder: the pictures' folder. No file outside is opened, by any name or link.
         limits: of picture sizes and of memory for thumbnails.
         base: the folder that names of an index with a root are relative to; default `folder`.
         source: the path that the index was opened from, and its `version_of` before that, for `refreshed`.
 
-    Raises InputError when no row lies in the folder, or when the model's vectors have another width than the index's.
+    Raises InputError if no row lies in the folder, or if the model's vectors and the index's differ in width.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Library:
         raise Refusal(404, "no such picture")
 
     def about(self, row: int, similarity: float | None = None) -> Found:
-        """What is shown of a row. The name is relative to the folder: where that lies is nobody's business."""
+        """The public values of a row. The name is relative to the folder, whose own path stays private."""
         known = self.index.metadata(row)
         name = known.pop(NAME)
         return as_found(f"{_number(name):016x}", self._shown(name), similarity, known)
@@ -139,7 +139,7 @@ class Library:
     def search(self, query: np.ndarray, top: int, filters: Sequence[Any] = (), kind: str = "exact") -> list[Found]:
         """The `top` pictures most similar to a unit vector [P], best first; `filters`, `kind`: see `Index`.
 
-        Filters see names as they are shown. Raises InputError for a filter that names no column.
+        Filters apply to the shown names. Raises InputError for a filter on an unknown column.
         """
         where = select_rows(list(filters), self._columns, len(self.index)) if filters else None
         if len(self.rows) < len(self.index):
@@ -149,7 +149,7 @@ class Library:
 
     @cached_property
     def _columns(self) -> dict[str, Column]:
-        """The index's columns, but names relative to the folder: as the index has them they may tell where it lies."""
+        """The index's columns with names relative to the folder, because the index's names may contain its path."""
         names = [self._shown(name) for name in self.index.columns[NAME]]
         return {**self.index.columns, NAME: Column("string", [Strings.of(names)])}
 
@@ -157,7 +157,7 @@ class Library:
         return (self._relative(name) or "").replace(os.sep, "/")
 
     def _relative(self, name: str) -> str | None:
-        """A name of the index relative to the folder; None when it doesn't lie in it."""
+        """A name of the index relative to the folder; None if it lies outside."""
         return self.folder.relative(name if self._base is None else os.path.join(self._base, name))
 
     def has_file(self, row: int) -> bool:
@@ -171,7 +171,7 @@ class Library:
     # -- files --------------------------------------------------------------------------------------------------------
 
     def open(self, picture_id: str) -> tuple[BinaryIO, str]:
-        """A picture's file and its media type. Raises Refusal 404 when it is not there, or is no picture."""
+        """A picture's file and its media type. Raises Refusal 404 if it is missing or not a picture."""
         file = self._file(picture_id)
         try:
             kind = media_type(identify(file, self.limits.picture_pixels))
@@ -251,17 +251,17 @@ class Cache:
 
 
 def _number(name: str) -> int:
-    """64 bits of a name, the same from start to start, so that links and caches last."""
+    """64 bits of a name, the same at every start, so that links and caches stay valid."""
     return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "big")
 
 
 def _printable(name: str) -> str:
-    """A file name may hold bytes that are no text."""
+    """A file name as printable text; it may contain bytes that are not text."""
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _json_values(known: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN, which stands for a missing number, and no infinity."""
+    """Values with NaN, which stands for a missing number, and infinities as null, because JSON has neither."""
     values = {}
     for title, value in known.items():
         finite = not isinstance(value, float) or math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The page, in plain HTML: what its template (jinja2, which escapes everything that varies) is given."""
+"""The page, in plain HTML: values for its jinja2 template, which escapes all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class About(NamedTuple):
-    """What the page says of the server: pictures, letters and bytes it takes, columns of the index for filters."""
+    """The server's facts on the page: number of pictures, limits of letters and bytes, columns for filters."""
 
     pictures: int
     query_letters: int
@@ -23,7 +23,7 @@ class About(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a query: words, a picture of the folder, or an uploaded one, small, as base64 of a JPEG."""
+    """A part of a query: words, a picture of the folder, or an uploaded one as the base64 of a small JPEG."""
 
     sign: str
     words: str | None = None
@@ -37,7 +37,7 @@ def style_sheet() -> bytes:
 
 
 def landing(about: About, shown: Sequence[Found]) -> str:
-    """Before a search: some of the pictures."""
+    """The page before a search, with some of the pictures."""
     return _page(about, shown=shown)
 
 
@@ -58,7 +58,7 @@ def picture(about: About, one: Found, facts: Mapping[str, str], near: Sequence[F
 
 
 def error(about: About, message: str) -> str:
-    """A request that was refused."""
+    """The page of a refused request."""
     return _page(about, title="Error", message=message)
 
 

@@ -1,4 +1,4 @@
-"""Picture files of unknown origin: what they are, how large, decoded; and small copies of them."""
+"""Picture files of unknown origin: identifying, decoding, and thumbnails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clip_core.image.input import DECODING_ERRORS, apply_exif, load_image, open_
 from ..grid import thumbnail
 from .limits import Refusal
 
-# Pillow's formats of the suffixes that `Clip` looks for in a folder. Others, such as EPS, would start programs.
+# Pillow's formats for the suffixes that `Clip` reads in a folder. Others, such as EPS, would start programs.
 TYPES = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
@@ -31,14 +31,14 @@ _QUALITY = 88
 
 
 def media_type(image: Image.Image) -> str:
-    """Of the file that a picture is from."""
-    return TYPES.get(str(image.format), "image/jpeg")  # a JPEG of several pictures calls itself MPO
+    """The media type of a picture's file."""
+    return TYPES.get(str(image.format), "image/jpeg")  # Pillow's name of a JPEG with several pictures
 
 
 def identify(file: BinaryIO, most_pixels: int) -> Image.Image:
-    """A picture, its head read and its size checked, not decoded.
+    """A picture with its header read and its size checked, not decoded.
 
-    Raises Refusal: 415 when it is none of these formats, 413 when it has too many pixels.
+    Raises Refusal: 415 for another format, 413 for too many pixels.
     """
     reads_heif()
     Image.init()  # formats that this Pillow was built without are not registered then
@@ -76,7 +76,7 @@ def picture_facts(image: Image.Image, size: int) -> dict[str, str]:
 
 
 def decode(file: BinaryIO, most_pixels: int) -> Image.Image:
-    """A picture as `Clip` takes it. Raises Refusal: as `identify`, and 400 when it is damaged."""
+    """A decoded picture for `Clip`. Raises Refusal: as `identify`, and 400 if it is damaged."""
     try:
         return load_image(identify(file, most_pixels))  # type: ignore[return-value]
     except ImageError as error:
@@ -84,9 +84,9 @@ def decode(file: BinaryIO, most_pixels: int) -> Image.Image:
 
 
 def small_jpeg(image: Image.Image, side: int) -> bytes:
-    """A copy of a picture, upright, over white, at most `side` pixels wide and high.
+    """A JPEG copy of a picture, upright, over white, at most `side` pixels wide and high.
 
-    `image`: from `identify`; a JPEG is then decoded at about the size that is needed. Raises Refusal 400.
+    `image`: from `identify`; a JPEG is decoded at about the needed size. Raises Refusal 400.
     """
     image.draft("RGB", (side, side))
     out = io.BytesIO()

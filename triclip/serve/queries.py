@@ -1,4 +1,4 @@
-"""Requests, read and checked: what is searched for."""
+"""Reading and checking the queries of requests."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Query:
         return urlencode([*((key, value) for key, value in single if value), *several, ("top", more)])
 
     def __bool__(self) -> bool:
-        """Whether there is anything to search for."""
+        """Whether the query is not empty."""
         return bool(self.words or self.without or self.like or self.unlike or self.picture)
 
 
 def read_query(pairs: Iterable[tuple[str, Any]], limits: Limits, picture: bytes | None = None) -> Query:
-    """A query from the parameters of a request, in which each name but `like`, `unlike` and `filter` stands once.
+    """A query from the parameters of a request; only `like`, `unlike` and `filter` may be repeated.
 
     Raises Refusal 400 naming the parameter, what was wanted and what was found.
     """
@@ -95,7 +95,7 @@ def _short(text: str) -> str:
 def query_vector(library: Library, query: Query, picture: Any = None) -> np.ndarray:
     """The unit vector [P] of a query; `picture`: its uploaded picture, decoded. Runs the model.
 
-    Raises Refusal 404 for an id that is none, 400 when the parts cancel each other out.
+    Raises Refusal 404 for an unknown id, 400 if the parts cancel each other out.
     """
     clip = library.clip
     parts = [(library.index.vector(library.row(one)), 1.0) for one in query.like]

@@ -1,4 +1,4 @@
-"""What is answered: searches, pictures, health. Nothing here knows the web framework, but for the request it is given:
+"""Request handlers: searches, pictures, health. They use the web framework only through their request:
 `await request.form(...)`, `request.stream()`, headers and parameters."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEPT = "private, max-age=600"
 
 @dataclass
 class Answer:
-    """A body, or a file that is sent and closed."""
+    """An answer: a body, or a file to be sent and closed."""
 
     body: bytes | BinaryIO
     media_type: str
@@ -41,21 +41,20 @@ class _Result:
     query: Query
     found: list[Found]
     seconds: float
-    picture: bytes | None = None  # a small JPEG of the uploaded one
+    picture: bytes | None = None  # a small JPEG of the upload
 
 
 class Site:
-    """Handlers of all routes over one library.
+    """The handlers of all routes, for one library.
 
-    The model computes one query at a time in a thread of its own, in which the index is searched as well; pictures are
-    decoded in two others.
+    One thread computes one query at a time and searches the index; two others decode pictures.
     """
 
     def __init__(self, library: Library, limits: Limits, kind: str = "exact") -> None:
         self.library, self.limits, self._kind = library, limits, kind
         self._searches = RateLimit(limits.searches_per_minute)
         self._model = Worker(1, limits.waiting, "triclip-model")
-        self._decoders = Worker(2, limits.waiting + limits.results, "triclip-pictures")  # a page asks for all at once
+        self._decoders = Worker(2, limits.waiting + limits.results, "triclip-pictures")  # a page requests all at once
 
     def close(self) -> None:
         """Wait for the threads."""
@@ -144,7 +143,7 @@ class Site:
     # -- what a request holds -----------------------------------------------------------------------------------------
 
     async def _read(self, request: Any) -> Query:
-        """Raises Refusal: 400, 408 too slow, 413 too large, 415 neither a picture nor a form."""
+        """The query of a request. Raises Refusal: 400, 408 too slow, 413 too large, 415 neither picture nor form."""
         if request.method != "POST":
             return read_query(request.query_params.multi_items(), self.limits)
         length = request.headers.get("content-length", "")
@@ -163,7 +162,7 @@ class Site:
             return await self._form(request)
         if kind.startswith("image/") or kind == "application/octet-stream":
             data = bytearray()
-            async for chunk in request.stream():  # its size is bounded where it comes in, see `web`
+            async for chunk in request.stream():  # its size is bounded in `web`
                 data += chunk
             if not data:
                 raise Refusal(400, "body: wanted a picture, found nothing")
@@ -193,12 +192,12 @@ class Site:
         return Answer(made, "image/jpeg", headers={"cache-control": _KEPT})
 
     async def picture(self, request: Any) -> Answer:
-        """The file as it is."""
+        """The original file."""
         file, kind = await self._decoders.run(self.library.open, request.path_params["id"])
         return Answer(file, kind, headers={"cache-control": _KEPT, "content-disposition": "inline"})
 
     async def health(self, request: Any) -> Answer:
-        """That it runs, and with what."""
+        """The server's state and settings."""
         from clip_core import __version__
 
         return _json({"status": "ok", "pictures": len(self.library), "version": __version__})
@@ -215,7 +214,7 @@ class Site:
 
 
 def client_of(request: Any) -> str:
-    """Whom limits are counted for: the address of the connection. What proxies say of others is not believed."""
+    """The client that limits apply to: the connection's address. Proxy headers are not trusted."""
     return client_key(request.client.host if request.client else "")
 
 

@@ -3,8 +3,8 @@
     from triclip import viz
     viz.save(viz.similarity_grid(pictures, texts, clip.similarity(pictures, texts)), "grid.pdf")
 
-Nothing of pyplot is touched, sizes are in inches at 8 points, colours can be told apart with any colour vision, and the
-same figure is the same bytes as PNG, SVG or PDF. `triclip.grid` draws the demo's sheet with Pillow alone.
+pyplot is not used, sizes are in inches at 8 points, colours are safe for all kinds of colour vision, and equal figures
+give equal bytes as PNG, SVG or PDF. `triclip.grid` draws the demo's sheet with Pillow alone.
 """
 
 from .explanations import explanations
