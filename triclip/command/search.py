@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,9 +70,13 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..fingerprint import fingerprint
     from ..search import open_searchable
+    from ..search.engines.addresses import is_address
 
     if not args.query and not (args.text or args.image or args.term):
         _take_for_query(args)
+    elif not is_address(args.index) and not os.path.exists(args.index):
+        again = shlex.join([args.index, *args.query])
+        raise FileNotFoundError(f"{args.index}: no such index or folder; of this folder: triclip search . {again}")
     terms = terms_of(args)
     check_plot(args)
     index = open_searchable(kept_index(args, args.index))
