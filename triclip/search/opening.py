@@ -77,7 +77,7 @@ def _open_run(folder: Path) -> Index:
         title: Column(column.kind, [part for shard in shards for part in shard.columns[title].parts])
         for title, column in first.columns.items()
     }
-    origin = Origin(first.model, **run_facts(folder))
+    origin = Origin(first.model, root=first.origin.root, **run_facts(folder))
     return Index.from_parts([part for shard in shards for part in shard.parts], columns, origin, first.width)
 
 
