@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("classify: wanted --plot FILE with --plot-grid, found none")
     check_plot(args)
     clip = load(args)
-    found = embed_readable(clip, args.images)
+    found = embed_readable(clip, args.images, args.model)
     result = clip.classify(found.vectors, labels, args.template)
     rows = [(str(source), ranked[: args.top]) for source, ranked in zip(found.sources, result, strict=True)]
     if args.plot:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         names, skipped = lines(args.texts), []
         vectors = clip.encode_text(names, batch_size=args.batch_size)
     else:
-        found = embed_readable(clip, args.images, args.batch_size)
+        found = embed_readable(clip, args.images, args.model, args.batch_size)
         names, vectors, skipped = [str(source) for source in found.sources], found.vectors, found.skipped
         root = common_root(names)
     stored = [relative_name(os.path.abspath(name), root) for name in names] if root else names

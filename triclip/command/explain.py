@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .shared import check_plot, load, model_arguments, plot_argument, print_json
+from .shared import check_plot, load, model_arguments, plot_argument, print_json, warn_of_photographs
 
 
 def add(commands: Any) -> None:
@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_plot(args)
     found = explain(load(args), args.image, args.text, args.method, args.first_layer)
+    warn_of_photographs(args.model, [args.image])
     if args.plot:
         from .. import viz
 

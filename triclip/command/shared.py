@@ -16,6 +16,12 @@ INDEX_TYPES = ("exact", "hnsw", "ivf")
 INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS (extra `search`)"
 
 
+PHOTOGRAPHS = (
+    "triclip: these look like photographs; the embedded model {name!r} knows drawings only (icons, emoji, clip art): "
+    "name another, such as --model openai/clip-vit-base-patch32"
+)
+
+
 def model_arguments(parser: argparse.ArgumentParser, default: str | None = "emoji", json: bool = True) -> None:
     """--model, --backend, --dtype, and --json unless the command has a --json of its own."""
     named = "'emoji' (default, embedded)" if default else "'emoji'; default: the index's, else 'emoji' (embedded)"
@@ -60,15 +66,29 @@ def report_skipped(skipped: Iterable[tuple[Any, str]]) -> None:
         print(f"triclip: skipped {named}", file=sys.stderr)
 
 
-def embed_readable(clip: Any, images: Sequence[str], batch_size: int = 32) -> Any:
-    """Embeddings of what can be read; the rest is reported. Raises ImageError when nothing can."""
+def embed_readable(clip: Any, images: Sequence[str], model: Any, batch_size: int = 32) -> Any:
+    """Embeddings of what can be read; the rest is reported, and photographs given to an embedded `model`.
+
+    Raises ImageError when nothing can be read.
+    """
     from clip_core.errors import ImageError
 
     found = clip.embed(list(images), batch_size=batch_size)
     report_skipped(found.skipped)
     if not found.sources:
         raise ImageError(f"none of the {len(found.skipped)} pictures could be read")
+    warn_of_photographs(model, found.sources)
     return found
+
+
+def warn_of_photographs(model: Any, pictures: Iterable[Any]) -> None:
+    """A line on standard error when an embedded model is shown what are clearly photographs, for the most part."""
+    from clip_core.hub import BUNDLED
+
+    from ..photographs import mostly_photographs
+
+    if str(model) in BUNDLED and not Path(model).exists() and mostly_photographs(pictures):
+        print(PHOTOGRAPHS.format(name=model), file=sys.stderr)
 
 
 def lines(path: str) -> list[str]:
