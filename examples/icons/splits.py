@@ -74,6 +74,7 @@ class Data:
         starts = [index["starts"].tolist() for index in indices]
         self.places = [(file, *ends) for file, own in enumerate(starts) for ends in pairwise(own)]
         self._files = [np.memmap(folder / "pictures.png", np.uint8, "r") for folder in folders]
+        self._alike_file = scratch / "pictures" / "alike.npy"
         self.emoji = {entry["code"]: entry for entry in json.loads((scratch / "emoji.json").read_text())}
         self.ranks = common_words(scratch / "packages")  # word -> how many are more frequent
         self.reasons: dict[str, int] = {}
@@ -143,13 +144,16 @@ class Data:
         return picture["tags"] if picture["kind"] == "clipart" else []
 
     def _alike_family(self) -> np.ndarray:
-        """Which pictures correlate at least ALIKE with any picture of the held-out family: bool [N]."""
+        """Which pictures correlate at least ALIKE with any picture of the held-out family: bool [N]. Kept in a file."""
+        if self._alike_file.exists():
+            return np.load(self._alike_file)
         family = np.array([picture["set"] == HELD_OUT_FAMILY for picture in self.pictures])
         theirs = unit_prints(self.prints[family]).T
         alike = np.zeros(len(family), bool)
         for start in range(0, len(family), 8192):
             part = unit_prints(self.prints[start : start + 8192])
             alike[start : start + 8192] = (part @ theirs).max(1) >= ALIKE
+        np.save(self._alike_file, alike & ~family)
         return alike & ~family
 
     def is_common(self, name: str) -> bool:
