@@ -11,7 +11,7 @@ LEVEL_TESTS = tests/core/test_fast_*.py tests/core/test_image_*.py tests/core/te
 	tests/triclip/torch/test_train_engine.py tests/triclip/torch/test_train_processes.py conformance/test_cases.py
 PYTEST = OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-quick test-levels lint conformance clean docs bench notebooks notebooks-write
+.PHONY: demo test test-quick test-levels lint conformance clean docs bench release notebooks notebooks-write
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python -m triclip demo --output demo-output
@@ -35,6 +35,7 @@ lint: $(TEST)/.ready
 	$(TEST)/bin/python -m ruff check .
 	$(TEST)/bin/python -m ruff format --check .
 	$(TEST)/bin/python -m mypy
+	$(TEST)/bin/python -m mypy tests/typing/*.py
 
 # Environments for triclip and its peers are built on first use (several GB); ROW=name measures one row.
 bench:
@@ -63,6 +64,10 @@ notebooks: $(TEST)/.ready
 
 notebooks-write: $(TEST)/.ready
 	OMP_NUM_THREADS=2 TF_CPP_MIN_LOG_LEVEL=2 $(TEST)/bin/python notebooks/run.py --write
+
+# The wheel and the source archive, checked, installed and run once; prints what is left to do by hand.
+release:
+	PYTHON=$(PYTHON) bash .ci/release.sh
 
 docs: $(DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict

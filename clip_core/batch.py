@@ -1,6 +1,7 @@
 """What a tokenizer, an image processor or a processor returns, and its tensor conversion.
 
-Both classes are `collections.UserDict`s, as in v4.37: they copy, merge (`|`) and are recognised as such.
+`BatchEncoding` and `BatchFeature` are `collections.UserDict`s, as in v4.37: they copy, merge (`|`) and are recognised
+as such.
 A framework is imported here only when `return_tensors` asks for it by name.
 """
 
@@ -8,12 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .text.encoding import Encoding
+from .errors import InputError
 
 
 def _torch(array: np.ndarray) -> Any:
@@ -363,3 +365,118 @@ def _moved(value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         elif arg is not None and type(arg).__name__ != "dtype":
             place["device"] = arg
     return value.to(**place) if place else value
+
+
+# -- one text of a fast tokenizer --------------------------------------------------------------------------------------
+
+_COLUMNS = ("ids", "type_ids", "tokens", "word_ids", "offsets", "special_tokens_mask", "attention_mask", "sequence_ids")
+
+
+@dataclass
+class Encoding:
+    """The tokens of one text (or of one window of it), a list per property, as in the library `tokenizers` (0.15.2).
+
+    Args:
+        ids: token ids.
+        type_ids: zeros: CLIP has no segments.
+        tokens: the tokens' text.
+        word_ids: index of the word (or piece of text) each token is from; None for special tokens.
+        offsets: (start, end) in characters of the text as it was given; (0, 0) for special tokens.
+        special_tokens_mask: 1 for special tokens and padding.
+        attention_mask: 0 for padding.
+        sequence_ids: 0 for the first text, 1 for its pair, None for special tokens.
+        overflowing: the further windows, when truncation cut something off.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    type_ids: list[int] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    word_ids: list[int | None] = field(default_factory=list)
+    offsets: list[tuple[int, int]] = field(default_factory=list)
+    special_tokens_mask: list[int] = field(default_factory=list)
+    attention_mask: list[int] = field(default_factory=list)
+    sequence_ids: list[int | None] = field(default_factory=list)
+    overflowing: list[Encoding] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, ids: list[int], tokens: list[str], word_ids: list, offsets: list, sequence: int | None) -> Encoding:
+        """Plain tokens of the text number `sequence`; None marks special tokens."""
+        special = int(sequence is None)
+        n = len(ids)
+        return cls(ids, [0] * n, tokens, word_ids, offsets, [special] * n, [1] * n, [sequence] * n)
+
+    @classmethod
+    def special(cls, token: str, token_id: int) -> Encoding:
+        """One special token."""
+        return cls.of([token_id], [token], [None], [(0, 0)], None)
+
+    @classmethod
+    def padding(cls, token: str, token_id: int) -> Encoding:
+        """One padding token."""
+        return replace(cls.special(token, token_id), attention_mask=[0])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_sequences(self) -> int:
+        """1, or 2 for a pair."""
+        return 1 + (1 in self.sequence_ids)
+
+    def columns(self) -> Iterator[tuple[str, list]]:
+        """Every property as (name, list)."""
+        return ((name, getattr(self, name)) for name in _COLUMNS)
+
+    def without_type(self, windows: bool) -> Encoding:
+        """With zeros for `type_ids`; those of the windows only if asked."""
+        overflowing = [window.without_type(True) for window in self.overflowing] if windows else self.overflowing
+        return replace(self, type_ids=[0] * len(self), overflowing=overflowing)
+
+    def window(self, start: int, stop: int) -> Encoding:
+        """The tokens from `start` to `stop`."""
+        return Encoding(**{name: column[start:stop] for name, column in self.columns()})
+
+    def __add__(self, other: Encoding) -> Encoding:
+        """Both in a row. Windows combine: every one of mine with every one of the other's."""
+        joined = Encoding(**{name: column + getattr(other, name) for name, column in self.columns()})
+        for mine in self.overflowing:
+            joined.overflowing += [mine + o for o in (replace(other, overflowing=[]), *other.overflowing)]
+        joined.overflowing += [replace(self, overflowing=[]) + window for window in other.overflowing]
+        return joined
+
+    def truncated(self, length: int, stride: int, side: str) -> Encoding:
+        """At most `length` tokens; the rest goes into `overflowing` windows that share `stride` tokens.
+
+        Raises InputError when the stride is not below the length.
+        """
+        if length >= len(self):
+            return self
+        if length == 0:
+            return Encoding(overflowing=[replace(self, overflowing=[])])
+        if stride >= length:
+            raise InputError(f"stride: wanted less than the {length} tokens beside special ones, found {stride}")
+        windows: list[Encoding] = []
+        for position in range(0, len(self), length - stride):
+            if side == "right":
+                start, stop = position, min(position + length, len(self))
+                last = stop == len(self)
+            else:
+                stop = len(self) - position
+                start = max(stop - length, 0)
+                last = start == 0
+            windows.append(self.window(start, stop))
+            if last:
+                break
+        return replace(windows[0], overflowing=windows[1:])
+
+    def padded(self, length: int, pad: Encoding, side: str) -> Encoding:
+        """Filled up with copies of `pad` (one token) to `length`; windows too."""
+        overflowing = [window.padded(length, pad, side) for window in self.overflowing]
+        missing = length - len(self)
+        if missing <= 0:
+            return replace(self, overflowing=overflowing)
+        columns = {}
+        for name, column in self.columns():
+            filling = getattr(pad, name) * missing
+            columns[name] = column + filling if side == "right" else filling + column
+        return Encoding(**columns, overflowing=overflowing)

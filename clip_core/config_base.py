@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .absent import absent_attribute
 from .errors import ConfigError
@@ -197,7 +197,7 @@ class PretrainedConfig(PushToHub):
         token: str | bool | None = None,
         revision: str | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self:
         """Load from a folder, a config.json or a hub name; other keywords override single values.
 
         `revision`, `cache_dir`, `local_files_only`, `token` and `subfolder` are as for models; `force_download` changes

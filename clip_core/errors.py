@@ -1,5 +1,7 @@
 """The documented error types. Each is also the built-in type a caller would already be catching."""
 
+from importlib import import_module
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is damaged, hostile, incomplete, or of another architecture. The message names the file."""
@@ -23,3 +25,15 @@ class ImageError(InputError, OSError):
 
 class MissingDependencyError(ImportError):
     """A package that an optional format or backend needs. The message names the extra to install."""
+
+
+def require(package: str, extra: str, *modules: str) -> None:
+    """Import the frameworks that a backend is made of. Raises MissingDependencyError naming the extra that has them."""
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            missing = (error.name or module).partition(".")[0]
+            raise MissingDependencyError(
+                f"{package} needs {missing}, which is not installed: pip install 'triclip[{extra}]'", name=missing
+            ) from error

@@ -111,7 +111,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.copymode(target, stage.path / target.name)
         _flush(stage.path)
         _replace(stage.path / target.name, target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         stage.close()
 
@@ -296,7 +296,7 @@ def _swap(stage: Stage, target: Path) -> bool:
     except OSError:
         done = False
     if done:
-        _sync(target.parent)
+        sync(target.parent)
     else:
         for name in set(os.listdir(stage.path)) - new:
             (stage.path / name).unlink()
@@ -338,7 +338,7 @@ def _commit_by_journal(stage: Stage, target: Path) -> None:
         _flush(inner.path)
         _replace(draft, target / JOURNAL)
         inner.committed = True
-        _sync(target)
+        sync(target)
         _apply(target, inner.path.name, moved, removed)
         inner.committed = False
     finally:
@@ -361,9 +361,9 @@ def _apply(folder: Path, stage: str, moved: Iterable[str], removed: Iterable[str
             shutil.rmtree(folder / name, ignore_errors=True)
         else:
             (folder / name).unlink(missing_ok=True)
-    _sync(folder)
+    sync(folder)
     (folder / JOURNAL).unlink(missing_ok=True)
-    _sync(folder)
+    sync(folder)
 
 
 def _is_folder(path: Path) -> bool:
@@ -392,11 +392,12 @@ def _flush(folder: Path) -> None:
     """Onto the disk: a rename must never be there before the contents are."""
     for path in folder.iterdir():
         if path.is_file() and not path.is_symlink():
-            _sync(path)
-    _sync(folder)
+            sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk, where the system can: Windows opens no folders."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:

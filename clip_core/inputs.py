@@ -31,6 +31,11 @@ def resolve_flags(
     )
 
 
+def encoder_flags(flags: Flags) -> dict[str, bool]:
+    """The keywords by which a tower calls its encoder, whose outputs it takes by name."""
+    return {"output_attentions": flags.attentions, "output_hidden_states": flags.hidden_states, "return_dict": True}
+
+
 def check_ids(config: Any, shape: Sequence[int] | None) -> None:
     """`input_ids`: given, [batch, sequence], and no longer than the model has positions."""
     if shape is None:

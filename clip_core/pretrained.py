@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from .config import CLIPConfig, PretrainedConfig
 from .errors import CheckpointError, ConfigError
@@ -76,7 +76,7 @@ class Pretrained(PushToHub):
     _native_file: str | None = None  # read first where a folder has several, unless from_pt=True, as in v4.37
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Self:
         """Load a model from a folder, a single checkpoint file, a bundled name or a hub name.
 
         Every format that `clip_core.checkpoint` reads is taken, whichever framework wrote it.
@@ -120,7 +120,7 @@ class Pretrained(PushToHub):
             "mismatched_keys": [entry for part in both for entry in part.mismatched],
             "error_msgs": [],
         }
-        return model, info
+        return model, info  # type: ignore[return-value]  # with output_loading_info=True
 
     def save_pretrained(
         self,

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from . import hub
 from .absent import absent_attribute
@@ -122,7 +122,7 @@ class CLIPProcessor(hub.PushToHub):
         token: str | bool | None = None,
         revision: str | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self:
         """Both parts from a folder or a hub name.
 
         Args:
@@ -137,13 +137,14 @@ class CLIPProcessor(hub.PushToHub):
         kwargs |= {name: value for name, value in given.items() if value}
         return_unused = kwargs.pop("return_unused_kwargs", False)
         tokenizer_class = CLIPTokenizerFast if kwargs.pop("use_fast", True) else CLIPTokenizer
-        image_processor, unused = CLIPImageProcessor.from_pretrained(
+        both: Any = CLIPImageProcessor.from_pretrained(
             pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
         )
+        image_processor, unused = both
         tokenizer = tokenizer_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
         processor_dict, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
         processor = cls.from_args_and_dict([image_processor, tokenizer], processor_dict)
-        return (processor, unused) if return_unused else processor
+        return (processor, unused) if return_unused else processor  # type: ignore[return-value]  # when asked for
 
     @classmethod
     def get_processor_dict(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import clip_core
 
+from . import _backend  # first: names the extra where JAX or Flax is missing
 from .bridge import FlaxPreTrainedModel
 from .modeling import (
     FlaxCLIPAttention,

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -262,7 +262,7 @@ class FlaxPreTrainedModel(Pretrained):
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: Any, dtype: Any = jnp.float32, *model_args: Any, **kwargs: Any
-    ) -> Any:
+    ) -> Self:
         """Load a model: see `clip_core.pretrained.Pretrained.from_pretrained`. What differs in Flax, as in v4.37:
 
         Args:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from clip_core.config import CLIPTextConfig, CLIPVisionConfig
@@ -25,10 +24,11 @@ from clip_core.outputs import (
     FlaxCLIPOutput,
 )
 
-from .inputs import as_rows, check_chosen, check_nhwc, check_tokens
+from .inputs import as_rows, check_nhwc, check_tokens
 from .layers import ACTIVATIONS, checkpoint_policy, layer_norm, normal, patch_conv, projection, resampled, with_factor
 from .masks import attention_bias, dropout, one_token, score_dtype
-from .shortcuts import image_features, remember, text_features
+from .pooling import chosen_tokens, image_features, pooled_image, pooled_text, text_features
+from .shortcuts import remember
 from .wrappers import FlaxCLIPPreTrainedModel, FlaxCLIPTextPreTrainedModel, FlaxCLIPVisionPreTrainedModel
 
 # v4.37's names in its Flax file
@@ -75,11 +75,7 @@ class FlaxCLIPVisionEmbeddings(nn.Module):
         x = x.reshape(batch, height * width, features)  # [B, N - 1, D]
         class_token = jnp.broadcast_to(self.class_embedding.astype(x.dtype)[None, None], (batch, 1, features))
         x = jnp.concatenate([class_token, x], axis=1) + positions.astype(x.dtype)[None]  # [B, N, D]
-        if patches is None:
-            return x
-        check_chosen(patches, batch, height * width)
-        chosen = jnp.pad(patches.astype(np.int32) + 1, ((0, 0), (1, 0)))  # [B, K + 1], the class token first
-        return jnp.take_along_axis(x, chosen[..., None], axis=1)
+        return x if patches is None else chosen_tokens(x, patches)
 
 
 class FlaxCLIPTextEmbeddings(nn.Module):
@@ -135,7 +131,7 @@ class FlaxCLIPAttention(nn.Module):
         rows: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
         """hidden_states [B, S, D]; attention_mask [B, S], above 0: visible. Returns [B, S, D] and, if asked for, the
-        weights [B, H, S, S]. rows [B]: only these tokens ask, one of each sequence: [B, 1, D] and [B, H, 1, S]."""
+        weights [B, H, S, S]. rows [B]: the positions to compute, one for each sequence: [B, 1, D], [B, H, 1, S]."""
         x = hidden_states
         q = self.heads(self.q_proj(x if rows is None else one_token(x, rows)))  # [B, H, S, d]
         k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
@@ -187,7 +183,7 @@ class FlaxCLIPEncoderLayer(nn.Module):
         output_attentions: bool = False,
         rows: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
-        """As `FlaxCLIPAttention`. rows [B]: only this token of each sequence is computed, from all of them."""
+        """As `FlaxCLIPAttention`: (states, and attention weights if asked for)."""
         x = hidden_states
         attended, *weights = self.self_attn(self.layer_norm1(x), attention_mask, deterministic, output_attentions, rows)
         x = (x if rows is None else one_token(x, rows)) + attended
@@ -215,7 +211,7 @@ class FlaxCLIPLayerCollection(Network):
         return_dict: bool = True,
         rows: jax.Array | None = None,
     ) -> Any:
-        """hidden_states [B, S, D]. rows [B]: the last state of this token of each sequence alone: [B, 1, D]."""
+        """hidden_states [B, S, D]; rows [B]: the last layer computes only these: [B, 1, D]."""
         x, states, attentions = hidden_states, [hidden_states], []
         for i, layer in enumerate(self.layers):
             asked = rows if i == len(self.layers) - 1 else None
@@ -247,8 +243,7 @@ class FlaxCLIPEncoder(Network):
 
 
 class FlaxCLIPTextTransformer(Network):
-    """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
-    the end token."""
+    """The text tower: what `FlaxCLIPTextModel` returns."""
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPTextEmbeddings(self.config, self.dtype)
@@ -273,18 +268,7 @@ class FlaxCLIPTextTransformer(Network):
         pooled = one_token(last_hidden_state, self.end_of_text(input_ids))[:, 0]
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
-    def pooled(
-        self,
-        input_ids: jax.Array,
-        attention_mask: jax.Array | None = None,
-        position_ids: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> jax.Array:
-        """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
-        input_ids, attention_mask = as_rows(input_ids, attention_mask)
-        x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        encoded = self.encoder(x, attention_mask, deterministic, rows=self.end_of_text(input_ids))
-        return self.final_layer_norm(encoded.last_hidden_state[:, 0])
+    pooled = pooled_text
 
     def end_of_text(self, input_ids: jax.Array) -> jax.Array:
         """Where the end-of-text token stands: [B, S] -> [B]."""
@@ -295,8 +279,7 @@ class FlaxCLIPTextTransformer(Network):
 
 
 class FlaxCLIPVisionTransformer(Network):
-    """The vision tower: pixels [B, h, w, C] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
-    after a norm of its own."""
+    """The vision tower: what `FlaxCLIPVisionModel` returns, of pixels [B, h, w, C]."""
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPVisionEmbeddings(self.config, self.dtype)
@@ -320,21 +303,7 @@ class FlaxCLIPVisionTransformer(Network):
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
-    def pooled(
-        self,
-        pixel_values: jax.Array,
-        interpolate_pos_encoding: bool = False,
-        patches: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> jax.Array:
-        """`pooler_output` [B, D] alone: the last layer is computed for the class token only.
-
-        patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
-        """
-        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, patches))  # [B, N, D]
-        first = jnp.zeros(x.shape[0], jnp.int32)
-        encoded = self.encoder(x, None, deterministic, rows=first)
-        return self.post_layernorm(encoded.last_hidden_state[:, 0])
+    pooled = pooled_image
 
 
 def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled: jax.Array, return_dict: bool) -> Any:
@@ -435,14 +404,7 @@ class FlaxCLIPModule(Network):
         # A half-precision parameter is no reason for a scale of three digits.
         logit_scale = self.logit_scale.astype(jnp.promote_types(self.logit_scale.dtype, text_embeds.dtype))
         logits_per_text = text_embeds @ image_embeds.T * jnp.exp(logit_scale)  # [B_t, B_i]
-        out = FlaxCLIPOutput(
-            logits_per_image=logits_per_text.T,
-            logits_per_text=logits_per_text,
-            text_embeds=text_embeds,
-            image_embeds=image_embeds,
-            text_model_output=text,
-            vision_model_output=image,
-        )
+        out = FlaxCLIPOutput(logits_per_text.T, logits_per_text, text_embeds, image_embeds, text, image)
         return out if flags.return_dict else out.to_tuple()
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
-import jax
 from flax import linen as nn
 from flax.linen import module as linen
 
@@ -52,37 +51,3 @@ def _watched() -> bool:
     interceptors = getattr(linen, "_global_interceptor_stack", True)
     captures = getattr(getattr(linen, "_context", None), "capture_stack", [True])
     return bool(interceptors) or any(captures)
-
-
-def text_features(
-    module: Any,
-    input_ids: jax.Array,
-    attention_mask: jax.Array | None = None,
-    position_ids: jax.Array | None = None,
-    deterministic: bool = True,
-) -> jax.Array:
-    """Text embeddings [B, P], not normalised, of any module with `text_model` and `text_projection`."""
-    return module.text_projection(
-        pooled(
-            module.text_model,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            deterministic=deterministic,
-        )
-    )
-
-
-def image_features(
-    module: Any, pixel_values: jax.Array, deterministic: bool = True, interpolate_pos_encoding: bool = False
-) -> jax.Array:
-    """Image embeddings [B, P], not normalised, of any module with `vision_model` and `visual_projection`."""
-    options = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}  # v4.37's towers have no such
-    return module.visual_projection(
-        pooled(module.vision_model, pixel_values=pixel_values, deterministic=deterministic, **options)
-    )
-
-
-def pooled(tower: Any, **inputs: Any) -> jax.Array:
-    """A tower's `pooler_output` [B, D]: computed alone where that may be, otherwise with all the rest."""
-    return tower.pooled(**inputs) if allowed(tower) else tower(**inputs)[1]

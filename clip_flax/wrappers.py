@@ -17,7 +17,7 @@ from clip_core.pretrained import checked_config
 
 from .bridge import FlaxPreTrainedModel, as_dtype
 from .inputs import text_inputs, vision_inputs
-from .shortcuts import image_features, text_features
+from .pooling import image_features, text_features
 
 
 class FlaxCLIPTextPreTrainedModel(FlaxPreTrainedModel):

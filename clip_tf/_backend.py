@@ -3,7 +3,7 @@
 import os
 import sys
 
-from clip_core.errors import MissingDependencyError
+from clip_core.errors import MissingDependencyError, require
 
 _HELP = 'Set KERAS_BACKEND=tensorflow (or "backend" in ~/.keras/keras.json) before Keras is first imported.'
 
@@ -15,14 +15,8 @@ def _refuse(found: str) -> ImportError:
 _named = os.environ.get("KERAS_BACKEND") or "tensorflow"
 if _named != "tensorflow" and "keras" not in sys.modules:  # Keras would import the other framework, or fail to
     raise _refuse(_named)
-try:
-    import keras
-    import tensorflow  # noqa: F401
-except ModuleNotFoundError as _error:
-    _missing = (_error.name or "tensorflow").split(".")[0]
-    raise MissingDependencyError(
-        f"clip_tf needs {_missing}, which is not installed: pip install 'triclip[tf]'"
-    ) from _error
+require("clip_tf", "tf", "keras", "tensorflow")
+keras = sys.modules["keras"]
 if int(keras.__version__.split(".")[0]) < 3:
     raise MissingDependencyError(f"clip_tf: wanted Keras 3 or later, found {keras.__version__}")
 if keras.backend.backend() != "tensorflow":

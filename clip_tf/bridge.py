@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -209,7 +209,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
     # -- the core's hooks ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Self:
         """Load a model from a folder, a single checkpoint file, a bundled name or a hub name.
 
         As `clip_core.pretrained.Pretrained.from_pretrained`, with Keras' reading of `dtype`: "float32" (default),

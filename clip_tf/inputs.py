@@ -23,6 +23,7 @@ from clip_core.inputs import (
     check_ids,
     check_integers,
     check_mask,
+    check_pairs,
     check_patch_range,
     check_patches,
     check_pixels,
@@ -251,6 +252,14 @@ def check_image(embeddings: Any, pixel_values: tf.Tensor | None, interpolate: bo
             f"interpolate_pos_encoding=True, found {shape}"
         )
     return pixel_values if free else tf.ensure_shape(pixel_values, wanted)
+
+
+@unchanged
+def check_paired(text_embeds: tf.Tensor, image_embeds: tf.Tensor) -> None:
+    """As many texts as images, if both counts are known."""
+    texts, images = text_embeds.shape[0], image_embeds.shape[0]
+    if texts is not None and images is not None:
+        check_pairs(texts, images)
 
 
 def _pixel_limits(config: CLIPVisionConfig) -> dict[str, int]:

@@ -231,7 +231,7 @@ class TFMethods:
         lines += ["", *(f"- {name}: {values[-1]:.4g}" for name, values in history.items())] if history else []
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         with replace_file(Path(output_dir) / "README.md") as path:
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
     def get_head_mask(self, head_mask: Any, num_hidden_layers: int) -> Any:
         """[heads] or [layers, heads] as float32 [layers, 1, heads, 1, 1]; None as a list of None, one a layer."""

@@ -13,7 +13,6 @@ import keras
 import tensorflow as tf
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import check_pairs
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -23,7 +22,7 @@ from clip_core.outputs import (
 )
 
 from .bridge import MainLayer, TFPreTrainedModel, Tower, by_main_layer
-from .inputs import check_chosen, check_image, check_text, switches, unchanged, unpacked
+from .inputs import check_image, check_paired, check_text, switches, unpacked
 from .layers import (
     ACTIVATIONS,
     Embedding,
@@ -33,12 +32,11 @@ from .layers import (
     PatchConv,
     at_least_float32,
     dtype_of,
-    resampled_positions,
     sizes,
 )
 from .masks import layer_arguments, one_token
-from .pooling import pooled_image, pooled_text
-from .shortcuts import mlp, pooled, untouched
+from .pooling import chosen_tokens, pooled_image, pooled_text
+from .shortcuts import grid_positions, mlp, pooled
 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
@@ -67,18 +65,8 @@ class TFCLIPVisionEmbeddings(Layer):
         x = tf.reshape(x, (-1, height * width, self.config.hidden_size))  # [B, N - 1, D]
         class_token = tf.cast(self.class_embedding, x.dtype)[None, None]
         x = tf.concat([tf.repeat(class_token, tf.shape(x)[0], axis=0), x], axis=1)  # [B, N, D]
-        x = x + tf.cast(self.positions(height, width), x.dtype)
-        if patches is None:
-            return x
-        check_chosen(patches, x.shape[0], height * width)
-        chosen = tf.pad(tf.cast(patches, tf.int32) + 1, ((0, 0), (1, 0)))  # [B, K + 1], the class token first
-        return tf.gather(x, chosen, batch_dims=1)
-
-    def positions(self, height: int, width: int) -> tf.Tensor:
-        """A position for each patch, behind the class token's: the learned grid, resampled (bicubic) where needed."""
-        if not untouched(self.position_embedding):
-            return self.position_embedding(tf.range(height * width + 1)[None])
-        return resampled_positions(tf.convert_to_tensor(self.position_embedding.embeddings), height, width)
+        x = x + tf.cast(grid_positions(self.position_embedding, height, width), x.dtype)
+        return x if patches is None else chosen_tokens(x, patches)
 
 
 class TFCLIPTextEmbeddings(Layer):
@@ -127,7 +115,7 @@ class TFCLIPAttention(Layer):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """x [B, S, D]; penalty [B, 1, S, S], [1, 1, S, S] or None; seed [2] of the dropout, or None for none.
 
-        rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by a penalty [B, 1, 1, S] or None (all seen).
+        rows [B]: the positions to compute, one for each sequence: [B, 1, D], with a penalty [B, 1, 1, S] or None.
         """
         queries = x if rows is None else one_token(x, rows)
         q = self.heads(self.q_proj(queries))  # [B, H, S, d]
@@ -171,7 +159,7 @@ class TFCLIPEncoderLayer(Layer):
         seed: tf.Tensor | None = None,
         rows: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """x [B, S, D]. rows [B]: only this token of each sequence is computed, from all of them: [B, 1, D]."""
+        """As `TFCLIPAttention`: (states, attention weights)."""
         attended, weights = self.self_attn(self.layer_norm1(x), penalty, seed, rows)
         x = (x if rows is None else one_token(x, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
@@ -199,7 +187,7 @@ class TFCLIPEncoder(Layer):
         training: bool = False,
         rows: tf.Tensor | None = None,
     ) -> BaseModelOutput:
-        """x [B, S, D]. rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D]."""
+        """x [B, S, D]; attention_mask [B, S]; rows [B]: the last layer computes only these: [B, 1, D]."""
         if tuple(self.layers) != self.tracked:  # Keras does not see what is put into a list
             self.layers, self.tracked = list(self.layers), tuple(self.layers)
         plans = layer_arguments(len(self.layers), x, attention_mask, causal, rows)
@@ -224,8 +212,7 @@ class TFCLIPEncoder(Layer):
 
 
 class TFCLIPTextTransformer(Tower):
-    """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
-    the end token."""
+    """The text tower: what `TFCLIPTextModel` returns."""
 
     config_class = CLIPTextConfig
 
@@ -251,13 +238,10 @@ class TFCLIPTextTransformer(Tower):
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
         encoded = self.encoder(x, attention_mask, causal=True, **collect, training=training)
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
-        return tower_output(encoded, last_hidden_state, self.pool(last_hidden_state, input_ids), as_dict)
+        pooled = one_token(last_hidden_state, self.end_of_text(input_ids))[:, 0]
+        return tower_output(encoded, last_hidden_state, pooled, as_dict)
 
     pooled = pooled_text
-
-    def pool(self, x: tf.Tensor, input_ids: tf.Tensor) -> tf.Tensor:
-        """The state at the end-of-text token: x [B, S, D] -> [B, D]."""
-        return one_token(x, self.end_of_text(input_ids))[:, 0]
 
     def end_of_text(self, input_ids: tf.Tensor) -> tf.Tensor:
         """Where the end-of-text token stands: [B, S] -> [B]."""
@@ -269,8 +253,7 @@ class TFCLIPTextTransformer(Tower):
 
 
 class TFCLIPVisionTransformer(Tower):
-    """The vision tower: pixels [B, C, h, w] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
-    after a norm of its own."""
+    """The vision tower: what `TFCLIPVisionModel` returns."""
 
     config_class = CLIPVisionConfig
 
@@ -442,19 +425,13 @@ class TFCLIPMainLayer(MainLayer):
         text = self.text_model(input_ids, attention_mask=attention_mask, position_ids=position_ids, **collect)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
-        if return_loss and None not in (text_embeds.shape[0], image_embeds.shape[0]):
-            unchanged(check_pairs)(text_embeds.shape[0], image_embeds.shape[0])
+        if return_loss:
+            check_paired(text_embeds, image_embeds)
         scale = tf.cast(tf.exp(self.logit_scale), text_embeds.dtype)
         logits_per_text = tf.matmul(text_embeds, image_embeds, transpose_b=True) * scale  # [B_t, B_i]
-        out = CLIPOutput(
-            loss=clip_loss(logits_per_text)[None] if return_loss else None,  # [1] in v4.37's TF
-            logits_per_image=tf.transpose(logits_per_text),
-            logits_per_text=logits_per_text,
-            text_embeds=text_embeds,
-            image_embeds=image_embeds,
-            text_model_output=text,
-            vision_model_output=image,
-        )
+        loss = clip_loss(logits_per_text)[None] if return_loss else None  # [1] in v4.37's TF
+        logits_per_image = tf.transpose(logits_per_text)
+        out = CLIPOutput(loss, logits_per_image, logits_per_text, text_embeds, image_embeds, text, image)
         return out if as_dict else out.to_tuple()
 
 
@@ -469,11 +446,8 @@ class TFCLIPPreTrainedModel(TFPreTrainedModel):
 
 
 class TFCLIPTextModel(TFCLIPPreTrainedModel):
-    """The text tower.
-
-    Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm, pooler_output [B, D] at the
-    end-of-text token.
-    """
+    """The text tower. Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm,
+    pooler_output [B, D] at the end-of-text token."""
 
     config_class = CLIPTextConfig
     weight_scope = "text"
@@ -483,11 +457,8 @@ class TFCLIPTextModel(TFCLIPPreTrainedModel):
 
 
 class TFCLIPVisionModel(TFCLIPPreTrainedModel):
-    """The vision tower.
-
-    Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised, pooler_output [B, D] the normalised
-    class token.
-    """
+    """The vision tower. Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised,
+    pooler_output [B, D] the normalised class token."""
 
     config_class = CLIPVisionConfig
     weight_scope = "vision"

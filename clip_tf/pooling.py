@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .inputs import check_text
+from .inputs import check_chosen, check_text
 
 
 def pooled_text(
@@ -33,10 +33,17 @@ def pooled_image(
 ) -> tf.Tensor:
     """A vision tower's `pooler_output` [B, D]: the last layer for the class token.
 
-    patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
+    patches: int [B, K], the patches to compute, numbered from 0 in row order (FLIP); default all.
     """
     x = tower.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, patches=patches)
     x = tower.pre_layrnorm(x)  # [B, N, D]
     first = tf.zeros(tf.shape(x)[:1], tf.int32)
     encoded = tower.encoder(x, training=training, rows=first)
     return tower.post_layernorm(encoded.last_hidden_state[:, 0])
+
+
+def chosen_tokens(x: tf.Tensor, patches: tf.Tensor) -> tf.Tensor:
+    """The class token and the chosen patches [B, K] of the tokens x [B, N, D]: [B, K + 1, D]."""
+    check_chosen(patches, x.shape[0], x.shape[1] - 1)
+    chosen = tf.pad(tf.cast(patches, tf.int32) + 1, ((0, 0), (1, 0)))  # [B, K + 1], the class token first
+    return tf.gather(x, chosen, batch_dims=1)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .layers import quick_gelu
+from .layers import quick_gelu, resampled_positions
 
 _SOURCES = tuple(os.path.join(os.path.dirname(file), "") for file in (keras.__file__, tf.__file__, __file__))
 
@@ -100,3 +100,11 @@ def mlp(fc1: keras.layers.Layer, act: Any, fc2: keras.layers.Layer, x: tf.Tensor
         return None
     z = fc1.product(x, before=1.702)
     return fc2.product(z * tf.sigmoid(z), after=1 / 1.702)
+
+
+def grid_positions(table: Any, height: int, width: int) -> tf.Tensor:
+    """The class token's position and one for each patch, from a layer with the learned grid, which is resampled
+    (bicubic) for another one; a replaced layer is called with the numbers of the positions."""
+    if not untouched(table):
+        return table(tf.range(height * width + 1)[None])
+    return resampled_positions(tf.convert_to_tensor(table.embeddings), height, width)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import clip_core
 
+from . import _backend  # first: names the extra where PyTorch is missing
 from .adapter import as_transformers
 from .modeling import (
     CLIPModel,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -162,8 +161,8 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         model = cls(config, **kwargs)
         return model if torch_dtype is None else model.to(getattr(torch, dtype_name(torch_dtype)))
 
-    @functools.wraps(Pretrained.save_pretrained)
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
+        """As `Pretrained.save_pretrained`; a model with adapters writes the active one alone, as v4.37's does."""
         if not (self._hf_peft_config_loaded and kwargs.get("save_peft_format", True)):
             super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         elif is_main_process:

@@ -35,16 +35,16 @@ class Room(NamedTuple):
     max_position_embeddings: int
 
 
-def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None) -> None:
-    """Kinds and dtypes: what holds whatever the embedding is."""
+def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
+    """The ids as [B, S], after checks of types and dtypes, which hold whatever the embedding is."""
     check_tensors(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
-    if isinstance(input_ids, torch.fx.Proxy):  # stands for any input
-        return
-    if input_ids is None or not all(input_ids.shape[-1:]):
-        check_ids(None, None if input_ids is None else input_ids.shape)
-    check_integers("input_ids", _name(input_ids))
-    if position_ids is not None:
-        check_integers("position_ids", _name(position_ids))
+    if not isinstance(input_ids, torch.fx.Proxy):  # which stands for any input
+        if input_ids is None or not all(input_ids.shape[-1:]):
+            check_ids(None, None if input_ids is None else input_ids.shape)
+        check_integers("input_ids", _name(input_ids))
+        if position_ids is not None:
+            check_integers("position_ids", _name(position_ids))
+    return input_ids.reshape(-1, input_ids.shape[-1])
 
 
 def check_tokens(embeddings: Any, input_ids: Tensor | None, position_ids: Tensor | None, shape: torch.Size) -> None:

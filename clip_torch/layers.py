@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from clip_core import machine
 
+from .activations import name_of
 from .shortcuts import may_skip
 
 X86 = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
@@ -116,13 +117,13 @@ def patch_tokens(layer: nn.Module, pixels: Tensor) -> Tensor:
     return _product(how, squares, layer.weight.flatten(1), None)
 
 
-def mlp(fc1: nn.Module, act: Callable, name: str | None, fc2: nn.Module, x: Tensor, training: bool = False) -> Tensor:
-    """fc2(act(fc1(x))), with the activation inside the first product where that can be had.
+def mlp(fc1: nn.Module, act: Callable, fc2: nn.Module, x: Tensor, training: bool = False) -> Tensor:
+    """fc2(act(fc1(x))), with the activation fused into the first product if oneDNN has it.
 
-    `name` is the activation's in `FUSED`, or None. Gradients need what the activation is given, so there, and in all of
-    training, it stands by itself: in one pass each way for quick_gelu in float32.
+    Gradients need the activation's input, so with gradients, and in all of training, the activation is computed
+    separately; quick_gelu in float32 has a fused forward and backward pass of its own.
     """
-    how = {way(fc1, x), way(fc2, x)}
+    how, name = {way(fc1, x), way(fc2, x)}, name_of(act)
     if how == {"float32"}:  # the hidden layer needs no rounding either
         hidden = act(F.linear(x.float(), fc1.weight.float(), _wide(fc1.bias)))
         return F.linear(hidden, fc2.weight.float(), _wide(fc2.bias)).to(x.dtype)

@@ -1,11 +1,13 @@
-"""Who sees whom, as attention takes it: additive masks, as v4.37's encoder and layers take and pass them on."""
+"""Attention masks as additive biases, in the form in which v4.37's encoder and layers take and pass them on."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .inputs import can_look
+from .inputs import can_look, check_visible
 from .shortcuts import watched
 
 
@@ -37,8 +39,26 @@ def both(attention_mask: Tensor | None, causal_attention_mask: Tensor | None) ->
     return attention_mask + causal_attention_mask
 
 
+def text_masks(attention_mask: Tensor | None, x: Tensor) -> dict[str, Tensor | None]:
+    """The masks of a text encoder as keywords, from a mask [B, S] (1 keeps) and tokens x [B, S, D]."""
+    check_visible(attention_mask, x)
+    padding = None if attention_mask is None else padding_mask(attention_mask, x)
+    return {"attention_mask": padding, "causal_attention_mask": causal_mask(x)}
+
+
+def layer_arguments(
+    count: int, attention_mask: Tensor | None, causal: Tensor | None, output_attentions: bool, rows: Tensor | None
+) -> list[tuple[Any, ...]]:
+    """The arguments behind the states for each of `count` layers. With rows [B], the last layer computes only these
+    tokens and gets their masks [B, 1, 1, S]."""
+    plans: list[tuple[Any, ...]] = [(attention_mask, causal, output_attentions)] * count
+    if rows is not None and plans:
+        plans[-1] = (of_rows(attention_mask, rows), of_rows(causal, rows), output_attentions, rows)
+    return plans
+
+
 def of_rows(bias: Tensor | None, rows: Tensor) -> Tensor | None:
-    """What the tokens `rows` [B] see: [B or 1, 1, S, S] -> [B, 1, 1, S]."""
+    """The mask's rows of the tokens `rows` [B]: [B or 1, 1, S, S] -> [B, 1, 1, S]."""
     if bias is None:
         return None
     return one_token(bias[:, 0].expand(rows.shape[0], -1, -1), rows)[:, None]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.inputs import check_pairs, resolve_flags
+from clip_core.inputs import check_pairs, encoder_flags, resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -24,14 +24,15 @@ from clip_core.outputs import (
     CLIPVisionModelOutput,
 )
 
-from .activations import activation, name_of
+from .activations import activation
 from .bridge import PreTrainedModel
 from .initial import draw
-from .inputs import check_chosen, check_image, check_text, check_tokens, check_visible
+from .inputs import check_image, check_text, check_tokens
 from .layers import attend, computable, linear, mlp, patch_tokens
-from .masks import beyond_sdpa, both, causal_mask, in_dtype, of_rows, one_token, padding_mask
+from .masks import beyond_sdpa, both, in_dtype, layer_arguments, one_token, text_masks
+from .pooling import chosen_tokens, embed_image, pooled, pooled_image, pooled_text
 from .positions import WithGrid, WithPositions
-from .shortcuts import known, may_pool
+from .shortcuts import known
 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
@@ -48,7 +49,7 @@ class CLIPVisionEmbeddings(WithGrid):
         self.num_positions = self.num_patches + 1
         self.class_embedding = nn.Parameter(torch.empty(self.embed_dim))
         self.patch_embedding = nn.Conv2d(
-            config.num_channels, self.embed_dim, self.patch_size, stride=self.patch_size, bias=False
+            config.num_channels, self.embed_dim, self.patch_size, self.patch_size, bias=False
         )
         self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
         self.register_positions(self.num_positions)
@@ -60,13 +61,9 @@ class CLIPVisionEmbeddings(WithGrid):
         x = patch_tokens(self.patch_embedding, pixel_values.to(self.patch_embedding.weight.dtype))  # [B, h, w, D]
         positions = self.positions(*x.shape[1:3]) if interpolate_pos_encoding else self.grid_positions()
         x = x.flatten(1, 2)  # [B, N - 1, D]
-        x = torch.cat([self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)  # [B, N, D]
-        x = x + positions
-        if patches is None:
-            return x
-        check_chosen(patches, x.shape[0], x.shape[1] - 1)
-        chosen = F.pad(patches.long() + 1, (1, 0))  # [B, K + 1], the class token first
-        return x.take_along_dim(chosen[..., None], dim=1)
+        class_token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([class_token, x], dim=1) + positions  # [B, N, D]
+        return x if patches is None else chosen_tokens(x, patches)
 
 
 @known
@@ -120,7 +117,7 @@ class CLIPAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """hidden_states [B, S, D]; masks [B, 1, S, S] are added to the scores.
 
-        rows [B]: only these tokens ask, one of each sequence: [B, 1, D], by masks [B, 1, 1, S].
+        rows [B]: the positions to compute, one for each sequence: [B, 1, D], with masks [B, 1, 1, S].
         """
         (x,), dtype = computable(hidden_states), hidden_states.dtype
         q = self.heads(linear(self.q_proj, x if rows is None else one_token(x, rows), dtype))  # [B, H, S, d]
@@ -130,8 +127,7 @@ class CLIPAttention(nn.Module):
         # SDPA gives no attention weights.
         if output_attentions or self.config._attn_implementation == "eager" or beyond_sdpa(q, attention_mask, bias):
             scores = (q * self.scale) @ k.transpose(-1, -2)  # [B, H, S, S]
-            bias = in_dtype(bias, None)
-            weights = torch.softmax(scores if bias is None else scores + bias, dim=-1).to(v.dtype)
+            weights = torch.softmax(scores if bias is None else scores + in_dtype(bias, None), dim=-1).to(v.dtype)
             context = F.dropout(weights, p=dropout) @ v
         else:
             weights, context = None, attend(q, k, v, in_dtype(bias, q.dtype), dropout, self.scale)
@@ -156,8 +152,7 @@ class CLIPMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        act = self.activation_fn
-        return mlp(self.fc1, act, name_of(act), self.fc2, hidden_states, self.training)
+        return mlp(self.fc1, self.activation_fn, self.fc2, hidden_states, self.training)
 
 
 @known
@@ -178,10 +173,7 @@ class CLIPEncoderLayer(nn.Module):
         output_attentions: bool | None = False,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """(states [B, S, D], and attention weights if asked for) of states [B, S, D] and masks [B, 1, S, S].
-
-        rows [B]: only this token of each sequence is computed, from all of them: [B, 1, D], by masks [B, 1, 1, S].
-        """
+        """As `CLIPAttention`: (states, and attention weights if asked for)."""
         chosen = {} if rows is None else {"rows": rows}
         attended, weights = self.self_attn(
             hidden_states=self.layer_norm1(hidden_states),
@@ -216,22 +208,14 @@ class CLIPEncoder(nn.Module):
         return_dict: bool | None = None,
         rows: Tensor | None = None,
     ) -> Any:
-        """inputs_embeds [B, S, D]; masks [B, 1, S, S] are added to the scores.
-
-        rows [B]: the last state of this token of each sequence is all that is wanted: [B, 1, D].
-        """
+        """inputs_embeds [B, S, D]; masks [B, 1, S, S]; rows [B]: the last layer computes only these: [B, 1, D]."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        masks, last = (attention_mask, causal_attention_mask), len(self.layers) - 1
-        x = inputs_embeds if rows is None or last >= 0 else one_token(inputs_embeds, rows)
+        plans = layer_arguments(len(self.layers), attention_mask, causal_attention_mask, flags.attentions, rows)
+        x = inputs_embeds if rows is None or plans else one_token(inputs_embeds, rows)
         hidden_states, attentions = [x], []
-        for number, layer in enumerate(self.layers):
-            given = (x, *masks, flags.attentions)
-            if rows is not None and number == last:
-                given = (x, *(of_rows(mask, rows) for mask in masks), flags.attentions, rows)
-            if self.gradient_checkpointing and self.training:
-                out = checkpoint(layer, *given, **self.checkpoint_kwargs)
-            else:
-                out = layer(*given)
+        for layer, plan in zip(self.layers, plans, strict=True):
+            recompute = self.gradient_checkpointing and self.training
+            out = checkpoint(layer, x, *plan, **self.checkpoint_kwargs) if recompute else layer(x, *plan)
             x = out[0]
             hidden_states.append(x)
             attentions.append(out[1] if flags.attentions else None)
@@ -248,8 +232,7 @@ class CLIPEncoder(nn.Module):
 
 @known
 class CLIPTextTransformer(nn.Module):
-    """The text tower: ids [B, S] -> last_hidden_state [B, S, D] after the final norm, pooler_output [B, D]: that of
-    the end token."""
+    """The text tower: what `CLIPTextModel` returns."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
@@ -269,36 +252,14 @@ class CLIPTextTransformer(nn.Module):
         return_dict: bool | None = None,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        input_ids, x, masks = self.embed(input_ids, attention_mask, position_ids)
-        encoded = self.encoder(
-            inputs_embeds=x, **masks,
-            output_attentions=flags.attentions, output_hidden_states=flags.hidden_states, return_dict=True,
-        )  # fmt: skip
+        input_ids = check_text(input_ids, attention_mask, position_ids)
+        x = self.embeddings(input_ids=input_ids, position_ids=position_ids)  # [B, S, D]
+        encoded = self.encoder(inputs_embeds=x, **text_masks(attention_mask, x), **encoder_flags(flags))
         last_hidden_state = self.final_layer_norm(encoded[0])
         pooled = one_token(last_hidden_state, self.end_of_text(input_ids))[:, 0]
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
-    def pooled(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
-    ) -> Tensor:
-        """`pooler_output` [B, D] alone: the last layer is computed for the end-of-text token only."""
-        input_ids, x, masks = self.embed(input_ids, attention_mask, position_ids)
-        rows = self.end_of_text(input_ids)
-        encoded = self.encoder(
-            x, **masks, output_attentions=False, output_hidden_states=False, return_dict=True, rows=rows
-        )
-        return self.final_layer_norm(encoded[0][:, 0])
-
-    def embed(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
-        """(ids [B, S], tokens [B, S, D], the encoder's masks)."""
-        check_text(input_ids, attention_mask, position_ids)
-        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
-        x = self.embeddings(input_ids=input_ids, position_ids=position_ids)
-        check_visible(attention_mask, x)
-        seen = None if attention_mask is None else padding_mask(attention_mask, x)
-        return input_ids, x, {"attention_mask": seen, "causal_attention_mask": causal_mask(x)}
+    pooled = pooled_text
 
     def end_of_text(self, input_ids: Tensor) -> Tensor:
         """Where the end-of-text token stands: [B, S] -> [B]."""
@@ -310,8 +271,7 @@ class CLIPTextTransformer(nn.Module):
 
 @known
 class CLIPVisionTransformer(nn.Module):
-    """The vision tower: pixels [B, C, h, w] -> last_hidden_state [B, N, D], pooler_output [B, D]: the class token's,
-    after a norm of its own."""
+    """The vision tower: what `CLIPVisionModel` returns."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
@@ -330,33 +290,13 @@ class CLIPVisionTransformer(nn.Module):
         interpolate_pos_encoding: bool = False,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        x = self.pre_layrnorm(self.embed(pixel_values, interpolate_pos_encoding))  # [B, N, D]
-        encoded = self.encoder(
-            inputs_embeds=x,
-            output_attentions=flags.attentions, output_hidden_states=flags.hidden_states, return_dict=True,
-        )  # fmt: skip
+        x = self.pre_layrnorm(embed_image(self.embeddings, pixel_values, interpolate_pos_encoding))  # [B, N, D]
+        encoded = self.encoder(inputs_embeds=x, **encoder_flags(flags))
         last_hidden_state = encoded[0]
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, flags.return_dict)
 
-    def pooled(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, patches: Tensor | None = None
-    ) -> Tensor:
-        """`pooler_output` [B, D] alone: the last layer is computed for the class token only.
-
-        patches: int [B, K], the patches that are looked at, row by row from 0 (FLIP); default all.
-        """
-        x = self.pre_layrnorm(self.embed(pixel_values, interpolate_pos_encoding, patches=patches))  # [B, N, D]
-        rows = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
-        encoded = self.encoder(x, output_attentions=False, output_hidden_states=False, return_dict=True, rows=rows)
-        return self.post_layernorm(encoded[0][:, 0])
-
-    def embed(self, pixel_values: Tensor | None, interpolate: bool, **given: Any) -> Tensor:
-        """Tokens [B, N, D]. Somebody's own embeddings take pixels, and more only where more is asked for."""
-        asked = {name: value for name, value in given.items() if value is not None}
-        if interpolate:
-            asked["interpolate_pos_encoding"] = True
-        return self.embeddings(pixel_values, **asked)
+    pooled = pooled_image
 
 
 def tower_output(encoded: Any, last_hidden_state: Tensor, pooled: Tensor, return_dict: bool) -> Any:
@@ -383,11 +323,8 @@ class CLIPPreTrainedModel(PreTrainedModel):
 
 
 class CLIPTextModel(CLIPPreTrainedModel):
-    """The text tower.
-
-    Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm, pooler_output [B, D] at the
-    end-of-text token.
-    """
+    """The text tower. Returns BaseModelOutputWithPooling: last_hidden_state [B, S, D] after the final norm,
+    pooler_output [B, D] at the end-of-text token."""
 
     config_class = CLIPTextConfig
     weight_scope = "text"
@@ -414,11 +351,8 @@ class CLIPTextModel(CLIPPreTrainedModel):
 
 
 class CLIPVisionModel(CLIPPreTrainedModel):
-    """The vision tower.
-
-    Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised, pooler_output [B, D] the normalised
-    class token.
-    """
+    """The vision tower. Returns BaseModelOutputWithPooling: last_hidden_state [B, N, D] not normalised,
+    pooler_output [B, D] the normalised class token."""
 
     config_class = CLIPVisionConfig
     weight_scope = "vision"
@@ -472,10 +406,7 @@ class CLIPModel(CLIPPreTrainedModel):
         return_dict: bool | None = None,
     ) -> Tensor:
         """Text embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        if may_pool(self.text_model):
-            return self.text_projection(self.text_model.pooled(input_ids, attention_mask, position_ids))
-        text = self.text_model(input_ids, attention_mask, position_ids, False, False, True)
-        return self.text_projection(text[1])
+        return self.text_projection(pooled(self.text_model, input_ids, attention_mask, position_ids))
 
     def get_image_features(
         self,
@@ -486,10 +417,8 @@ class CLIPModel(CLIPPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> Tensor:
         """Image embeddings [B, P], not normalised. The `output_*` flags change nothing (v4.37)."""
-        if may_pool(self.vision_model):
-            return self.visual_projection(self.vision_model.pooled(pixel_values, interpolate_pos_encoding))
-        image = self.vision_model(pixel_values, False, False, True, interpolate_pos_encoding)
-        return self.visual_projection(image[1])
+        options = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}
+        return self.visual_projection(pooled(self.vision_model, pixel_values, **options))
 
     def forward(
         self,
@@ -512,15 +441,8 @@ class CLIPModel(CLIPPreTrainedModel):
         if return_loss:
             check_pairs(text_embeds.shape[0], image_embeds.shape[0])
         logits_per_text = text_embeds @ image_embeds.T * self.logit_scale.exp()  # [B_t, B_i]
-        out = CLIPOutput(
-            loss=clip_loss(logits_per_text) if return_loss else None,
-            logits_per_image=logits_per_text.T,
-            logits_per_text=logits_per_text,
-            text_embeds=text_embeds,
-            image_embeds=image_embeds,
-            text_model_output=text,
-            vision_model_output=image,
-        )
+        loss = clip_loss(logits_per_text) if return_loss else None
+        out = CLIPOutput(loss, logits_per_text.T, logits_per_text, text_embeds, image_embeds, text, image)
         return out if flags.return_dict else out.to_tuple()
 
 

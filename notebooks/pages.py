@@ -16,7 +16,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # `mkdocs` alone does not look in the working directory
 
-TAKEN = {"model-card.md": "clip_core/models/emoji/README.md", "changelog.md": "CHANGELOG.md"}
+TAKEN = {
+    "model-card.md": "clip_core/models/emoji/README.md",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -28,7 +32,7 @@ def on_files(files: Any, config: Any) -> Any:
         for name, content in pictures.items():
             add(files, config, f"tutorials/{name}", content)
     for name, source in TAKEN.items():
-        add(files, config, name, (ROOT / source).read_text(encoding="utf-8"))
+        add(files, config, name, (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "]("))
     add(files, config, "reference/cli.md", command_line())
     return files
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -284,7 +284,7 @@ class CLIPImageProcessor(PushToHub):
         token: Any = None,
         revision: str = "main",
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self:
         """An image processor from a folder, a hub name or a JSON file.
 
         Reads transformers 5's `processor_config.json` (key `image_processor`) where there is one, else

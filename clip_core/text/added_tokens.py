@@ -96,6 +96,22 @@ def as_added_token(token: Any, special: bool | None = None) -> AddedToken:
     return found if special is None else found.with_special(special)
 
 
+def convert_added_tokens(obj: Any, save: bool, add_type_field: bool) -> Any:
+    """See `TokenizerBase.convert_added_tokens`."""
+    if isinstance(obj, dict) and obj.get("__type") == "AddedToken":
+        return as_added_token(obj)
+    if isinstance(obj, AddedToken) and save:
+        fields = obj.to_dict()
+        if add_type_field:
+            return {**fields, "__type": "AddedToken"}
+        return {name: value for name, value in fields.items() if name != "special"}
+    if isinstance(obj, (list, tuple)):
+        return [convert_added_tokens(item, save, add_type_field) for item in obj]
+    if isinstance(obj, dict):
+        return {name: convert_added_tokens(item, save, add_type_field) for name, item in obj.items()}
+    return obj
+
+
 def _longest_first(contents: Iterable[str]) -> re.Pattern | None:
     """A pattern that finds the leftmost and, there, the longest of `contents`."""
     ordered = sorted(filter(None, contents), key=len, reverse=True)

@@ -7,16 +7,16 @@ import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from clip_core.absent import refuse
 from clip_core.batch import BatchEncoding
 from clip_core.errors import InputError
 from clip_core.hub import PushToHub, upload_message
 from clip_core.text import persist
-from clip_core.text.added_tokens import AddedToken, as_added_token
+from clip_core.text.added_tokens import convert_added_tokens
 from clip_core.text.encoder import TextEncoder
-from clip_core.text.rows import InputTypeError, Options, as_lists, collate, logger, resolve
+from clip_core.text.rows import InputTypeError, Options, as_lists, check_texts, collate, logger, resolve
 
 HUB_NAME = "openai/clip-vit-base-patch32"  # the one checkpoint that v4.37's class attributes list
 
@@ -122,9 +122,9 @@ class TokenizerBase(TextEncoder, PushToHub):
         return batch
 
     def _call(self, name: str, text: Any, pair: Any, options: Options) -> BatchEncoding:
-        _check_text(name, text)
+        check_texts(name, text)
         if pair is not None:
-            _check_text(f"{name}_pair", pair)
+            check_texts(f"{name}_pair", pair)
         batched = isinstance(text, (list, tuple))
         if options.is_split_into_words:
             batched = batched and bool(text) and isinstance(text[0], (list, tuple))
@@ -373,7 +373,7 @@ class TokenizerBase(TextEncoder, PushToHub):
         revision: str | None = None,
         subfolder: str | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self:
         """A tokenizer from a local folder or a hub name.
 
         Args:
@@ -389,13 +389,8 @@ class TokenizerBase(TextEncoder, PushToHub):
             FileNotFoundError: no such folder, or no tokenizer in it.
             CheckpointError: a damaged file, or a tokenizer that is not CLIP's.
         """
-        where = {
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-            "token": token,
-            "revision": revision,
-            "subfolder": subfolder,
-        }
+        where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        where |= {"revision": revision, "subfolder": subfolder}
         arguments = persist.constructor_arguments(pretrained_model_name_or_path, cls.is_fast, where, kwargs)
         with persist.named_errors(pretrained_model_name_or_path):
             made = cls(*init_inputs, **arguments)
@@ -469,18 +464,7 @@ class TokenizerBase(TextEncoder, PushToHub):
             save: the direction.
             add_type_field: with `"__type": "AddedToken"`, from which the way back knows them; else without `special`.
         """
-        if isinstance(obj, dict) and obj.get("__type") == "AddedToken":
-            return as_added_token(obj)
-        if isinstance(obj, AddedToken) and save:
-            fields = obj.to_dict()
-            if add_type_field:
-                return {**fields, "__type": "AddedToken"}
-            return {name: value for name, value in fields.items() if name != "special"}
-        if isinstance(obj, (list, tuple)):
-            return [cls.convert_added_tokens(item, save, add_type_field) for item in obj]
-        if isinstance(obj, dict):
-            return {name: cls.convert_added_tokens(item, save, add_type_field) for name, item in obj.items()}
-        return obj
+        return convert_added_tokens(obj, save, add_type_field)
 
     # ---- deprecated in v4.37 ----
 
@@ -514,16 +498,3 @@ class TokenizerBase(TextEncoder, PushToHub):
 
 
 refuse(TokenizerBase, "tokenizer")
-
-
-def _check_text(name: str, value: Any) -> None:
-    """Raise when `value` is no string, list of strings, or list of lists of strings."""
-    first = value[0] if isinstance(value, (list, tuple)) and value else None
-    inner = first[0] if isinstance(first, (list, tuple)) and first else ""
-    if not isinstance(value, (str, list, tuple)) or not isinstance(first, (str, list, tuple, type(None))):
-        found = type(value).__name__ if not isinstance(value, (list, tuple)) else f"a list of {type(first).__name__}"
-        raise InputTypeError(f"{name}: wanted a string or a list of strings, found {found}")
-    if isinstance(value, (list, tuple)) and value and first is None:
-        raise InputTypeError(f"{name}: wanted a string or a list of strings, found a list with None in it")
-    if not isinstance(inner, str):
-        raise InputTypeError(f"{name}: wanted lists of strings, found a list of {type(inner).__name__}")

@@ -10,7 +10,6 @@ from typing import Any
 from clip_core.batch import BatchEncoding
 from clip_core.errors import InputError
 from clip_core.text.bpe import ID_SIZE, BytePairEncoder, QuickEncoder, cut, pack, pad_packed, unpack
-from clip_core.text.encoding import padding_length
 from clip_core.text.files import TokenizerData
 from clip_core.text.rows import (
     Options,
@@ -21,6 +20,7 @@ from clip_core.text.rows import (
     checked_side,
     checked_text,
     logger,
+    padding_length,
     truncate,
 )
 from clip_core.text.vocabulary import Vocabulary

@@ -7,13 +7,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clip_core.batch import BatchEncoding
+from clip_core.batch import BatchEncoding, Encoding
 from clip_core.errors import InputError
-from clip_core.text import backend
 from clip_core.text.added_tokens import AddedToken, FastAddedTokens, as_added_token
 from clip_core.text.base import TokenizerBase
 from clip_core.text.bpe import CHAR_TO_BYTE, ascii_pieces
-from clip_core.text.encoding import Encoding, aligned_normalize, padding_length, span, truncate_pair
 from clip_core.text.files import (
     BOS,
     EOS,
@@ -22,18 +20,22 @@ from clip_core.text.files import (
     roberta_processing,
     templates,
     tokenizer_json,
+    tokenizers_library,
+    train_vocabulary,
 )
 from clip_core.text.normalize import (
     GPT2_PIECES,
     INFORMATION_SEPARATORS,
     PIECES,
     SPECIALS,
+    aligned_normalize,
     fast_normalize,
     fast_pattern,
     replace_surrogates,
+    span,
 )
 from clip_core.text.persist import MERGES, TOKENIZER, VOCAB, load_data
-from clip_core.text.rows import InputTypeError, Options, to_list
+from clip_core.text.rows import InputTypeError, Options, padding_length, to_list, truncate_pair
 from clip_core.text.slow import BUNDLED_LENGTH, CLIPTokenizer
 
 
@@ -120,7 +122,7 @@ class CLIPTokenizerFast(TokenizerBase):
         It is made anew when tokens are added; what is changed on it doesn't change this tokenizer.
         """
         if self._backend is None:
-            self._backend = backend.library().Tokenizer.from_str(json.dumps(self._definition()))
+            self._backend = tokenizers_library().Tokenizer.from_str(json.dumps(self._definition()))
         return self._backend
 
     _backend: Any = None
@@ -190,7 +192,7 @@ class CLIPTokenizerFast(TokenizerBase):
         old = [token for token in self.added_tokens_decoder.values() if token.special]
         tokens = [t.renamed(renamed.get(t.content, t.content)) for t in old]
         tokens += [as_added_token(token) for token in new_special_tokens or ()]
-        trained = backend.train(self._definition(), text_iterator, vocab_size, length, tokens, renamed, kwargs)
+        trained = train_vocabulary(self._definition(), text_iterator, vocab_size, length, tokens, renamed, kwargs)
         options = dict(self.init_kwargs)
         for name, token in self.special_tokens_map_extended.items():
             if name != "additional_special_tokens":

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from clip_core.batch import Encoding
 from clip_core.errors import InputError
-from clip_core.text.encoding import padding_length
 
 logger = logging.getLogger("clip_core.text.tokenizer")
 
@@ -115,6 +115,19 @@ def _choice(name: str, value: Any, true: str, false: str, choices: tuple[str, ..
     if value not in choices:
         raise InputError(f"{name}: wanted True, False or one of {', '.join(map(repr, choices))}, found {value!r}")
     return value
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Raise when `value` is no string, list of strings, or list of lists of strings."""
+    first = value[0] if isinstance(value, (list, tuple)) and value else None
+    inner = first[0] if isinstance(first, (list, tuple)) and first else ""
+    if not isinstance(value, (str, list, tuple)) or not isinstance(first, (str, list, tuple, type(None))):
+        found = type(value).__name__ if not isinstance(value, (list, tuple)) else f"a list of {type(first).__name__}"
+        raise InputTypeError(f"{name}: wanted a string or a list of strings, found {found}")
+    if isinstance(value, (list, tuple)) and value and first is None:
+        raise InputTypeError(f"{name}: wanted a string or a list of strings, found a list with None in it")
+    if not isinstance(inner, str):
+        raise InputTypeError(f"{name}: wanted lists of strings, found a list of {type(inner).__name__}")
 
 
 class Defaults(Protocol):
@@ -225,6 +238,14 @@ def _with_model_limit(
 
 
 # ---- padding --------------------------------------------------------------------------------------------------------
+
+
+def padding_length(lengths: Sequence[int], strategy: str, max_length: int | None, multiple: int | None) -> int | None:
+    """The length to pad to, or None for no padding."""
+    if strategy == "do_not_pad" or not lengths:
+        return None
+    length = max(lengths) if strategy == "longest" or max_length is None else max_length
+    return -(-length // multiple) * multiple if multiple else length
 
 
 @dataclass(frozen=True)
@@ -393,3 +414,41 @@ def check_overflow(pair: Any, options: Options) -> None:
         )
     if options.max_length is None:
         raise InputError("return_overflowing_tokens: needs max_length, or truncation with a model_max_length")
+
+
+def truncate_pair(
+    first: Encoding, second: Encoding | None, length: int, strategy: str, stride: int, side: str
+) -> tuple[Encoding, Encoding | None]:
+    """Both texts cut so that together they have at most `length` tokens.
+
+    Raises InputError when the strategy names a text that isn't there or that is too short to give up so much.
+    """
+    total = len(first) + (len(second) if second is not None else 0)
+    if total <= length:
+        return first, second
+    if length == 0:
+        return first.truncated(0, stride, side), second.truncated(0, stride, side) if second is not None else None
+    if strategy == "longest_first":
+        if second is None:
+            return first.truncated(length, stride, side), None
+        n_first, n_second = _share(len(first), len(second), length)
+        return first.truncated(n_first, stride, side), second.truncated(n_second, stride, side)
+    target = first if strategy == "only_first" else second
+    if target is None:
+        raise InputError("truncation='only_second' needs a second text, found none")
+    keep = len(target) - (total - length)
+    if keep <= 0:
+        raise InputError(f"truncation={strategy!r}: that text is too short to give up {total - length} tokens")
+    if target is first:
+        return first.truncated(keep, stride, side), second
+    return first, target.truncated(keep, stride, side)
+
+
+def _share(n_first: int, n_second: int, length: int) -> tuple[int, int]:
+    """How many tokens each of two texts keeps: the longer gives first, then both alike."""
+    short, long = sorted((n_first, n_second))
+    long = short if short > length else max(short, length - short)
+    if short + long > length:
+        short = length // 2
+        long = short + length % 2
+    return (long, short) if n_first > n_second else (short, long)

@@ -275,6 +275,7 @@ def test_files_stay_unread_only_for_the_processor(tmp_path, calls):
 
 
 def test_a_models_vectors_and_what_it_skips(tmp_path, calls, by_pillow):
+    pytest.importorskip("torch")
     for number in range(5):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(400, 300 + number, seed=number)[: 900 if number == 2 else None])
     paths = [str(tmp_path / f"{number}.jpg") for number in range(5)]

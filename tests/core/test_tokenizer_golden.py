@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 
 from clip_core.text.tokenizer import AddedToken, CLIPTokenizer, CLIPTokenizerFast, openai_tokenize
 
@@ -33,6 +34,18 @@ def texts():
     return read("texts.json")
 
 
+# Letters and marks of Unicode 17 and 18. OpenAI's and the slow tokenizer split by what the installed `regex` knows, in
+# the original as here; the golden ids are of a `regex` that knows these.
+NEW = "\u0cdc\u1acf"
+KNOWS_NEW = all(not regex.match(r"\p{Cn}", char) for char in NEW)
+
+
+def known(texts, *rows):
+    """The texts, and their rows, whose characters the installed `regex` has categories for."""
+    kept = [i for i, text in enumerate(texts) if KNOWS_NEW or not set(text) & set(NEW)]
+    return [[values[i] for i in kept] for values in (texts, *rows)]
+
+
 def differences(texts, found, wanted):
     assert len(texts) == len(found) == len(wanted)
     return [(t, f, w) for t, f, w in zip(texts, found, wanted, strict=True) if f != w][:3]
@@ -50,7 +63,7 @@ def test_slow_ids_and_text(name, texts, monkeypatch):
     for text in texts:
         ids = tokenizer(text)["input_ids"]
         found.append([ids, tokenizer.decode(ids), tokenizer.decode(ids, True, clean_up_tokenization_spaces=False)])
-    assert not differences(texts, found, read(f"{name}.json"))
+    assert not differences(*known(texts, found, read(f"{name}.json")))
     assert tokenizer(texts)["input_ids"] == [row[0] for row in found]
 
 
@@ -74,9 +87,8 @@ def test_openai_ids(profile, texts):
     assert ids.dtype == np.int64
     wanted = [row + [0] * (77 - len(row)) for row in read(f"{profile}.json")]
     # open_clip's golden rows lost the id 0 of a "!" beside their padding.
-    assert not differences(
-        texts, [[i for i in row if i] for row in ids.tolist()], [[i for i in r if i] for r in wanted]
-    )
+    found = [[i for i in row if i] for row in ids.tolist()]
+    assert not differences(*known(texts, found, [[i for i in row if i] for row in wanted]))
 
 
 @pytest.mark.parametrize("kind", ["slow", "fast"])

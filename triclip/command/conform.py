@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(report.table(every_row=args.all))
     if args.json and args.json != "-":
-        Path(args.json).write_text(text, encoding="utf-8")
+        Path(args.json).write_text(text, encoding="utf-8", newline="\n")
     if args.html:
-        Path(args.html).write_text(report.to_html(), encoding="utf-8")
+        Path(args.html).write_text(report.to_html(), encoding="utf-8", newline="\n")
     if args.plot:
         viz.save(draw_report(report), args.plot)
     return 0 if report.ok else 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from clip_core.errors import DataError, MissingDependencyError
 from .example import parse_example
 from .files import MissingShards, Parts
 from .rows import TableRows
-from .source import PARTS, Sample
+from .source import Keys, Sample
 
 OPEN_FILES = 64  # of a process: a few hundred shards must not meet the limit on open files
 RANDOM_ACCESS = {"max_parallelism": "0"}  # the library's advice for it
@@ -22,17 +22,8 @@ RANDOM_ACCESS = {"max_parallelism": "0"}  # the library's advice for it
 class ArrayRecords(TableRows):
     """Records of ArrayRecord files, one after the other; features are chosen as columns are."""
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        image_key: str | None = None,
-        caption_key: str | None = None,
-        label_key: str | None = None,
-        needs: Collection[str] = PARTS,
-        missing: MissingShards | None = None,
-    ) -> None:
-        super().__init__(image_key, caption_key, label_key, needs)
-        missing = missing or MissingShards()
+    def __init__(self, paths: Sequence[Path], keys: Keys, missing: MissingShards) -> None:
+        super().__init__(keys)
         self._lock, self._opened = threading.Lock(), OrderedDict()  # type: Any, OrderedDict[str, Any]
         lengths = {str(path): length for path in paths for length in missing.passing_over(path, self._length)}
         missing.check_some_left(lengths)
@@ -72,9 +63,6 @@ class ArrayRecords(TableRows):
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{path}: record {row + 1} can't be read ({error})") from error
-
-    def __len__(self) -> int:
-        return len(self._parts)
 
     def name(self, number: int) -> str:
         file, row = self._parts.place(number)

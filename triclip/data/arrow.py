@@ -9,7 +9,7 @@ import json
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from clip_core.errors import DataError, MissingDependencyError
 from .fields import decode_text, json_object
 from .files import MissingShards, Parts
 from .rows import TableRows
-from .source import PARTS, Sample
+from .source import Keys, Sample
 
 ROW_GROUP_MEMORY = 1 << 30  # bytes of decoded parquet row groups that a process keeps
 
@@ -34,15 +34,8 @@ def _pyarrow() -> Any:
 class ArrowRows(TableRows):
     """Rows of several Arrow tables, one after the other."""
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        image_key: str | None,
-        caption_key: str | None,
-        label_key: str | None,
-        needs: Collection[str],
-    ) -> None:
-        super().__init__(image_key, caption_key, label_key, needs)
+    def __init__(self, paths: Sequence[Path], keys: Keys) -> None:
+        super().__init__(keys)
         self.paths = [Path(path) for path in paths]
         self._begin()
 
@@ -61,9 +54,6 @@ class ArrowRows(TableRows):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin()
-
-    def __len__(self) -> int:
-        return len(self._parts)
 
     @abstractmethod
     def _table(self, part: int) -> Any:
@@ -105,17 +95,8 @@ class Parquet(ArrowRows):
     Pictures beyond that are better kept as tar shards or `save_to_disk` folders, which are read row by row.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        image_key: str | None = None,
-        caption_key: str | None = None,
-        label_key: str | None = None,
-        needs: Collection[str] = PARTS,
-        missing: MissingShards | None = None,
-    ) -> None:
-        missing = missing or MissingShards()
-        super().__init__(paths, image_key, caption_key, label_key, needs)
+    def __init__(self, paths: Sequence[Path], keys: Keys, missing: MissingShards) -> None:
+        super().__init__(paths, keys)
         self.paths = [path for path in self.paths for _ in missing.passing_over(path, _checked)]
         missing.check_some_left(self.paths)
         self._begin()  # readers are numbered as the paths that are left
@@ -182,16 +163,8 @@ def _checked(path: Path) -> None:
 class SavedDataset(ArrowRows):
     """What `datasets.Dataset.save_to_disk` wrote: Arrow files, mapped into memory."""
 
-    def __init__(
-        self,
-        folders: Sequence[Path],
-        image_key: str | None = None,
-        caption_key: str | None = None,
-        label_key: str | None = None,
-        needs: Collection[str] = PARTS,
-    ) -> None:
-        files = [folder / name for folder in folders for name in _data_files(folder)]
-        super().__init__(files, image_key, caption_key, label_key, needs)
+    def __init__(self, folders: Sequence[Path], keys: Keys) -> None:
+        super().__init__([folder / name for folder in folders for name in _data_files(folder)], keys)
         lengths = []
         for number, path in enumerate(self.paths):
             table = self._table(number)
@@ -223,7 +196,7 @@ class SavedDataset(ArrowRows):
             return self._open[part]
 
 
-def open_saved(folders: Sequence[Path], **keys: Any) -> SavedDataset:
+def open_saved(folders: Sequence[Path], keys: Keys) -> SavedDataset:
     """Folders that `save_to_disk` wrote. Raises DataError for one of several splits, naming them."""
     for folder in folders:
         splits = folder / "dataset_dict.json"
@@ -232,7 +205,7 @@ def open_saved(folders: Sequence[Path], **keys: Any) -> SavedDataset:
             raise DataError(f"{folder}: wanted one split, found {', '.join(map(str, names))}; name one: {folder}/…")
         if not (folder / "state.json").is_file():
             raise DataError(f"{folder}: wanted a folder that save_to_disk wrote, found no state.json in it")
-    return SavedDataset(folders, **keys)
+    return SavedDataset(folders, keys)
 
 
 def _data_files(folder: Path) -> list[str]:

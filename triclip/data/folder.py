@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +12,15 @@ from clip_core.errors import DataError
 
 from .fields import as_captions, captions_if_any, decode_text
 from .files import PackedStrings
-from .source import PARTS, PICTURES, Sample, Source
+from .source import PICTURES, Keys, Sample, Source
 
 
-def open_folder(
-    folders: Sequence[Path],
-    image_key: str | None = None,
-    caption_key: str | None = None,
-    label_key: str | None = None,
-    needs: Collection[str] = PARTS,
-) -> Source:
-    """Pictures with captions, or with `label_key` pictures with labels. `image_key`, `caption_key`: suffixes."""
-    pictures = (f".{image_key.lower().lstrip('.')}",) if image_key else PICTURES
-    if label_key is not None:
+def open_folder(folders: Sequence[Path], keys: Keys) -> Source:
+    """Pictures with captions, or, with a key for labels, pictures with labels. The other keys are suffixes."""
+    pictures = (f".{keys.image.lower().lstrip('.')}",) if keys.image else PICTURES
+    if keys.label is not None:
         return ClassFolders(folders, pictures)
-    return CaptionedFolder(folders, pictures, "." + (caption_key or "txt").lstrip("."), "captions" in needs)
+    return CaptionedFolder(folders, pictures, "." + (keys.caption or "txt").lstrip("."), "captions" in keys.needs)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:

@@ -31,6 +31,21 @@ class Sample:
     label: int | str | None = None
 
 
+@dataclass(frozen=True)
+class Keys:
+    """What to read of every sample, and the names (of columns, suffixes or features) it is kept under.
+
+    image, caption: None for the usual names.
+    label: None for no labels, "" for the usual names.
+    needs: the parts that every sample must have, of "images" and "captions".
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+    needs: frozenset[str] = frozenset(PARTS)
+
+
 class Source(ABC):
     """Random access to samples. Can be pickled, and read from several threads.
 

@@ -7,13 +7,12 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from clip_core.errors import DataError
 
 from .config import FORMATS
 from .files import MissingShards
-from .source import PARTS, Source
+from .source import PARTS, Keys, Source
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 PROBED = 16  # samples read when a source is opened
@@ -56,8 +55,7 @@ def open_source(
     """
     missing = MissingShards(skip_shards)
     kind, files = separate(paths, format, missing)
-    keys: dict[str, Any] = {"image_key": image_key, "caption_key": caption_key, "label_key": label_key, "needs": needs}
-    source = _open(kind, files, keys, salvage, missing)
+    source = _open(kind, files, Keys(image_key, caption_key, label_key, frozenset(needs)), salvage, missing)
     if probe:
         check_samples(source, range(min(PROBED, len(source))))
     return source
@@ -84,26 +82,26 @@ def separate(
     return (kind, files) if kind == "datasets" else _separate_tables(files)
 
 
-def _open(kind: str, files: list[Path], keys: dict[str, Any], salvage: bool, missing: MissingShards) -> Source:
+def _open(kind: str, files: list[Path], keys: Keys, salvage: bool, missing: MissingShards) -> Source:
     if kind == "webdataset":
         from .webdataset import WebDataset
 
-        return WebDataset(files, **keys, salvage=salvage, missing=missing)
+        return WebDataset(files, keys, salvage, missing)
     if kind == "datasets":
         from .arrow import open_saved
 
-        return open_saved(files, **keys)
+        return open_saved(files, keys)
     if kind == "arrayrecord":
         from .arrayrecord import ArrayRecords
 
-        return ArrayRecords(files, **keys, missing=missing)
+        return ArrayRecords(files, keys, missing)
     if kind == "folder":
         from .folder import open_folder
 
-        return open_folder(files, **keys)
+        return open_folder(files, keys)
     from .table import open_tables
 
-    return open_tables(files, missing, **keys)
+    return open_tables(files, keys, missing)
 
 
 def check_samples(source: Source, numbers: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 from abc import abstractmethod
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,12 +19,12 @@ from clip_core.errors import DataError
 from .fields import decode_text, json_object
 from .files import Files, MissingShards, Parts
 from .rows import TableRows
-from .source import PARTS, Sample, Source
+from .source import Keys, Sample, Source
 
 PROBED_ROWS = 20  # JSON rows whose keys are taken for the columns
 
 
-def open_tables(files: Sequence[Path], missing: MissingShards, **keys: Any) -> Source:
+def open_tables(files: Sequence[Path], keys: Keys, missing: MissingShards) -> Source:
     """The rows of the tables, one after the other; all of one kind. Pictures' paths are relative to their table."""
     kinds = {_kind(file) for file in files}
     if len(kinds) > 1:
@@ -33,8 +33,8 @@ def open_tables(files: Sequence[Path], missing: MissingShards, **keys: Any) -> S
     if kind == "parquet":
         from .arrow import Parquet
 
-        return Parquet(files, **keys, missing=missing)
-    return JsonLines(files, **keys) if kind == "JSONL" else DelimitedText(files, **keys)
+        return Parquet(files, keys, missing)
+    return JsonLines(files, keys) if kind == "JSONL" else DelimitedText(files, keys)
 
 
 def _kind(file: Path) -> str:
@@ -51,15 +51,8 @@ def _kind(file: Path) -> str:
 class TextRows(TableRows):
     """Rows of text files by their place in them."""
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        image_key: str | None = None,
-        caption_key: str | None = None,
-        label_key: str | None = None,
-        needs: Collection[str] = PARTS,
-    ) -> None:
-        super().__init__(image_key, caption_key, label_key, needs)
+    def __init__(self, files: Sequence[Path], keys: Keys) -> None:
+        super().__init__(keys)
         self.files = Files(files)
         starts, sizes, lengths = array("q"), array("q"), []  # type: array, array, list[int]
         for path in files:
@@ -81,9 +74,6 @@ class TextRows(TableRows):
     @abstractmethod
     def parse(self, text: str, name: str, file: int) -> dict[str, Any]:
         """A row's values by column."""
-
-    def __len__(self) -> int:
-        return len(self._parts)
 
     def name(self, number: int) -> str:
         file, row = self._parts.place(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .fields import (
     split_keys,
 )
 from .files import Files, MissingShards
-from .source import PARTS, PICTURES, Sample, Source
+from .source import PICTURES, Keys, Sample, Source
 from .tar import BLOCK, Member, block_name, members
 
 logger = logging.getLogger("triclip")
@@ -45,23 +45,13 @@ class WebDataset(Source):
     suffixes may be named at once, "jpg;png". Samples without picture or caption are left out and counted in the log.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        image_key: str | None = None,
-        caption_key: str | None = None,
-        label_key: str | None = None,
-        needs: Collection[str] = PARTS,
-        salvage: bool = False,
-        missing: MissingShards | None = None,
-    ) -> None:
-        self.caption_key, self.label_key = caption_key, label_key
+    def __init__(self, paths: Sequence[Path], keys: Keys, salvage: bool, missing: MissingShards) -> None:
+        self.keys = keys
         self.damage: list[str] = []
-        self._wanted, self._salvage = _Wanted(image_key, caption_key, label_key, needs), salvage
+        self._wanted, self._salvage = _Wanted(keys), salvage
         # Per member that is used: where it is, and what for. Per sample: its first member. Per shard: its first sample.
         self._offset, self._size, self._use = array("q"), array("q"), array("b")
         first, shard = array("q"), array("q")
-        missing = missing or MissingShards()
         kept: list[Path] = []
         for path in paths:
             start, used = len(first), len(self._use)
@@ -141,21 +131,21 @@ class WebDataset(Source):
         name = self.name(number)
         record = _record(parts[RECORD], name, self._wanted.captioned)
         if not self._wanted.captioned:
-            keys = split_keys(self.caption_key, record) or first_present(CAPTIONS, record)
+            keys = split_keys(self.keys.caption, record) or first_present(CAPTIONS, record)
             captions = captions_if_any(parts[TEXT] or [record[key] for key in keys], name)
         else:
             captions = as_captions([decode_text(text, name) for text in parts[TEXT]], name) if parts[TEXT] else []
-            if not captions and (self.label_key is None or record):
+            if not captions and (self.keys.label is None or record):
                 captions = self._captions(record, name)
         label = None
-        if self.label_key is not None:
+        if self.keys.label is not None:
             label = self._label(parts[LABEL], record, name)
         return Sample(name, parts[IMAGE], captions, label)
 
     def _captions(self, record: dict[str, Any], name: str) -> list[str]:
-        named = None if self.caption_key == JSON else self.caption_key
+        named = None if self.keys.caption == JSON else self.keys.caption
         keys = split_keys(named, record) if named else first_present(CAPTIONS, record)
-        if not keys and self.label_key is None:
+        if not keys and self.keys.label is None:
             wanted = repr(named) if named else "a caption"
             raise DataError(f"{name}: wanted {wanted} in the JSON record, found {', '.join(map(repr, record))}")
         return as_captions([record[key] for key in keys], name) if keys else []
@@ -163,7 +153,7 @@ class WebDataset(Source):
     def _label(self, texts: list[bytes], record: dict[str, Any], name: str) -> int | str:
         if texts:
             return as_label(decode_text(texts[0], name).strip(), name)
-        for key in [self.label_key] if self.label_key else first_present(LABELS, record):
+        for key in [self.keys.label] if self.keys.label else first_present(LABELS, record):
             if key in record:
                 return as_label(record[key], name)
         raise DataError(f"{name}: wanted a label in the JSON record, found {', '.join(map(repr, record))}")
@@ -172,15 +162,13 @@ class WebDataset(Source):
 class _Wanted:
     """What a member is for, by its suffix."""
 
-    def __init__(
-        self, image_key: str | None, caption_key: str | None, label_key: str | None, needs: Collection[str] = PARTS
-    ) -> None:
-        self.captioned, self.pictured = "captions" in needs, "images" in needs or image_key is not None
-        self.needs = {IMAGE} if "images" in needs else set()
-        self.images = image_key.lower().split(";") if image_key else [suffix[1:] for suffix in PICTURES]
-        self.captions = caption_key.lower().split(";") if caption_key else list(TEXTS)
-        self.labels = [] if label_key is None else label_key.lower().split(";") if label_key else list(CLASSES)
-        self.labelled, self.named = label_key is not None, image_key is not None
+    def __init__(self, keys: Keys) -> None:
+        self.captioned, self.pictured = "captions" in keys.needs, "images" in keys.needs or keys.image is not None
+        self.needs = {IMAGE} if "images" in keys.needs else set()
+        self.images = keys.image.lower().split(";") if keys.image else [suffix[1:] for suffix in PICTURES]
+        self.captions = keys.caption.lower().split(";") if keys.caption else list(TEXTS)
+        self.labels = [] if keys.label is None else keys.label.lower().split(";") if keys.label else list(CLASSES)
+        self.labelled, self.named = keys.label is not None, keys.image is not None
 
     def choose(self, group: list[tuple[Member, str]]) -> list[tuple[Member, int]]:
         """The members of a sample to read, and what for. "7.jpg" is the picture even if "7.mask.png" is there too."""

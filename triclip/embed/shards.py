@@ -34,7 +34,7 @@ def write_shard(settings: Settings, unit: Unit, indexes: Mapping[str, Index], ab
 @contextlib.contextmanager
 def broken_file(output: Path) -> Iterator[Callable[[str, str], None]]:
     """broken.jsonl, replaced whole: a function that adds (name, reason)."""
-    with replaced(output / BROKEN) as draft, open(draft, "w", encoding="utf-8") as file:
+    with replaced(output / BROKEN) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
 
         def add(name: str, reason: str) -> None:
             file.write(json.dumps({"name": name, "reason": reason}) + "\n")

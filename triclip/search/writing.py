@@ -33,7 +33,7 @@ def naming(path: Path) -> Iterator[None]:
 def write_json(path: Path, value: Any) -> None:
     """A small JSON file, replaced whole."""
     with replaced(path) as draft:
-        draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

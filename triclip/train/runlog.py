@@ -193,7 +193,7 @@ def _record(line: str) -> dict[str, Any] | None:
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
     except OSError as error:  # a full disk's own message names no file
         raise OSError(error.errno, error.strerror, str(path)) from error

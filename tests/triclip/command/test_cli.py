@@ -2,14 +2,17 @@
 
 import io
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
+import clip_core
 from triclip.command import main
 from triclip.search import Index, open_index
 
@@ -145,9 +148,13 @@ def test_every_command_has_help(command, capsys):
     assert stop.value.code == 0 and "usage: triclip " + command in capsys.readouterr().out
 
 
-def test_python_m_clip_core_is_the_same_command():
+def test_the_version_names_what_a_bug_report_needs():
     done = subprocess.run([sys.executable, "-m", "triclip", "--version"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and done.stdout.startswith("triclip ")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"triclip {clip_core.__version__}" and lines[1].startswith(f"Python {platform.python_version()}")
+    assert {f"numpy {np.__version__}", f"pillow {PIL.__version__}"} <= set(lines)
+    assert not any("None" in line for line in lines)
 
 
 def test_the_demo_draws_its_grid(tmp_path, capsys):

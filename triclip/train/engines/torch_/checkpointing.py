@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from clip_core.errors import CheckpointError, MissingDependencyError
+from clip_core.files import sync
 from clip_core.weights import Difference
 
 from ...newest import DamagedCheckpointError, set_aside
@@ -112,12 +113,12 @@ class Checkpoints:
             json.dump({**state, "files": files}, file)
             file.flush()
             os.fsync(file.fileno())
-        _sync(stage)
+        sync(stage)
         for step, path in self._numbered():
             if step >= state["step"]:  # damaged ones, which this run has passed over
                 set_aside(path)
         os.rename(stage, target)
-        _sync(self.folder)
+        sync(self.folder)
         for _, old in sorted(self._numbered())[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         self._sweep(own=False)
@@ -197,14 +198,6 @@ def _check(saved: Mapping[str, TensorStorageMetadata], tensors: Mapping[str, tor
                 f"{folder}: this checkpoint is of another run (- missing, + unexpected; change `output`, or the "
                 f"configuration back):\n{report}"
             )
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def barrier(topology: Topology) -> None:

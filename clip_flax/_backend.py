@@ -1,0 +1,5 @@
+"""Says which extra is missing where the framework is. Imported before anything that needs it."""
+
+from clip_core.errors import require
+
+require("clip_flax", "flax", "jax", "flax")
