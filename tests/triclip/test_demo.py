@@ -1,4 +1,4 @@
-"""The demo's sheet of icons: cut into tiles, searched, marked and drawn. (test_cli.py runs the whole with the model.)"""
+"""The demo's sheet of icons: cut into tiles, searched, marked, drawn. (test_cli.py runs the whole with the model.)"""
 
 import numpy as np
 import pytest
