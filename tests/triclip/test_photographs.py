@@ -86,6 +86,23 @@ def test_the_command_line_says_so_in_one_line(command, tmp_path, capsys):
         assert len(lines) == says and all("drawings only" in line and "--model" in line for line in lines)
 
 
+def test_search_and_serve_say_so_too(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("uvicorn")
+    from triclip.command import serve
+
+    monkeypatch.setattr(serve, "_serve", lambda server, listener: None)
+    (tmp_path / "photos").mkdir()
+    a_photograph().save(tmp_path / "photos" / "a.jpg")
+    index = tmp_path / "a.index"
+    assert run("embed", tmp_path / "photos", "-o", index) == 0
+    capsys.readouterr()
+    for arguments in (("search", index, tmp_path / "photos" / "a.jpg"), ("serve", tmp_path / "photos", "--port", 0),
+                      ("serve", index, "--port", 0)):  # fmt: skip
+        assert run(*arguments) == 0
+        assert capsys.readouterr().err.count("drawings only") == 1, arguments
+    assert run("search", index, "a cat") == 0 and "drawings" not in capsys.readouterr().err
+
+
 def test_another_model_is_not_spoken_of(tmp_path, capsys):
     a_photograph().save(tmp_path / "photo.jpg")
     assert run("classify", tmp_path / "photo.jpg", "--labels", "a", "b", "--model", resolve_folder("emoji")) == 0

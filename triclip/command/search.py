@@ -17,6 +17,7 @@ from .shared import (
     plot_argument,
     positive,
     print_json,
+    warn_of_photographs,
 )
 
 
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.force:
         index.origin.check_model(args.model, fingerprint(args.model) if index.origin.fingerprint else "")
     clip = load(args)
+    warn_of_photographs(args.model, [what for what, is_picture, _ in terms if is_picture])
     vectors = [(clip.encode_image if is_picture else clip.encode_text)(what)[0] for what, is_picture, _ in terms]
     query = combine(vectors, [weight for _, _, weight in terms])
     scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import signal
 import socket
 import sys
 from typing import Any
 
-from .shared import INDEX_TYPES, model_arguments, report_skipped
+from .shared import INDEX_TYPES, model_arguments, report_skipped, warn_of_photographs
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
@@ -37,7 +38,10 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; returns 0 then."""
+    from clip_core.hub import DEFAULT_MODEL
+
     from ..fingerprint import fingerprint
+    from ..photographs import LOOKED_AT
     from ..pipeline import Clip
     from ..serve.library import open_library
     from ..serve.limits import Limits
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     with listening(args.host, args.port) as listener:
 
         def load(model: str | None) -> Clip:
-            return Clip.from_pretrained(args.model or model or "emoji", backend=args.backend, dtype=args.dtype)
+            return Clip.from_pretrained(args.model or model or DEFAULT_MODEL, backend=args.backend, dtype=args.dtype)
 
         def check(origin: Any) -> None:
             name = args.model or origin.model
@@ -61,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         library = open_library(args.source, load, args.folder, limits, report_skipped, check=check)
         if args.index_type != "exact":
             library.index.candidates(args.index_type)  # built now, not at the first search
+        shown = [os.path.join(library.folder.real, found.name) for found in library.sample(LOOKED_AT)]
+        warn_of_photographs(args.model or library.index.model or DEFAULT_MODEL, shown)
         local = is_loopback(args.host)
         if not local:
             _warn(args.host, library)
