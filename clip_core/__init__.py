@@ -23,6 +23,7 @@ _HOME = {
     "CLIPImageProcessor": "image.processor",
     "CLIPOutput": "outputs",
     "CLIPProcessor": "processor",
+    "CLIPResNetVisionConfig": "config",
     "CLIPTextConfig": "config",
     "CLIPTextModelOutput": "outputs",
     "CLIPTokenizer": "text.tokenizer",
@@ -43,7 +44,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .batch import BatchEncoding, BatchFeature
-    from .config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
+    from .config import CLIPConfig, CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
     from .errors import CheckpointError, ConfigError, ImageError, InputError, MissingDependencyError
     from .image.processor import CLIPFeatureExtractor, CLIPImageProcessor
     from .outputs import (

@@ -12,7 +12,7 @@ _NO_TEXT = "CLIP scores texts and pictures, it generates none"
 _MEMORY = "use torch.profiler or torch.cuda.memory_stats"
 _CHAT = "CLIP is no chat model; fill a template of your own and pass the text"
 
-# Kind of class ("*": every one) -> name -> what to use instead.
+# Kind of class ("*": all) -> name -> what to use instead.
 ABSENT: dict[str, dict[str, str]] = {
     "*": {
         "register_for_auto_class": _AUTO_CLASS,
@@ -47,7 +47,7 @@ ABSENT: dict[str, dict[str, str]] = {
 
 
 def absent_attribute(owner: object, name: str, *kinds: str) -> AttributeError:
-    """The AttributeError for a name that an object lacks: with what to use instead, where the table knows it.
+    """The AttributeError for a missing attribute, with the table's hint if there is one.
 
     Args:
         owner: the object, or the name of its class.
@@ -63,7 +63,7 @@ def absent_attribute(owner: object, name: str, *kinds: str) -> AttributeError:
 
 
 class _Absent:
-    """In a class, in the place of a name that isn't there. An instance may still set an attribute of that name."""
+    """Descriptor that raises the table's error. An instance may still set an attribute of that name."""
 
     def __init__(self, name: str, kinds: tuple[str, ...]) -> None:
         self.name, self.kinds = name, kinds
@@ -78,6 +78,6 @@ def absent_names(*kinds: str) -> set[str]:
 
 
 def refuse(cls: type, *kinds: str) -> None:
-    """Let a class's attributes speak from the table, where a `__getattr__` would slow every attribute down."""
+    """Put a descriptor for every missing name on a class, because a `__getattr__` would slow down every attribute."""
     for name in absent_names(*kinds):
         setattr(cls, name, _Absent(name, kinds))

@@ -29,12 +29,12 @@ def as_transformers(part: Any) -> Any:
     """The same tokenizer, image processor or processor, for programs that insist on transformers' classes.
 
     `VisionTextDualEncoderProcessor`, diffusers' type checks and the like take it. The result is an instance of both
-    classes; it shares its state with what was given: a token that is added to one is added to both. What it does,
-    saves and is called is ours; transformers' methods are only reached for names that ours lacks.
+    classes and shares its state with `part`: a token added to one is added to both. Behaviour, files and class name
+    are this package's; transformers' methods are reached only for names that this package lacks.
 
     Args:
         part: a CLIPTokenizer, CLIPTokenizerFast, CLIPImageProcessor or CLIPProcessor of this package, or of a subclass.
-            One that is adapted already is returned.
+            An adapted one is returned unchanged.
 
     Raises MissingDependencyError without transformers, TypeError for anything else.
     """
@@ -55,7 +55,7 @@ def as_transformers(part: Any) -> Any:
 
 
 class _Adapted:
-    """What the adapted classes have beside ours and transformers'."""
+    """Pickling and copying of adapted classes: the plain object is pickled and adapted again."""
 
     _ours: type
 
@@ -71,7 +71,7 @@ class _Adapted:
 
 @functools.cache
 def _adapted_class(ours: type) -> type:
-    """A class of both packages; it has the name and module of transformers', under which other programs file it."""
+    """A subclass of both packages' classes, with the name and module of transformers', which other programs check."""
     try:
         import transformers
     except ImportError as error:
@@ -79,7 +79,7 @@ def _adapted_class(ours: type) -> type:
     names = next(names for cls, names in CLASSES.items() if issubclass(ours, cls))
     name = next(name for name in names if getattr(transformers, name, None) is not None)
     theirs = getattr(transformers, name)
-    # What ours refuses, transformers' class has.
+    # Names that this package's class refuses come from transformers' class.
     kept = {n: inspect.getattr_static(theirs, n) for n in absent_names("tokenizer", "processor") if hasattr(theirs, n)}
     body = {**kept, "__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
     return type(name, (_Adapted, ours, theirs), body)

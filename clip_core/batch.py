@@ -110,9 +110,9 @@ class _Batch(UserDict):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Move, and cast what is floating-point, as `torch.Tensor.to` does; values without a `to` stay as they are.
+        """Move tensors and cast floating-point ones, as `torch.Tensor.to` does; values without a `to` are unchanged.
 
-        Ids and masks keep their dtype, whatever dtype is given.
+        Ids and masks keep their dtype.
         """
         self.data = {name: _moved(value, args, kwargs) for name, value in self.data.items()}
         return self
@@ -134,7 +134,7 @@ class _Batch(UserDict):
     def __contains__(self, key: object) -> bool:
         return key in self.data
 
-    # These three are the dict's own, so that a change of the batch shows in them and they cost nothing.
+    # The dict's own views: they follow changes of the batch, without UserDict's slower ones.
     def keys(self) -> Any:
         """The names."""
         return self.data.keys()
@@ -188,7 +188,7 @@ class BatchEncoding(_Batch):
             asked; None for a slow tokenizer.
         tensor_type: "np", "pt", "tf" or "jax" converts every value; None leaves them as they are.
         prepend_batch_axis: give every value a leading axis of 1 before converting.
-        n_sequences: what the property says; default: read off the encodings.
+        n_sequences: value of the property of that name; default: derived from the encodings.
     """
 
     _make_encodings: Callable[[], list[Encoding]] | None = None
@@ -231,7 +231,7 @@ class BatchEncoding(_Batch):
 
     @property
     def is_fast(self) -> bool:
-        """Whether a fast tokenizer made it, so that questions by token can be answered."""
+        """Whether a fast tokenizer made it; only then do the methods by token work."""
         return self._make_encodings is not None
 
     @property
@@ -241,7 +241,7 @@ class BatchEncoding(_Batch):
 
     @property
     def n_sequences(self) -> int | None:
-        """1 for single texts, 2 for pairs; None from a slow tokenizer, unless the constructor was told."""
+        """1 for single texts, 2 for pairs; None from a slow tokenizer, unless given to the constructor."""
         if self._n_sequences is None and self.is_fast and self._encodings():
             return self._encodings()[0].n_sequences
         return self._n_sequences
@@ -327,7 +327,7 @@ class BatchEncoding(_Batch):
 
 
 def _ragged(rows: Any) -> Any:
-    """Rows of unequal length as an array of arrays, as transformers does for NumPy alone; anything else as it is."""
+    """Rows of unequal length as an array of arrays, as in transformers for NumPy only; anything else unchanged."""
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows) or len({*map(len, rows)}) <= 1:
         return rows
     found = np.empty(len(rows), dtype=object)
@@ -336,7 +336,7 @@ def _ragged(rows: Any) -> Any:
 
 
 def _is_tensor(value: Any, kind: str) -> bool:
-    """Whether a value is that framework's already."""
+    """Whether a value is already a tensor of that framework."""
     module = type(value).__module__.split(".")[0]
     if isinstance(value, np.ndarray):
         return kind in ("np", "numpy")
@@ -346,7 +346,7 @@ def _is_tensor(value: Any, kind: str) -> bool:
 
 
 def _moved(value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """`value.to(*args, **kwargs)`; of a tensor that isn't floating-point only where to, not as which dtype."""
+    """`value.to(*args, **kwargs)`; for a tensor that isn't floating-point without the dtype."""
     if not hasattr(value, "to"):
         return value
     is_floating = getattr(value, "is_floating_point", None)
@@ -360,7 +360,7 @@ def _moved(value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     for arg in args:
         if isinstance(arg, bool):
             place[flags.pop(0)] = arg
-        elif hasattr(arg, "device"):  # a tensor: its device and dtype are meant
+        elif hasattr(arg, "device"):  # a tensor stands for its device and dtype
             place["device"] = arg.device
         elif arg is not None and type(arg).__name__ != "dtype":
             place["device"] = arg
@@ -428,7 +428,7 @@ class Encoding:
         return ((name, getattr(self, name)) for name in _COLUMNS)
 
     def without_type(self, windows: bool) -> Encoding:
-        """With zeros for `type_ids`; those of the windows only if asked."""
+        """A copy with zeros for `type_ids`, in the windows too if `windows`."""
         overflowing = [window.without_type(True) for window in self.overflowing] if windows else self.overflowing
         return replace(self, type_ids=[0] * len(self), overflowing=overflowing)
 
@@ -437,7 +437,7 @@ class Encoding:
         return Encoding(**{name: column[start:stop] for name, column in self.columns()})
 
     def __add__(self, other: Encoding) -> Encoding:
-        """Both in a row. Windows combine: every one of mine with every one of the other's."""
+        """Concatenation. Windows combine: each of `self` with each of `other`."""
         joined = Encoding(**{name: column + getattr(other, name) for name, column in self.columns()})
         for mine in self.overflowing:
             joined.overflowing += [mine + o for o in (replace(other, overflowing=[]), *other.overflowing)]
@@ -445,7 +445,7 @@ class Encoding:
         return joined
 
     def truncated(self, length: int, stride: int, side: str) -> Encoding:
-        """At most `length` tokens; the rest goes into `overflowing` windows that share `stride` tokens.
+        """The first `length` tokens; the rest as `overflowing` windows that share `stride` tokens.
 
         Raises InputError when the stride is not below the length.
         """
@@ -470,7 +470,7 @@ class Encoding:
         return replace(windows[0], overflowing=windows[1:])
 
     def padded(self, length: int, pad: Encoding, side: str) -> Encoding:
-        """Filled up with copies of `pad` (one token) to `length`; windows too."""
+        """Padded to `length` with copies of the one-token `pad`, windows too."""
         overflowing = [window.padded(length, pad, side) for window in self.overflowing]
         missing = length - len(self)
         if missing <= 0:

@@ -13,7 +13,7 @@ import math
 import numbers
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,8 +27,8 @@ from .reading import read_json_object
 CONFIG_NAME = "config.json"
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu", "silu", "swish")
 
-# Fields that every v4.37 config has. They are kept so that old files load and save as they do there; of these the
-# models read return_dict, output_hidden_states, output_attentions, torchscript and pruned_heads.
+# Fields that every v4.37 config has, kept so that old files load and save as in v4.37. The models read only
+# return_dict, output_hidden_states, output_attentions, torchscript and pruned_heads.
 COMMON_DEFAULTS: dict[str, Any] = {
     "return_dict": True,
     "output_hidden_states": False,
@@ -92,8 +92,8 @@ _LARGEST_SIZE = 2**28
 class PretrainedConfig(PushToHub):
     """The fields and files that all three configs share. Unknown keywords become attributes and are saved.
 
-    A value that no model can have is refused at once; whether values fit each other is checked by the models, with
-    `validate`, since a config may be completed after it was made.
+    The constructor takes values as they are, since a config may be completed after it was made. What no model can have
+    is refused where a file or a dict is read (`check_values`), what doesn't fit together by the models (`validate`).
 
     Args:
         return_dict: outputs as classes (True) or tuples. Default True.
@@ -103,14 +103,15 @@ class PretrainedConfig(PushToHub):
     """
 
     model_type = ""
+    _other_types: tuple[str, ...] = ()  # of files that the class reads too
     is_composition = False
-    attribute_map: dict[str, str] = {}  # other names of fields, for subclasses that have some
+    attribute_map: dict[str, str] = {}  # aliases of fields, for subclasses
     _sub_configs: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(self.attribute_map.get(name, name), value)
 
-    def __getattr__(self, name: str) -> Any:  # only for what isn't found otherwise
+    def __getattr__(self, name: str) -> Any:  # called only if normal lookup fails
         own = type(self).attribute_map.get(name)
         if own is None:
             raise absent_attribute(self, name, "config")
@@ -123,7 +124,8 @@ class PretrainedConfig(PushToHub):
         for key, default in COMMON_DEFAULTS.items():
             setattr(self, key, kwargs.pop(key, copy.deepcopy(default)))
         self.torch_dtype: Any = _dtype_name(self.torch_dtype)
-        self.pruned_heads: Any = self._integer_keys("pruned_heads", self.pruned_heads or {})
+        with suppress(ConfigError):  # as the others, it may be completed later
+            self.pruned_heads: Any = self._integer_keys("pruned_heads", self.pruned_heads or {})
         num_labels = kwargs.pop("num_labels", None)
         id2label = kwargs.pop("id2label", None)
         self.label2id = kwargs.pop("label2id", None)
@@ -134,7 +136,7 @@ class PretrainedConfig(PushToHub):
         self._commit_hash = kwargs.pop("_commit_hash", None)
         self._attn_implementation = kwargs.pop("attn_implementation", kwargs.pop("_attn_implementation", None))
         self.transformers_version = kwargs.pop("transformers_version", None)
-        kwargs.pop("model_type", None)  # belongs to the class; a file's other value must not overwrite it
+        kwargs.pop("model_type", None)  # a class attribute; a file must not override it
         for key, value in kwargs.items():
             setattr(self, key, value)
 
@@ -184,7 +186,6 @@ class PretrainedConfig(PushToHub):
         where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         path = resolve_file(pretrained_model_name_or_path, kwargs.pop("_configuration_file", CONFIG_NAME), **where)
         config_dict = read_json_object(path, ConfigError)
-        config_dict.setdefault("_name_or_path", str(pretrained_model_name_or_path))
         return config_dict, {key: value for key, value in kwargs.items() if key not in ACCEPTED_ARGUMENTS}
 
     @classmethod
@@ -213,7 +214,7 @@ class PretrainedConfig(PushToHub):
         with _naming(pretrained_model_name_or_path):
             part = cls._own_part(config_dict)
             kind = part.get("model_type")
-            if kind is not None and cls.model_type and kind != cls.model_type:
+            if kind is not None and cls.model_type and kind not in (cls.model_type, *cls._other_types):
                 logging.getLogger("triclip").warning(
                     "%s: you are using a model of type %s to instantiate a model of type %s. This is not supported "
                     "for all configurations of models and can yield errors.",
@@ -228,13 +229,18 @@ class PretrainedConfig(PushToHub):
         return config_dict
 
     @classmethod
+    def _class_of(cls, values: Mapping[str, Any]) -> type[Any]:
+        """The class that a dict's values are of: this one, or one that is loaded by its name."""
+        return cls
+
+    @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
         """Build from a dict; keywords that name a field override it, the others are dropped or returned."""
         return_unused = kwargs.pop("return_unused_kwargs", False)
         values = copy.deepcopy(dict(config_dict))
         if "attn_implementation" in kwargs:
             values["attn_implementation"] = kwargs.pop("attn_implementation")
-        config = cls(**values)
+        config = cls._class_of(values)(**values)
         unused = {}
         for key, value in kwargs.items():
             name = "torch_dtype" if key == "dtype" else key
@@ -254,12 +260,15 @@ class PretrainedConfig(PushToHub):
     def from_json_file(cls, json_file: str | os.PathLike) -> Any:
         """Build from the JSON file at this path."""
         with _naming(json_file):
-            return cls(**read_json_object(Path(json_file), ConfigError))
+            values = read_json_object(Path(json_file), ConfigError)
+            config = cls._class_of(values)(**values)
+            config.check_values()
+            return config
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as plain JSON values; sub-configs as dicts. Private fields but `_name_or_path` are left out."""
+        """Every field as plain JSON values, sub-configs as dicts, without private fields except `_name_or_path`."""
         out: dict[str, Any] = {}
         for key, value in self.__dict__.items():
             if key == "transformers_version" and value is None:
@@ -273,7 +282,7 @@ class PretrainedConfig(PushToHub):
             elif key == "torch_dtype":
                 value = _dtype_name(value)
             elif isinstance(value, numbers.Number) and hasattr(value, "item"):
-                value = value.item()  # NumPy numbers are no JSON
+                value = value.item()  # NumPy numbers are not JSON
             out[key] = copy.deepcopy(value)
         out["model_type"] = self.model_type
         return out
@@ -310,7 +319,7 @@ class PretrainedConfig(PushToHub):
             push_to_hub: upload it too. **kwargs: where to, as for `push_to_hub`: repo_id (default the folder's
                 name), commit_message, private, token, ...
 
-        The path of a local folder that the config was read from is not written.
+        `_name_or_path` is not written if it is a local folder.
         """
         upload = upload_arguments(kwargs, save_directory)
         folder = Path(save_directory)
@@ -352,19 +361,20 @@ class PretrainedConfig(PushToHub):
     _finite: tuple[str, ...] = ()
 
     def validate(self) -> None:
-        """Raise ConfigError on values that no model can have. Models call this before they allocate anything."""
+        """Raise ConfigError on impossible values. Models call this before they allocate anything."""
         self.check_values()
 
     def check_values(self) -> None:
-        """Raise ConfigError on a single value that no model can have, whatever the others are."""
+        """Raise ConfigError on values that are impossible by themselves."""
         for key in self._positive + self._at_least_zero:
             self._check_integer(key, getattr(self, key, None), lowest=1 if key in self._positive else 0)
         for key in self._finite:
             self._check_number(key, getattr(self, key, None))
+        self.pruned_heads = self._integer_keys("pruned_heads", self.pruned_heads or {})
 
     def _check_integer(self, key: str, value: Any, lowest: int) -> None:
         highest = _LARGEST.get(key, _LARGEST_SIZE)
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)  # NumPy's are, too
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)  # includes NumPy's integers
         if not whole or not lowest <= value <= highest:
             raise ConfigError(
                 f"{type(self).__name__}: {key}: wanted an integer from {lowest} to {highest}, found {value!r}"
@@ -392,7 +402,7 @@ class PretrainedConfig(PushToHub):
 
 @contextmanager
 def _naming(source: Any) -> Iterator[None]:
-    """A ConfigError says in which file or folder the value is."""
+    """Add the file or folder to the message of a ConfigError."""
     try:
         yield
     except ConfigError as error:
@@ -401,7 +411,7 @@ def _naming(source: Any) -> Iterator[None]:
 
 
 def _without_local_path(values: dict[str, Any]) -> dict[str, Any]:
-    """Without `_name_or_path` where it is a path on this machine: a hub's name may be published, a path not."""
+    """Without `_name_or_path` if it is a local path: hub names may be published, local paths may not."""
     name = values.get("_name_or_path")
     if isinstance(name, str) and name and (not is_hub_name(name) or os.path.exists(name)):
         return {key: value for key, value in values.items() if key != "_name_or_path"}

@@ -1,4 +1,4 @@
-"""The documented error types. Each is also the built-in type a caller would already be catching."""
+"""The documented error types. Each subclasses the built-in type that callers of transformers catch."""
 
 from importlib import import_module
 
@@ -8,7 +8,7 @@ class CheckpointError(ValueError):
 
 
 class ConfigError(ValueError):
-    """A configuration value that can't be. The message names the key, what was wanted and what was found."""
+    """An impossible configuration value. The message names the key, what was wanted and what was found."""
 
 
 class InputError(ValueError):
@@ -20,7 +20,7 @@ class DataError(ValueError):
 
 
 class ImageError(InputError, OSError):
-    """A file or array that is no usable picture. The message names it."""
+    """A file or array that is not a usable picture. The message names it."""
 
 
 class MissingDependencyError(ImportError):

@@ -8,9 +8,9 @@ time: one of them wins, none fails. In order, a folder is replaced so:
    disk, and renamed into place.
 2. A folder that exists: the hidden folder also gets hard links to the files that stay, and the two folders are
    exchanged in one step (renameat2 with RENAME_EXCHANGE); the old one is then removed. Every reader sees only one.
-3. Where that can't be (no such system call, no hard links, no right to write beside the folder, folders inside it, a
+3. Without an exchange (no such system call, no hard links, no right to write beside the folder, folders inside it, a
    mount point, another owner, or the folder is the working directory): the new files are written into a hidden folder
-   inside it, a journal is renamed into place, which is the moment of commitment, and then the files are moved.
+   inside it, a journal is renamed into place, which commits the save, and then the files are moved.
    `view` reads a folder through an unfinished journal, and the next save finishes it.
 
 A hidden folder belongs to a living process while that process holds its lock; the next save removes all others.
@@ -39,7 +39,7 @@ JOURNAL = ".triclip-journal.json"
 
 
 class Stage:
-    """Where the new files are written.
+    """The hidden folder for the new files.
 
     Attributes:
         path: the folder to write into.
@@ -49,7 +49,7 @@ class Stage:
     def __init__(self, path: Path, lock: int | None) -> None:
         self.path, self._lock = path, lock
         self.removed: set[str] = set()
-        self.committed = False  # a journal that is in place needs what is in the folder
+        self.committed = False  # a committed journal needs the files in the folder
 
     def close(self) -> None:
         if not self.committed:
@@ -66,7 +66,7 @@ def replace_folder(folder: str | os.PathLike[str], keep: bool = True) -> Iterato
     Args:
         keep: files of `folder` with other names stay, except `stage.removed`. False: nothing of the old folder stays.
 
-    When the block raises, nothing has changed. Raises CheckpointError when `folder` is a file, OSError.
+    If the block raises, the folder is unchanged. Raises CheckpointError if `folder` is a file, and OSError.
     """
     target = Path(folder).resolve()
     if target.exists() and not target.is_dir():
@@ -95,9 +95,9 @@ def replace_folder(folder: str | os.PathLike[str], keep: bool = True) -> Iterato
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write the file that is yielded; at the end of the block it takes the place of `path` in one step.
+    """Write the file at the yielded path; at the end of the block it replaces `path` in one step.
 
-    The folder is made if needed; a link is followed; a file that was there keeps its permissions.
+    The folder is made if needed, links are followed, and an existing file's permissions are kept.
     """
     target = Path(path).resolve()
     if target.is_dir():
@@ -117,18 +117,18 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """A small file, replaced as by `replace_file`."""
+    """Write a small file as `replace_file` does."""
     with replace_file(path) as draft:
         draft.write_bytes(content)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """A small text in UTF-8, replaced as by `replace_file`; lines end as they do in `text`, on every system."""
+    """Write a small UTF-8 text as `replace_file` does, with the line ends of `text` on every system."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def json_bytes(content: object) -> bytes:
-    """A JSON file as transformers writes it. Raises CheckpointError for what JSON can't hold."""
+    """A JSON file as transformers writes it. Raises CheckpointError for values that JSON can't hold."""
     try:
         return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
     except (TypeError, ValueError) as error:
@@ -136,7 +136,7 @@ def json_bytes(content: object) -> bytes:
 
 
 def view(folder: Path) -> Callable[[str], Path]:
-    """name -> the path where that file of the folder is now, also in the middle of an unfinished commit."""
+    """A function from a file's name to its current path, which accounts for an unfinished commit."""
     journal = _journal(folder)
     if journal is None:
         return lambda name: folder / name
@@ -175,18 +175,18 @@ def _journal(folder: Path) -> tuple[str, list[str], list[str]] | None:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name read from a file names something directly inside a folder, and nothing else."""
+    """Whether a name read from a file is that of an entry directly inside a folder: no path, no ".."."""
     return bool(name) and name not in (".", "..") and not any(c in name for c in "/\\\0:") and len(name) < 256
 
 
 def _stage_beside(target: Path) -> Stage | None:
     try:
         return _new_stage(target.parent, f".{target.name}{_TAG}")
-    except OSError:  # no right to write there
+    except OSError:  # no permission to write there
         return None
 
 
-_STAGES: set[Path] = set()  # of this process: private to their writers
+_STAGES: set[Path] = set()  # stages of this process: its sweeps leave them alone
 
 
 def _new_stage(parent: Path, prefix: str) -> Stage:
@@ -194,16 +194,16 @@ def _new_stage(parent: Path, prefix: str) -> Stage:
         path = parent / f"{prefix}{secrets.token_hex(6)}"
         path.mkdir()
         lock = _lock(path)
-        if lock is None or _is_at(lock, path):  # else a sweep found it before its lock
+        if lock is None or _is_at(lock, path):  # otherwise a sweep removed it before it was locked
             _STAGES.add(path)
             return Stage(path, lock)
         os.close(lock)
 
 
 def _lock(path: Path, wait: bool = True) -> int | None:
-    """A lock on a folder that the system drops when this process ends, however it ends.
+    """A lock on a folder, released by the system when this process ends in any way.
 
-    None: not available, gone, or, without `wait`, somebody else's.
+    None if locks are not available, the folder is gone, or, without `wait`, another process holds the lock.
     """
     try:
         import fcntl
@@ -228,13 +228,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-_THREADS = threading.RLock()  # where the system has no lock of folders
+_THREADS = threading.RLock()  # the system can't lock folders
 
 
 @contextlib.contextmanager
 def _alone(parent: Path) -> Iterator[None]:
-    """While no other thread or process puts a folder into place in `parent`."""
-    if parent in _STAGES:  # its lock is held already, and nobody else writes there
+    """Hold the lock for renaming folders in `parent`, against other threads and processes."""
+    if parent in _STAGES:  # locked already; no other writer uses it
         yield
         return
     lock = _lock(parent)
@@ -268,7 +268,7 @@ def _escape(text: str) -> str:
 
 
 def _can_exchange(target: Path, keep: bool) -> bool:
-    if target in _STAGES:  # its writer's lock is on the folder itself
+    if target in _STAGES:  # its writer locks the folder itself
         return False
     if sys.platform != "linux" or os.path.ismount(target):
         return False
@@ -281,13 +281,13 @@ def _can_exchange(target: Path, keep: bool) -> bool:
 
 
 def _swap(stage: Stage, target: Path) -> bool:
-    """Put the stage in the target's place. False: it can't be done here, and nothing has changed."""
+    """Put the stage in the target's place. Returns False, with nothing changed, if the system can't do that here."""
     new = set(os.listdir(stage.path))
     try:
         if not target.exists() or not any(target.iterdir()):
             if target.exists():
                 shutil.copystat(target, stage.path)
-            os.rename(stage.path, target)  # an empty folder is replaced in one step
+            os.rename(stage.path, target)  # rename replaces an empty folder in one step
             done = True
         else:
             _link_rest(stage, target, new)
@@ -323,7 +323,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 def _commit_by_journal(stage: Stage, target: Path) -> None:
     inner = stage
-    if stage.path.parent != target:  # the exchange failed late: carry the files into the folder
+    if stage.path.parent != target:  # the exchange failed late: move the files into the folder instead
         target.mkdir(exist_ok=True)
         inner = _new_stage(target, _TAG)
         for name in os.listdir(stage.path):
@@ -351,7 +351,7 @@ def _apply(folder: Path, stage: str, moved: Iterable[str], removed: Iterable[str
         new, old = folder / stage / name, folder / name
         if not os.path.lexists(new):  # moved before the interruption
             continue
-        if os.path.lexists(old) and (_is_folder(new) or _is_folder(old)):  # a rename replaces files alone
+        if os.path.lexists(old) and (_is_folder(new) or _is_folder(old)):  # rename replaces only files
             aside = folder / stage / f"{_TAG}old"
             aside.mkdir(exist_ok=True)
             os.rename(old, aside / f"{secrets.token_hex(6)}")
@@ -370,7 +370,7 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-_WAITS = (0.02, 0.05, 0.1, 0.2, 0.4)  # seconds; virus scanners and indexers let a file go by then
+_WAITS = (0.02, 0.05, 0.1, 0.2, 0.4)  # seconds in which virus scanners and indexers usually close a file
 
 
 def _replace(new: Path, old: Path) -> None:
@@ -389,7 +389,7 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Onto the disk: a rename must never be there before the contents are."""
+    """Flush a folder's files to the disk, so that no rename is on disk before the contents are."""
     for path in folder.iterdir():
         if path.is_file() and not path.is_symlink():
             sync(path)
@@ -404,7 +404,7 @@ def sync(path: Path) -> None:
         return
     try:
         os.fsync(descriptor)
-    except OSError:  # some file systems have no way to flush a folder
+    except OSError:  # some file systems can't flush a folder
         pass
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A name -> a local folder, and a folder -> the hub, through `huggingface_hub` where a hub name asks for it.
+"""Names resolved to local folders, and folders uploaded, through `huggingface_hub` for hub names.
 
 Folders are used as they are. Names of bundled models (`BUNDLED`) resolve to folders inside this package.
 """
@@ -20,7 +20,7 @@ MODELS = Path(__file__).parent / "models"
 DEFAULT_MODEL = "emoji"
 BUNDLED = {"emoji": MODELS / "emoji", "triclip/emoji": MODELS / "emoji"}
 
-# Keywords that say where a model is rather than what it is; every from_pretrained takes them.
+# Keywords that locate a model; every from_pretrained takes them.
 HUB_ARGUMENTS = ("subfolder", "revision", "cache_dir", "local_files_only", "token")
 # v4.37 keywords that change nothing here: downloads always resume, pickles are never executed, and so on.
 ACCEPTED_ARGUMENTS = (
@@ -43,7 +43,7 @@ ACCEPTED_ARGUMENTS = (
     "adapter_kwargs",
 )
 
-# Small files come along whenever a name is resolved; of the weights, the first of these that exists.
+# A resolved name fetches all small files, and of the weights the first of these that exists.
 SMALL_FILES = ("*.json", "*.txt")
 SIGNATURE_FILES = (
     "config.json",
@@ -123,7 +123,7 @@ def resolve_file(name_or_path: str | os.PathLike, filename: str, **where: Any) -
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name has the form of a hub's: "name" or "owner/name"."""
+    """Whether a name has the form of a hub name: "name" or "owner/name"."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) is not None and ".." not in name
 
 
@@ -159,7 +159,7 @@ def _download(
 
 
 def _cached(name: str, subfolder: str | None, where: dict[str, Any], reason: str) -> Path:
-    """The folder of an earlier download, found by any of the small files that every model has one of."""
+    """The folder of an earlier download, found by any small file of which every model has at least one."""
     from huggingface_hub import try_to_load_from_cache
 
     for file in SIGNATURE_FILES:
@@ -173,8 +173,8 @@ def _cached(name: str, subfolder: str | None, where: dict[str, Any], reason: str
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """What huggingface_hub lets through without a network: by its version, errors of requests (which are OSErrors)
-    or of an httpx generation (which are not)."""
+    """Errors that huggingface_hub raises without a network: by its version those of requests (OSErrors) or of httpx
+    (which are not)."""
     clients = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     return (OSError, *(client.HTTPError for client in clients))
 
@@ -192,7 +192,7 @@ def _weight_patterns(listed: list[str], subfolder: str | None, variant: str | No
 
 # ---- uploading ----
 
-# Keywords of v4.37's `save_pretrained(push_to_hub=True)` and `push_to_hub` that say where an upload goes.
+# Upload destinations among the keywords of v4.37's `save_pretrained(push_to_hub=True)` and `push_to_hub`.
 UPLOAD_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "create_pr", "revision", "tags")
 _DEPRECATED_UPLOAD_ARGUMENTS = ("use_auth_token", "repo_url", "organization", "repo_path_or_name")
 
@@ -200,15 +200,15 @@ _DEPRECATED_UPLOAD_ARGUMENTS = ("use_auth_token", "repo_url", "organization", "r
 def upload_arguments(
     kwargs: dict[str, Any], save_directory: str | os.PathLike, others: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """What `save_pretrained(**kwargs)` says about the upload, as keywords of `push_to_hub`.
+    """The upload options in `save_pretrained(**kwargs)`, as keywords of `push_to_hub`.
 
     Args:
-        kwargs: the keywords that `save_pretrained` doesn't name itself.
-        save_directory: its last part is the repository's name where `repo_id` doesn't give one.
-        others: keywords that the caller accepts besides.
+        kwargs: the keywords that are not parameters of `save_pretrained`.
+        save_directory: its last part is the default of `repo_id`.
+        others: further keywords that the caller accepts.
 
-    `use_auth_token`, `repo_url`, `organization` and `repo_path_or_name`, which v4.37 deprecates, warn (FutureWarning)
-    and count. Raises TypeError for any other keyword, ValueError where two of them say the same.
+    `use_auth_token`, `repo_url`, `organization` and `repo_path_or_name`, which v4.37 deprecates, are used with a
+    FutureWarning. Raises TypeError for any other keyword, ValueError for two keywords with one meaning.
     """
     known = (*UPLOAD_ARGUMENTS, *_DEPRECATED_UPLOAD_ARGUMENTS, "token", "ignore_metadata_errors", *others)
     for name in kwargs:
@@ -245,21 +245,21 @@ def push_to_hub(
     revision: str | None = None,
     tags: list[str] | None = None,
 ) -> Any:
-    """Upload a folder's files in one commit, making the repository if there is none.
+    """Upload a folder's files in one commit; a missing repository is created.
 
     Args:
         folder: where the files are.
         repo_id: "owner/name", or "name" for the token's owner.
         files: their names in the folder; default every file, hidden ones left out.
         commit_message: default "Upload files".
-        private: of a repository that is made.
+        private: visibility of a new repository.
         token: default the one that huggingface_hub has stored.
-        create_pr: propose the commit instead of making it.
-        revision: the branch, made if there is none; default the main one.
-        tags: written into the model card's metadata.
+        create_pr: open a pull request instead of committing.
+        revision: the branch, created if missing; default main.
+        tags: added to the model card's metadata.
 
     Returns:
-        huggingface_hub's CommitInfo. Its errors (no right, no network) are passed on.
+        huggingface_hub's CommitInfo. Its errors (no permission, no network) are passed on.
 
     Raises MissingDependencyError without huggingface_hub.
     """
@@ -289,7 +289,7 @@ def push_to_hub(
 
 
 def _tagged_card(repo_id: str, tags: list[str], token: str | bool | None) -> bytes:
-    """The repository's model card, or an empty one, with these tags beside those that it has."""
+    """The repository's model card, or an empty one, with these tags added."""
     from huggingface_hub import ModelCard, ModelCardData
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -303,7 +303,7 @@ def _tagged_card(repo_id: str, tags: list[str], token: str | bool | None) -> byt
 
 
 class PushToHub:
-    """The method that v4.37 gives to everything with `save_pretrained`."""
+    """`push_to_hub`, which v4.37 gives to every class with `save_pretrained`."""
 
     save_pretrained: Any
 
@@ -322,11 +322,11 @@ class PushToHub:
         tags: list[str] | None = None,
         **deprecated_kwargs: Any,
     ) -> Any:
-        """Save, and upload what was saved; see `clip_core.hub.push_to_hub`.
+        """Save to a folder and upload it; see `clip_core.hub.push_to_hub`.
 
         Args:
-            use_temp_dir: True saves into a temporary folder; False into a folder of the repository's name here, whose
-                files are all uploaded. Default: False where there is such a folder.
+            use_temp_dir: True saves into a temporary folder; False into a local folder of the repository's name, whose
+                files are all uploaded. Default: False if there is such a folder.
             commit_message: default "Upload tokenizer", "Upload processor", "Upload model" or "Upload config".
             max_shard_size, safe_serialization: of models, as in `save_pretrained`.
             **deprecated_kwargs: `use_auth_token`, `repo_url`, `organization`, `repo_path_or_name`.

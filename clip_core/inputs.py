@@ -1,7 +1,7 @@
-"""What every forward pass settles before it computes: flags, and inputs that no model can take.
+"""Flags and input checks of every forward pass.
 
-The checks need only shapes and, where a backend can give them without cost, the lowest and highest id. Their messages
-are therefore the same in every framework.
+The checks need only shapes and, if a backend has them at no cost, the lowest and highest id, so that their messages
+are the same in every framework.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .errors import InputError
 
 
 class Flags(NamedTuple):
-    """The three output switches, with the config's values in place of None."""
+    """The three output flags, resolved against the config."""
 
     attentions: bool
     hidden_states: bool
@@ -23,7 +23,7 @@ class Flags(NamedTuple):
 def resolve_flags(
     config: Any, output_attentions: bool | None, output_hidden_states: bool | None, return_dict: bool | None
 ) -> Flags:
-    """Arguments win; None means the config's value."""
+    """The flags of a call; None means the config's value."""
     return Flags(
         config.output_attentions if output_attentions is None else output_attentions,
         config.output_hidden_states if output_hidden_states is None else output_hidden_states,
@@ -37,7 +37,7 @@ def encoder_flags(flags: Flags) -> dict[str, bool]:
 
 
 def check_ids(config: Any, shape: Sequence[int] | None) -> None:
-    """`input_ids`: given, [batch, sequence], and no longer than the model has positions."""
+    """Check that `input_ids` are given, [batch, sequence], and no longer than the model has positions."""
     if shape is None:
         raise InputError("input_ids: wanted [batch, sequence] token ids, found None")
     if len(shape) < 1 or shape[-1] == 0:
@@ -51,27 +51,27 @@ def check_ids(config: Any, shape: Sequence[int] | None) -> None:
 
 
 def check_id_range(config: Any, lowest: int, highest: int) -> None:
-    """`input_ids`: inside the vocabulary."""
+    """Check that `input_ids` are inside the vocabulary."""
     if lowest < 0 or highest >= config.vocab_size:
         found = lowest if lowest < 0 else highest
         raise InputError(f"input_ids: wanted ids from 0 to {config.vocab_size - 1} (vocab_size), found {found}")
 
 
 def check_integers(name: str, dtype: str) -> None:
-    """Ids and positions: a dtype, by name, that counts."""
+    """Check that ids or positions have an integer dtype, given by name."""
     if "int" not in dtype:
         raise InputError(f"{name}: wanted integers, found {dtype}")
 
 
 def check_positions(shape: Sequence[int], ids_shape: Sequence[int]) -> None:
-    """`position_ids`: one row for every text, or one for all."""
+    """Check that `position_ids` are one row for every text, or one for all."""
     batch, length = ids_shape
     if tuple(shape) not in ((batch, length), (1, length), (length,)):
         raise InputError(f"position_ids: wanted the shape {(batch, length)} or {(1, length)}, found {tuple(shape)}")
 
 
 def check_position_range(config: Any, lowest: int, highest: int) -> None:
-    """`position_ids`: positions that the model has."""
+    """Check that `position_ids` are inside the table of positions."""
     limit = config.max_position_embeddings
     if lowest < 0 or highest >= limit:
         found = lowest if lowest < 0 else highest
@@ -79,19 +79,19 @@ def check_position_range(config: Any, lowest: int, highest: int) -> None:
 
 
 def check_pairs(texts: int, images: int) -> None:
-    """`return_loss`: the i-th text belongs to the i-th image."""
+    """Check that `return_loss` has as many texts as images."""
     if texts != images:
         raise InputError(f"return_loss: wanted as many texts as images, found {texts} texts and {images} images")
 
 
 def check_mask(shape: Sequence[int], ids_shape: Sequence[int]) -> None:
-    """`attention_mask`: the shape of `input_ids`."""
+    """Check that `attention_mask` has the shape of `input_ids`."""
     if tuple(shape) != tuple(ids_shape):
         raise InputError(f"attention_mask: wanted the shape of input_ids {tuple(ids_shape)}, found {tuple(shape)}")
 
 
 def check_pixels(config: Any, shape: Sequence[int] | None, interpolate: bool = False) -> None:
-    """`pixel_values`: given, [batch, channels, height, width], of the config's size unless interpolating."""
+    """Check that `pixel_values` are [batch, channels, height, width], of the config's size unless interpolating."""
     if shape is None:
         raise InputError("pixel_values: wanted [batch, channels, height, width] pixels, found None")
     size = config.image_size
@@ -112,13 +112,13 @@ def check_pixels(config: Any, shape: Sequence[int] | None, interpolate: bool = F
 
 
 def check_patches(shape: Sequence[int], batch: int) -> None:
-    """`patches`: a row of patch numbers for every picture."""
+    """Check that `patches` are one row of patch numbers for every picture."""
     if len(shape) != 2 or shape[0] != batch:
         raise InputError(f"patches: wanted [batch, chosen] for {batch} pictures, found {tuple(shape)}")
 
 
 def check_patch_range(count: int, lowest: int, highest: int) -> None:
-    """`patches`: numbers of patches that the pictures have."""
+    """Check that `patches` are inside the grid."""
     if lowest < 0 or highest >= count:
         found = lowest if lowest < 0 else highest
         raise InputError(f"patches: wanted patches from 0 to {count - 1}, found {found}")

@@ -1,4 +1,4 @@
-"""Bicubic resampling as a matrix, so that every backend resizes the grid of positions with two matrix products.
+"""Bicubic resampling as a matrix, so that every backend resizes the grid of positions by two matrix products.
 
 The rule is torch's `interpolate(mode="bicubic", align_corners=False)` without antialiasing, which transformers uses for
 `interpolate_pos_encoding`: Keys' cubic with a = -0.75, pixel centres at half integers, edges repeated.

@@ -1,4 +1,4 @@
-"""Public names that are imported on first use, so that importing a package costs nothing."""
+"""Public names that are imported on first use, so that importing a package is cheap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lazy_names(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`; `home` says which of its modules defines each public name."""
+    """A package's `__getattr__` and `__dir__`; `home`: public name -> the module that defines it."""
     own = vars(sys.modules[package])
 
     def __getattr__(name: str) -> Any:

@@ -1,12 +1,12 @@
-"""What this machine can do, and which way each step goes: its short cut or the plain path.
+"""The machine's abilities, and the choice between the short cut and the plain path of each step.
 
-A step with a short cut asks `choice("pixels", measure)`. The answer is, in this order: what the environment variable
-TRICLIP_SHORT_CUTS says; what `measure` found, which runs once in a process, when a step is first needed; else the plain
-path. `describe` prints processor, threads and answers; `triclip inspect --machine` shows it.
+A step with a short cut calls `choice("pixels", measure)`. The answer comes, in this order, from the environment
+variable TRICLIP_SHORT_CUTS; from `measure`, which runs once in a process, when a step is first needed; else it is the
+plain path. `describe` prints processor, threads and answers; `triclip inspect --machine` shows it.
 
 TRICLIP_SHORT_CUTS is `all`, `none`, or a comma-separated list of `step=fast` and `step=plain`, such as
-`pixels=plain,linear=fast`. A part `all` or `none` is for the steps that the list doesn't name. It is read at each
-question, so it may be set at any time.
+`pixels=plain,linear=fast`. `all` or `none` in a list applies to the steps that the list does not name. It is read at
+each call, so it may be set at any time.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .errors import InputError
 
 VARIABLE = "TRICLIP_SHORT_CUTS"
 
-# step -> what its short cut is; every one gives the plain path's result, or the step's documentation says how near.
+# step -> its short cut, whose result equals the plain path's unless the step's documentation states a tolerance
 STEPS = {
     "pixels": "large pictures are resized by matrix products instead of by Pillow",
     "jpeg": "JPEG files are decoded by simplejpeg instead of by Pillow",
     "linear": "PyTorch's dense layers run as oneDNN's fused kernels instead of F.linear",
 }
 
-MARGIN = 1.1  # a short cut has to be this many times as quick: less may be chance
-MEASURING_S = 0.008  # for one step; with what has to be made for it, all of them take less than 0.05
+MARGIN = 1.1  # a short cut must be this many times as fast; less may be noise
+MEASURING_S = 0.008  # for one step; with their preparation, all steps take less than 0.05
 
 
 class Choice(NamedTuple):
@@ -47,26 +47,26 @@ UNDECIDED = Choice(False, "decided at its first use")
 
 _found: dict[str, Choice] = {}
 _measuring = [threading.RLock()]  # reentrant: a measurement may ask for another step
-if hasattr(os, "register_at_fork"):  # the thread that measured isn't there in the child
+if hasattr(os, "register_at_fork"):  # the measuring thread does not exist in the child
     os.register_at_fork(after_in_child=lambda: _measuring.__setitem__(0, threading.RLock()))
 
 
 def choice(step: str, measure: Callable[[], bool | float] | None = None) -> bool:
-    """Whether a step takes its short cut. Cheap after the first call; may be called from any thread.
+    """Whether a step takes its short cut. Cheap after the first call; thread-safe.
 
     Args:
         step: a key of STEPS.
-        measure: asked once in a process, unless TRICLIP_SHORT_CUTS decides. Returns a bool, for facts (a missing
-            library, a processor's flags), or how many times as quick as the plain path the short cut is (see
-            `quicker`). It must not change anything. Whatever it raises means the plain path.
+        measure: called once in a process, unless TRICLIP_SHORT_CUTS decides. Returns a bool, for facts (a missing
+            library, a processor's flags), or the speed of the short cut over the plain path's (see `quicker`). It must
+            have no side effects. Any exception means the plain path.
     Raises:
-        InputError: TRICLIP_SHORT_CUTS, or the step, is none that there is.
+        InputError: an invalid TRICLIP_SHORT_CUTS, or an unknown step.
     """
     return why(step, measure).fast
 
 
 def why(step: str, measure: Callable[[], bool | float] | None = None) -> Choice:
-    """The same with its reason, for `describe` and tests."""
+    """`choice` with its reason, for `describe` and tests."""
     if step not in STEPS:
         raise InputError(f"step: wanted one of {', '.join(STEPS)}, found {step!r}")
     told = settings(os.environ.get(VARIABLE, "")).get(step)
@@ -95,9 +95,9 @@ def _measured(measure: Callable[[], bool | float]) -> Choice:
 
 
 def quicker(fast: Callable[[], object], plain: Callable[[], object], seconds: float = MEASURING_S) -> float:
-    """How many times as quick as `plain` the call `fast` is: the best times of calls in turn, within `seconds`.
+    """The time of `plain` over that of `fast`: the best of alternating calls, within `seconds`.
 
-    Each is called once before, for what is done only once, and then at least twice.
+    Each is called once to warm up, and then at least twice.
     """
     fast()
     plain()
@@ -114,10 +114,10 @@ def quicker(fast: Callable[[], object], plain: Callable[[], object], seconds: fl
 
 @lru_cache(maxsize=8)
 def settings(text: str) -> dict[str, bool]:
-    """What a value of TRICLIP_SHORT_CUTS says of each step that it decides. Raises InputError."""
+    """The steps decided by a value of TRICLIP_SHORT_CUTS. Raises InputError."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     found: dict[str, bool] = {}
-    for part in sorted(parts, key=lambda part: "=" in part):  # what is said of one step counts more
+    for part in sorted(parts, key=lambda part: "=" in part):  # entries for one step come last and win
         step, _, way = part.partition("=")
         if part in ("all", "none"):
             found |= dict.fromkeys(STEPS, part == "all")
@@ -135,7 +135,7 @@ def settings(text: str) -> dict[str, bool]:
 
 
 def usable_cpus() -> int:
-    """How many processors this process may use at once, by its affinity and its container's limit; at least 1."""
+    """The number of processors this process may use, by its affinity and its container's limit; at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = cgroup_cpus()
     return max(1, allowed if limit is None else min(allowed, math.ceil(limit)))
@@ -143,9 +143,9 @@ def usable_cpus() -> int:
 
 @lru_cache(maxsize=1)
 def cgroup_cpus(root: Path = Path("/")) -> float | None:
-    """A container's limit in processors, as Linux' control groups (both versions) have it; None without one.
+    """A container's limit in processors, from Linux control groups (both versions); None without one.
 
-    Groups are nested: the lowest limit of this process' group and those around it counts.
+    Groups are nested: the result is the lowest limit of this process's group and its parents.
     """
     limits = []
     for folder, name in _groups(root):
@@ -159,7 +159,7 @@ def cgroup_cpus(root: Path = Path("/")) -> float | None:
 
 
 def _groups(root: Path) -> list[tuple[Path, str]]:
-    """The folders of this process' control groups, each with the name of its file of limits."""
+    """The folders of this process's control groups, each with the name of its file of limits."""
     mounted, found = root / "sys/fs/cgroup", [(root / "sys/fs/cgroup", "cpu.max")]
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
@@ -192,7 +192,7 @@ def _text(path: Path) -> str:
 
 @lru_cache(maxsize=1)
 def processor_name() -> str:
-    """The processor as the system calls it."""
+    """The processor's name, from the system."""
     return _of_cpuinfo("model name") or platform.processor() or platform.machine()
 
 
@@ -200,7 +200,7 @@ def processor_name() -> str:
 def flags() -> frozenset[str]:
     """The processor's instruction sets, in Linux' lower-case names ("avx2", "avx512f", "amx_bf16", arm's "bf16").
 
-    Elsewhere, what NumPy knows of them, lower-case too ("avx2", "avx512f", "neon").
+    On other systems those that NumPy detects, also lower-case ("avx2", "avx512f", "neon").
     """
     found = _of_cpuinfo("flags") or _of_cpuinfo("Features")
     if found:
@@ -224,7 +224,7 @@ INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp1
 
 
 def report() -> dict[str, Any]:
-    """Processor, instruction sets that matter here, processors that may be used, and each step's way and reason."""
+    """Processor, relevant instruction sets, usable processors, and each step's way and reason."""
     steps = {}
     for step, what in STEPS.items():
         answer = why(step)

@@ -1,4 +1,4 @@
-"""What the models return: every field declared once, in v4.37's order.
+"""The models' outputs: every field declared once, in v4.37's order.
 
 An output is a dict without its absent (None) fields, with attribute access (`out.text_embeds`; an absent field is
 None), index access over the present fields (`out[0]`), and `to_tuple()`. The backends register the classes as pytrees
@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-# What the backends do with every class of outputs, also with those that others derive later.
+# Callbacks of the backends for every output class, subclasses made later included.
 _registering: list[Callable[[Any], None]] = []
-# The same for frameworks in which a class may be registered by others first: done when its first output is made.
+# Callbacks delayed to a class's first output, for frameworks in which others may register the class first.
 _registering_late: list[Callable[[Any], None]] = []
 _seen: set[type] = set()
 
 
 class ModelOutput(OrderedDict):
-    """Base of all outputs. Subclasses are dataclasses whose fields default to None.
+    """Base class of all outputs. Subclasses are dataclasses whose fields default to None.
 
-    The first argument may also be a mapping or an iterable of pairs, which is how dict-like containers are rebuilt by
-    libraries that map over them. Deleting is refused (as in v4.37), since positions would silently change.
+    The first argument may also be a mapping or an iterable of pairs, by which libraries that map over containers
+    rebuild dict-like ones. Deleting is refused (as in v4.37), because positions would silently change.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class ModelOutput(OrderedDict):
             register(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Of this class itself: any fields. Raises TypeError in a subclass that is no dataclass: it has none."""
+        """Of this class itself: any fields. Raises TypeError in a subclass that is not a dataclass."""
         if type(self) is not ModelOutput and not is_dataclass(self):
             raise TypeError(f"{type(self).__name__}: wanted a dataclass, as every class of outputs is: add @dataclass")
         super().__init__(*args, **kwargs)
@@ -99,7 +99,7 @@ class ModelOutput(OrderedDict):
 
 
 def _is_pairs(value: Any) -> bool:
-    """A mapping, or an iterable of (name, value) pairs; tensors are iterable too, so they are told apart by `shape`."""
+    """Whether it is a mapping or an iterable of (name, value) pairs; tensors, iterable too, are excluded by `shape`."""
     if isinstance(value, Mapping):
         return True
     if hasattr(value, "shape") or not isinstance(value, Iterable) or isinstance(value, str | bytes):
@@ -172,7 +172,7 @@ class CLIPOutput(ModelOutput):
     vision_model_output: Any = None
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The present fields in order, the towers' outputs as tuples themselves."""
+        """The present fields in order, with the towers' outputs as tuples."""
         values = ModelOutput.to_tuple(self)
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in values)
 
@@ -202,7 +202,7 @@ OUTPUT_CLASSES: tuple[type[ModelOutput], ...] = (
 
 
 def for_each_class(register: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Call `register` with every output class there is and, once it exists, every subclass that somebody makes."""
+    """Call `register` with every output class, including subclasses that are defined later."""
     for cls in (ModelOutput, *_classes(ModelOutput)):
         register(cls)
     _registering.append(register)
@@ -210,8 +210,8 @@ def for_each_class(register: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def for_each_class_in_use(register: Callable[[Any], None]) -> Callable[[Any], None]:
-    """As `for_each_class`, but a subclass's turn comes with its first output: `flax.struct.dataclass` on a subclass
-    registers it too, once it exists."""
+    """As `for_each_class`, but for a subclass at its first output, because `flax.struct.dataclass` on a subclass would
+    register it too."""
     for cls in (*OUTPUT_CLASSES, *(_seen - set(OUTPUT_CLASSES))):
         register(cls)
     _registering_late.append(register)
@@ -230,7 +230,7 @@ def _classes(cls: Any) -> list[Any]:
 
 
 def flatten(output: ModelOutput) -> tuple[list[Any], tuple[str, ...]]:
-    """An output as (values, names): what every framework's pytree registry asks for."""
+    """An output as (values, names), for the frameworks' pytree registries."""
     return [output[name] for name in output], tuple(output)
 
 

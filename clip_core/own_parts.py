@@ -1,9 +1,9 @@
-"""What a class of one's own has beside CLIP's parts, or around them: found in a file by name, or left as it was made.
+"""Weights that a user's subclass adds to CLIP's: loaded from a file by name, or left as initialised.
 
-A class of this package states its whole table of weights. Whatever a file has beside that, and whatever a subclass
-adds, is matched here by names and shapes alone, so that all backends follow one rule, v4.37's: what both have is
-loaded; what the file lacks is as the class makes it, what the class lacks stays behind, and one warning names both.
-A CLIP inside such a class is all there or not at all: of a tower that the file has, no weight may be missing.
+A class of this package has a complete table of its weights. Further weights of a file and of a subclass are matched
+here by name and shape, so that all backends follow one rule, v4.37's: weights in both are loaded; weights only in the
+class keep their initial values, weights only in the file are skipped, and one warning names both. If a file has a
+tower of a CLIP inside such a class, none of the tower's weights may be missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TOWERS = ("text_model.", "vision_model.")
 
 
 class OwnParts:
-    """The entries of a file that a class's table has no place for. A backend asks for those that its model has."""
+    """A file's entries outside a class's table. The backend takes those that its model has."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class OwnParts:
         Args:
             cls, source: the model's class; the file or folder, for messages.
             entries: name in the file -> lazy tensor.
-            prefix: what stands before the names of the file's CLIP; what has other names belongs to another model.
-            strict: False: a CLIP inside may lack weights.
-            ignore_sizes: weights of another shape are made anew.
+            prefix: the prefix of the file's CLIP; other names belong to another model.
+            strict: False allows missing weights in a CLIP inside.
+            ignore_sizes: weights of another shape are initialised freshly.
         """
         self.cls, self.source, self.entries, self.prefix = cls, source, dict(entries), prefix
         self.strict, self.ignore_sizes = strict, ignore_sizes
@@ -45,12 +45,12 @@ class OwnParts:
         self._used: set[str] = set()
 
     def take(self, wanted: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]]:
-        """(name -> lazy tensor of what the file has, names to be left as the class makes them).
+        """(name -> lazy tensor from the file, names to leave as initialised).
 
-        wanted: name -> shape of every parameter and saved buffer of the model that no table names. Where only the
-        model or only the file has the class's `base_model_prefix` before its names, they are equal without it.
+        wanted: name -> shape of every parameter and saved buffer of the model outside the table. If only the model's or
+        only the file's names begin with the class's `base_model_prefix`, names are compared without it.
 
-        Raises CheckpointError on shapes that differ, and for a CLIP inside of which only a part is there.
+        Raises CheckpointError for differing shapes and for an incomplete CLIP inside.
         """
         spell = self._spelling(wanted)
         keys = {name: spell(name) for name in wanted}
@@ -73,7 +73,7 @@ class OwnParts:
         return {name: tensor for name, tensor in found.items() if name not in anew}, [*missing, *anew]
 
     def settle(self) -> Difference:
-        """All differences, once the model took what it has; one warning names them."""
+        """All differences, after the model took its weights; one warning names them."""
         towers = {_tower(name) for name in self._used}
         left = [name for name in self.entries if name not in self._used and self._is_to_be_named(name, towers)]
         unexpected = self._without(left, "_keys_to_ignore_on_load_unexpected")
@@ -87,7 +87,7 @@ class OwnParts:
         return difference
 
     def _spelling(self, wanted: Mapping[str, Any]) -> Callable[[str], str | None]:
-        """The rule that gives a model's name its name in the file, or None."""
+        """A function from a model's name to its name in the file, or None."""
         base = getattr(self.cls, "base_model_prefix", "")
         dot = f"{base}."
         inside, stored = (bool(base) and any(n.startswith(dot) for n in names) for names in (wanted, self.entries))
@@ -101,21 +101,21 @@ class OwnParts:
         return spell
 
     def _is_to_be_named(self, name: str, towers: set[str]) -> bool:
-        """Whether it is worth a word that an entry isn't used: not for position ids, another model's weights beside
-        the CLIP, or a part of CLIP of which the class has nothing."""
+        """Whether the warning names an unused entry: not position ids, another model's weights beside the CLIP, or a
+        part of CLIP that the class lacks altogether."""
         if is_ignorable(name) or not name.startswith(self.prefix):
             return False
         own = name.removeprefix(self.prefix)
         return not in_scope(own, "full") or _tower(name) in towers - {""}
 
     def _without(self, names: list[str], attribute: str) -> list[str]:
-        """Names without those that the class's list of patterns, an attribute of v4.37, passes over."""
+        """Names without those that match the class's list of patterns to ignore, an attribute of v4.37."""
         patterns = getattr(self.cls, attribute, None) or ()
         return [name for name in names if not any(re.search(pattern, name) for pattern in patterns)]
 
 
 def _tower(name: str) -> str:
-    """Where a name's CLIP tower is ("teacher.vision_model."), or "" for what is in none."""
+    """The prefix of a name's CLIP tower ("teacher.vision_model."), or ""."""
     for tower in _TOWERS:
         start, found, _ = name.rpartition(tower)
         if found and (not start or start.endswith(".")):

@@ -1,9 +1,9 @@
 """from_pretrained and save_pretrained, once for all backends.
 
 A backend's base class mixes in `Pretrained` and supplies three hooks over canonical names: `_from_weights` builds a
-model from lazy tensors, `_get_weights` gives a model's tensors back, `_lazy` makes one of an array. Everything else
-happens here: finding files, the config and its overrides, the strict two-sided check, dtypes, and writing. What
-somebody's subclass has beside CLIP's weights is matched in `own_parts`.
+model from lazy tensors, `_get_weights` returns a model's tensors, `_lazy` wraps an array. Everything else happens
+here: finding files, the config and its overrides, the strict two-sided check, dtypes, and writing. Weights that a
+user's subclass adds are matched in `own_parts`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .hub import (
     upload_message,
 )
 from .own_parts import OwnParts
-from .weights import Difference, compare, in_scope, weight_table
+from .weights import Difference, compare, in_scope, is_resnet, weight_table
 
-# A tower's own class can't provide these to a full model; naming the class to use instead makes the error useful.
+# The class for each scope, which errors suggest if a checkpoint has less or more than the class at hand.
 _CLASS_OF_SCOPE = {
     "full": "CLIPModel",
     "text": "CLIPTextModel",
@@ -44,42 +44,42 @@ _CLASS_OF_SCOPE = {
 
 
 _LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.")
-# Accepted where they ask for nothing.
+# Accepted if they are falsy.
 _UNQUANTISED = ("load_in_8bit", "load_in_4bit", "quantization_config")
 
 
 class Loaded(NamedTuple):
-    """A checked checkpoint: what a backend needs to build its model."""
+    """A checked checkpoint, from which a backend builds its model."""
 
     config: Any
     tensors: dict[str, Any]  # canonical name -> checkpoint.Tensor, only names of the model's table
     fresh: list[str]  # names to initialise instead of load (only with strict=False or ignore_mismatched_sizes)
     difference: Difference
     dtype: str  # of the floating-point weights: "float32", "float16", "bfloat16", "float64"
-    own: OwnParts | None = None  # the file's other entries, for what a subclass has beside the table
+    own: OwnParts | None = None  # the file's other entries, for a subclass's own weights
 
     def take_own(self, wanted: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], list[str]]:
-        """(name -> lazy tensor, names to leave as the class makes them) of a model's weights that no table names:
-        see `OwnParts.take`. `tensors` and `fresh` are for those that a table names."""
+        """(name -> lazy tensor, names to leave as initialised) of a model's weights outside the table: see
+        `OwnParts.take`. `tensors` and `fresh` are for those inside it."""
         return ({}, list(wanted)) if self.own is None else self.own.take(wanted)
 
 
 class Pretrained(PushToHub):
-    """Mixed into each backend's base class. Class attributes say what the class is."""
+    """Mixed into each backend's base class. Class attributes describe the class."""
 
     config_class: type[PretrainedConfig] = CLIPConfig
-    weight_scope: str | None = "full"  # None: somebody's own class, whose weights are known when it is built
+    weight_scope: str | None = "full"  # None: a user's own class, whose weights are known only from its instances
     base_model_prefix = "clip"
     _class_prefix = ""  # "TF", "Flax": only for messages and the `architectures` entry
     _native_format = "hf-bin"  # what save_pretrained(safe_serialization=False) writes: a target of `checkpoint.save`
-    _own_dialects: tuple[str, ...] = ("hf",)  # whose files have the names that a subclass's own parts have here
-    _native_file: str | None = None  # read first where a folder has several, unless from_pt=True, as in v4.37
+    _own_dialects: tuple[str, ...] = ("hf",)  # dialects in which a subclass's own weights keep their names
+    _native_file: str | None = None  # preferred in a folder with several files, unless from_pt=True, as in v4.37
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Self:
         """Load a model from a folder, a single checkpoint file, a bundled name or a hub name.
 
-        Every format that `clip_core.checkpoint` reads is taken, whichever framework wrote it.
+        Reads every format of `clip_core.checkpoint`, whichever framework wrote it.
 
         Args:
             config: a config object, or the folder, file or name of one; default: the checkpoint's own.
@@ -90,20 +90,20 @@ class Pretrained(PushToHub):
                 checkpoints saved in float16.
             ignore_mismatched_sizes: initialise weights of another shape freshly, with a warning. Default False.
             strict: False initialises missing weights freshly and skips unknown ones, with a warning. Default True. It
-                is about CLIP's own weights: what a subclass adds is loaded when it is there, and a warning names it
-                when it isn't, as well as parts of the file that the class doesn't have.
-            mmap: PyTorch only. True leaves weights of the wanted dtype in their file: they are read as they are used,
-                written ones live in memory, and loading is faster and takes less. The file may be replaced (as all
-                that save here do), but a process that cuts it short in its place ends this one. Default False.
+                concerns CLIP's own weights: those that a subclass adds are loaded if the file has them, and a warning
+                names missing ones and further entries of the file.
+            mmap: PyTorch only. True leaves weights of the wanted dtype in their file: pages are read on use and copied
+                on write, and loading is faster and takes less memory. The file may be replaced (as all saves here do);
+                truncating it in place kills this process. Default False.
             state_dict: canonical name -> array to load in place of a file's weights; the name may then be None when a
                 `config` is given.
-            num_hidden_layers (and a given `config` or sub-config): fewer layers than the file has leave the upper ones
-                out.
+            num_hidden_layers (or a given `config` or sub-config): with fewer layers than the file has, the upper layers
+                are left out.
             output_loading_info: also return {"missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"}.
             **kwargs: values that override single config fields.
 
-        Raises FileNotFoundError when there is nothing to load, CheckpointError (a ValueError) when the files are
-        damaged or hold another model, listing every difference, and ConfigError on an impossible config.
+        Raises FileNotFoundError if there is nothing to load, CheckpointError (a ValueError) if the files are damaged or
+        hold another model, listing every difference, and ConfigError for an impossible config.
         """
         output_loading_info = kwargs.pop("output_loading_info", False)
         build_kwargs = {key: kwargs.pop(key) for key in cls._build_arguments() if key in kwargs}
@@ -132,10 +132,10 @@ class Pretrained(PushToHub):
         variant: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write weights and config.json into a folder (made if needed), replacing what is there in one step.
+        """Write weights and config.json into a folder (made if needed), replacing old files in one step.
 
         Args:
-            is_main_process: False writes nothing (for jobs in which every process calls this).
+            is_main_process: False writes nothing (for jobs in which every process calls this method).
             state_dict: canonical name -> array to write instead of the model's own weights.
             max_shard_size: bytes, or e.g. "500MB"; larger models are split into shards with an index.
             safe_serialization: safetensors (True) or pytorch_model.bin (False).
@@ -173,27 +173,27 @@ class Pretrained(PushToHub):
 
     @classmethod
     def _build_arguments(cls) -> tuple[str, ...]:
-        """Keywords of from_pretrained that go to `_from_weights` rather than to the config."""
+        """Keywords of from_pretrained for `_from_weights`, not for the config."""
         return ()
 
     @classmethod
     def _from_weights(cls, loaded: Loaded, *model_args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError  # a backend's duty
+        raise NotImplementedError  # implemented by each backend
 
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        raise NotImplementedError  # a backend's duty
+        raise NotImplementedError  # implemented by each backend
 
     @classmethod
     def _lazy(cls, name: str, value: Any) -> Any:
         """A backend's array, or a NumPy one, of `state_dict=` as a lazy tensor in the published layout."""
-        raise NotImplementedError  # a backend's duty
+        raise NotImplementedError  # implemented by each backend
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """A load makes thousands of objects that stay, and no rings of them that would hold memory.
+    """Pause the cyclic garbage collector: a load makes thousands of objects that stay, and no cycles.
 
-    They would have Python look for garbage among all that PyTorch's import made: longer than mapping a file's weights.
+    The collector would walk all objects of PyTorch's import, which takes longer than mapping a file's weights.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -205,7 +205,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any]) -> Loaded:
-    """Find, read and check a checkpoint for a model class. `kwargs` as given to from_pretrained, less the build's."""
+    """Find, read and check a checkpoint for a model class. `kwargs`: from_pretrained's, less the build's."""
     if kwargs.get("load_in_8bit") or kwargs.get("load_in_4bit") or kwargs.get("quantization_config") is not None:
         raise ValueError("load_in_8bit: weights are not quantised while they are loaded: quantise the loaded model")
     prefer = None if kwargs.get("from_pt") else cls._native_file
@@ -224,7 +224,7 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
         source, read = _read_given(cls, state_dict, name_or_path, given_config, where)
     else:
         source, read = _read_files(cls, name_or_path, given_config, where, variant, component, prefer)
-    for note in read.notes:  # what had to be assumed, e.g. an activation that no file states
+    for note in read.notes:  # assumptions, e.g. an activation that no file states
         logging.getLogger("triclip").warning("%s: %s", source, note)
     config = _resolve_config(cls, given_config, read, kwargs, source)
     if name_or_path is not None:
@@ -235,7 +235,7 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
     own = OwnParts(cls, source, *beside, strict=strict, ignore_sizes=ignore_sizes)
     if scope is None:
         return Loaded(config, {}, [], Difference([], [], []), _wanted_dtype(dtype, config, read.entries), own)
-    # Entries of the other tower are knowingly ignored; names of no CLIP part at all are for `own`.
+    # Entries of the other tower are ignored deliberately; names outside CLIP go to `own`.
     tensors = {name: tensor for name, tensor in read.tensors.items() if in_scope(name, scope)}
     if given_config is None and "projection_dim" not in kwargs:
         _take_projection_from_shapes(config, tensors, scope)
@@ -251,7 +251,7 @@ def load_checked(cls: type[Pretrained], name_or_path: Any, kwargs: dict[str, Any
 def _read_files(
     cls: type[Pretrained], name_or_path: Any, config: Any, where: dict, variant: Any, component: Any, prefer: Any
 ) -> tuple[str, Any]:
-    """(the path, the opened checkpoint) of a folder, file or name."""
+    """(path, opened checkpoint) of a folder, file or name."""
     from . import checkpoint
     from .checkpoint.stated import CLIP_TYPES, check_kind
 
@@ -260,7 +260,7 @@ def _read_files(
     if cls.config_class.model_type in CLIP_TYPES:
         check_kind(given or {}, f"config={config!r}" if isinstance(config, str) else "config")
     elif given is None:
-        given = _as_dict(path, {})  # a config class of somebody's own, whose model_type the checkpoint doesn't know
+        given = _as_dict(path, {})  # a user's config class, whose model_type the checkpoint doesn't know
     scope, own = cls.weight_scope, cls.weight_scope is None
     options = {"prefer": prefer, "own": own, "beside": (*cls._own_dialects, "hf-flat")}
     read = checkpoint.load(path, variant=variant, component=component, scope=scope, config=given, **options)
@@ -270,7 +270,7 @@ def _read_files(
 def _read_given(
     cls: type[Pretrained], state_dict: Mapping[str, Any], name_or_path: Any, config: Any, where: dict
 ) -> tuple[str, Any]:
-    """As `_read_files`, of weights that the caller has: `state_dict=`, with the config of `config=` or of the name."""
+    """As `_read_files`, for weights of the caller: `state_dict=`, with the config of `config=` or of the name."""
     from .checkpoint import of_tensors
 
     if config is None and name_or_path is None:
@@ -281,8 +281,8 @@ def _read_given(
 
 
 def _beside_the_table(read: Any, scope: str | None, dialects: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-    """(the entries that a class may have beside its table, what stands before the names of the file's CLIP)."""
-    plain = read.dialect in dialects  # there the file's own names are those of a model; elsewhere they are translated
+    """(the entries that may belong to a subclass's own weights, the prefix of the file's CLIP)."""
+    plain = read.dialect in dialects  # in others a file's names are translated
     entries, prefix = (read.entries, read.prefix) if plain else (read.tensors, "")
     if read.dialect == "tf" and read.prefix.endswith("clip/"):  # other layers stand beside the main layer
         entries = {**entries, **{name: t for name, t in read.entries.items() if not name.startswith(read.prefix)}}
@@ -295,7 +295,7 @@ def _beside_the_table(read: Any, scope: str | None, dialects: tuple[str, ...]) -
 
 
 def _within_depth(config: Any, tensors: dict[str, Any], source: str) -> dict[str, Any]:
-    """Without the layers above the number that the caller asked for: "clip skip" by config."""
+    """Without the layers above the number asked for: "clip skip" by config."""
     depth = {tower: getattr(config, f"{tower}_config", config).num_hidden_layers for tower in ("text", "vision")}
     above = {name for name in tensors if (match := _LAYER.match(name)) is not None and int(match[2]) >= depth[match[1]]}
     if above:
@@ -304,7 +304,7 @@ def _within_depth(config: Any, tensors: dict[str, Any], source: str) -> dict[str
 
 
 def own_config(wanted: type[PretrainedConfig], config: Any) -> Any:
-    """A config object as this package's class: another library's is taken by its fields; others are given back.
+    """A config object as this package's class: another library's is converted by its fields.
 
     Raises TypeError for the config of another part, naming what to pass instead.
     """
@@ -316,13 +316,13 @@ def own_config(wanted: type[PretrainedConfig], config: Any) -> Any:
         part = {"clip_text_model": "text_config", "clip_vision_model": "vision_config"}.get(own, "")
         hint = f": pass its {part}" if part and kind == "clip" else ""
         raise TypeError(f"config: wanted a {wanted.__name__} ({own}), found a {type(config).__name__} ({kind}){hint}")
-    # What a dict leaves out: it is chosen when a model is built.
+    # Missing in dicts, because it is chosen when a model is built.
     attention = getattr(config, "_attn_implementation", None)
     return wanted.from_dict(values, **({"attn_implementation": attention} if attention in ("eager", "sdpa") else {}))
 
 
 def checked_config(cls: Any, config: Any) -> Any:
-    """The config that a model class's constructor was given, as this package's. Raises TypeError saying what to do."""
+    """The config given to a model class's constructor, as this package's class. Raises TypeError with a hint."""
     config = own_config(cls.config_class, config)
     fits = isinstance(config, cls.config_class if cls.weight_scope else PretrainedConfig)
     if fits:
@@ -369,7 +369,7 @@ def _resolve_config(cls: type[Pretrained], given: Any, read: Any, overrides: dic
 
 def _refuse_tower(cls: type[Pretrained], values: Mapping[str, Any], read: Any, path: str) -> None:
     kind = values.get("model_type")
-    if kind in ("clip_text_model", "clip_vision_model"):
+    if kind in ("clip_text_model", "clip_vision_model", "clip_resnet_vision_model"):
         scope = "text" if kind == "clip_text_model" else "vision"
         if any(name.startswith(("text_projection", "visual_projection")) for name in read.tensors):
             scope += "_projection"
@@ -382,8 +382,10 @@ def _refuse_tower(cls: type[Pretrained], values: Mapping[str, Any], read: Any, p
 
 
 def _take_projection_from_shapes(config: Any, tensors: Mapping[str, Any], scope: str) -> None:
-    """A tower's config often states a stale projection_dim; the weights decide (SD2 and others)."""
+    """Take projection_dim from the weights: a tower's config often states a stale one (SD2 and others)."""
     name = {"text_projection": "text_projection.weight", "vision_projection": "visual_projection.weight"}.get(scope, "")
+    if scope.startswith("vision") and is_resnet(config):
+        name = "vision_model.attnpool.c_proj.weight"
     if name in tensors and len(tensors[name].shape) == 2:
         config.projection_dim = int(tensors[name].shape[0])
 

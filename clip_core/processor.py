@@ -1,4 +1,4 @@
-"""CLIPProcessor: a tokenizer and an image processor as one, as transformers documented it in v4.37."""
+"""CLIPProcessor: a tokenizer and an image processor in one, as transformers v4.37 documents it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .text.tokenizer import CLIPTokenizer, CLIPTokenizerFast
 
 PROCESSOR_CONFIG_NAME = "processor_config.json"
 
-# Keywords of one call that concern pictures alone; a tokenizer would refuse them.
+# Keywords of a call that are only for pictures; a tokenizer would refuse them.
 IMAGE_ARGUMENTS = {"apply_exif_orientation", *inspect.signature(CLIPImageProcessor.preprocess).parameters} - {
     "self",
     "images",
@@ -38,7 +38,7 @@ class CLIPProcessor(hub.PushToHub):
         image_processor: a CLIPImageProcessor.
         tokenizer: a CLIPTokenizer or CLIPTokenizerFast.
         feature_extractor: the old name of `image_processor`; warns.
-    Raises InputError (a ValueError) when either is missing or can't do its part.
+    Raises InputError (a ValueError) if either is missing or of another kind.
 
     Source: transformers 4.37.2, `processing_clip.py`.
     """
@@ -70,11 +70,10 @@ class CLIPProcessor(hub.PushToHub):
             text: a string, a list of strings, or pre-tokenised words with `is_split_into_words=True`.
             images: a picture or a list of them, see `CLIPImageProcessor.preprocess`.
             return_tensors: "np", "pt", "tf", "jax" or None.
-            **kwargs: to the tokenizer (`padding`, `truncation`, …) and the image processor (`do_rescale`, …), each
-                getting its own.
+            **kwargs: for the tokenizer (`padding`, `truncation`, …) and the image processor (`do_rescale`, …).
         Returns:
-            `input_ids` and `attention_mask` when there is text, `pixel_values` when there are pictures.
-        Raises InputError when neither is given.
+            `input_ids` and `attention_mask` with text, `pixel_values` with pictures.
+        Raises InputError if neither is given.
         """
         if text is None and images is None:
             raise InputError("text, images: wanted at least one of the two, found neither")
@@ -97,7 +96,7 @@ class CLIPProcessor(hub.PushToHub):
 
     @property
     def model_input_names(self) -> list[str]:
-        """The names of what a call returns: the tokenizer's, then the image processor's."""
+        """The names in a call's result: the tokenizer's, then the image processor's."""
         return list(dict.fromkeys([*self.tokenizer.model_input_names, *self.image_processor.model_input_names]))
 
     @property
@@ -129,9 +128,9 @@ class CLIPProcessor(hub.PushToHub):
             pretrained_model_name_or_path: the folder or name.
             use_fast: CLIPTokenizerFast (default) or, when false, CLIPTokenizer.
             subfolder, revision, cache_dir, local_files_only, token: where to look; `force_download` changes nothing.
-            return_unused_kwargs: also return the keywords that no part knows.
+            return_unused_kwargs: also return keywords unknown to both parts.
             **kwargs: to both parts' `from_pretrained`.
-        Raises FileNotFoundError when a part has no files there.
+        Raises FileNotFoundError if a part's files are missing.
         """
         given = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token, "revision": revision}
         kwargs |= {name: value for name, value in given.items() if value}
@@ -150,7 +149,7 @@ class CLIPProcessor(hub.PushToHub):
     def get_processor_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What processor_config.json says, {} without one; and the keywords that don't say where it is."""
+        """(the contents of processor_config.json or {}, the keywords that do not locate it)."""
         where = {name: kwargs.pop(name) for name in hub.HUB_ARGUMENTS if name in kwargs}
         kwargs = {name: value for name, value in kwargs.items() if name not in hub.ACCEPTED_ARGUMENTS}
         folder = hub.resolve_folder(
@@ -161,12 +160,12 @@ class CLIPProcessor(hub.PushToHub):
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """A processor from its parts and what processor_config.json says beside them.
+        """A processor from its parts and the further contents of processor_config.json.
 
         Args:
             args: the parts, in the order of `attributes`.
-            processor_dict: the constructor's further arguments; names that it doesn't take are left out.
-            return_unused_kwargs: also return the keywords that are left.
+            processor_dict: the constructor's further arguments; unknown names are left out.
+            return_unused_kwargs: also return unused keywords.
             **kwargs: attributes to set on the processor.
         """
         return_unused = kwargs.pop("return_unused_kwargs", False)
@@ -177,7 +176,7 @@ class CLIPProcessor(hub.PushToHub):
 
     @classmethod
     def _own_arguments(cls) -> list[str]:
-        """What a subclass's constructor takes beside the parts."""
+        """A subclass's constructor arguments, without the parts."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         return [name for name in named if name not in ("self", *cls.attributes)]
@@ -205,7 +204,7 @@ class CLIPProcessor(hub.PushToHub):
         return written
 
     def to_dict(self) -> dict[str, Any]:
-        """What a `processor_config.json` holds besides the two parts: a subclass's further arguments."""
+        """The contents of `processor_config.json` without the two parts: a subclass's further arguments."""
         own = {name: getattr(self, name) for name in self._own_arguments() if hasattr(self, name)}
         return {**copy.deepcopy(own), "processor_class": type(self).__name__}
 

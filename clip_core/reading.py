@@ -1,4 +1,4 @@
-"""Small files that are read whole: regular, bounded, and named for what they are when they are not what was wanted."""
+"""Reading small files whole: only regular ones of bounded size; errors identify leftovers of failed downloads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import CheckpointError
 
 MAX_JSON = 64 << 20
 
-# What downloads leave in place of a file: how it begins (without leading white space, in small letters), what it is.
+# Leftovers of failed downloads: how they begin (without leading white space, in lower case) -> what they are.
 _IMPOSTORS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned"),
     (b"<!doctype html", "an HTML page, as failed downloads leave it: download the file again"),
@@ -24,13 +24,13 @@ IMPOSTOR_BYTES = 512
 
 
 def impostor(start: bytes) -> str | None:
-    """What a file is that begins so, when it is what a failed download leaves; else None."""
+    """What a file with this beginning is, if it is a failed download's leftover; else None."""
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return next((what for mark, what in _IMPOSTORS if start.startswith(mark)), None)
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file of this name. Raises CheckpointError when there is something else."""
+    """Whether the file exists. Raises CheckpointError if the name is that of something else."""
     if path.is_file():
         return True
     if os.path.lexists(path):
@@ -42,7 +42,7 @@ def is_there(path: Path) -> bool:
 def read_json_object(path: Path, error: type[ValueError] = CheckpointError) -> dict[str, Any]:
     """The JSON object in a file.
 
-    Raises: FileNotFoundError; `error`, naming the file, when it is anything else, or larger than 64 MiB.
+    Raises: FileNotFoundError; `error`, naming the file, for anything else and for more than 64 MiB.
     """
     if not path.is_file():
         if os.path.lexists(path):
@@ -53,7 +53,7 @@ def read_json_object(path: Path, error: type[ValueError] = CheckpointError) -> d
     raw = path.read_bytes()
     try:
         content = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as reason:  # bad JSON, bad UTF-8, or nesting without end
+    except (ValueError, RecursionError) as reason:  # bad JSON, bad UTF-8, or unlimited nesting
         what = impostor(raw[:IMPOSTOR_BYTES]) or f"a file that does not parse: {reason}"
         raise error(f"{path}: wanted a JSON object, found {what}") from None
     if not isinstance(content, dict):

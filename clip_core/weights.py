@@ -17,6 +17,8 @@ class Weight(NamedTuple):
     """One row of the expanded table.
 
     kind: linear | conv | norm | embedding: a layer, of which `leaf` names the part (weight or bias);
+    batch_norm: a norm with running statistics, whose leaves are weight, bias, running_mean, running_var and
+    num_batches_tracked (an integer);
     bare: a parameter that belongs to no layer (class embedding, logit scale).
     """
 
@@ -65,6 +67,19 @@ _PARTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "visual_projection": (("visual_projection", "-linear", "PD"),),
     "logit_scale": (("logit_scale", "bare", ""),),
 }
+# OpenAI's ModifiedResNet under its own names: the stem, blocks of four stages, and attention that pools and projects,
+# in place of "vision" and "visual_projection". W a stage's width, I what comes in, E what goes out.
+_STEM = (("conv1", "-conv", "SC33"), ("conv2", "-conv", "SS33"), ("conv3", "-conv", "WS33"))
+_BLOCK = (("conv1", "-conv", "WI11"), ("conv2", "-conv", "WW33"), ("conv3", "-conv", "EW11"))
+_SHORTCUT = (("downsample.0", "-conv", "EI11"), ("downsample.1", "batch_norm", "E"))
+_POOL = (
+    ("positional_embedding", "bare", "ND"),
+    ("k_proj", "linear", "DD"),
+    ("q_proj", "linear", "DD"),
+    ("v_proj", "linear", "DD"),
+    ("c_proj", "linear", "PD"),
+)
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def weight_table(config: Any, scope: str = "full") -> dict[str, Weight]:
@@ -77,6 +92,9 @@ def weight_table(config: Any, scope: str = "full") -> dict[str, Weight]:
     """
     table: dict[str, Weight] = {}
     for part in SCOPES[scope]:
+        if part.startswith("vis") and is_resnet(config):
+            table.update(_resnet(config) if part == "vision" else {})
+            continue
         sizes = _sizes(config, "vision" if part.startswith("vis") else "text")
         for name, kind, axes in _PARTS[part]:
             if kind == "layers":
@@ -86,6 +104,43 @@ def weight_table(config: Any, scope: str = "full") -> dict[str, Weight]:
             else:
                 table.update(_rows(name, kind, axes, sizes, None))
     return table
+
+
+def is_resnet(config: Any) -> bool:
+    """Whether the vision tower of a config, or the tower that it is of, is OpenAI's ResNet."""
+    own = getattr(config, "vision_config", config)
+    return getattr(own, "model_type", "") == "clip_resnet_vision_model"
+
+
+def _resnet(config: Any) -> dict[str, Weight]:
+    own = getattr(config, "vision_config", config)
+    width = own.width
+    top = {"D": 32 * width, "P": config.projection_dim, "N": (own.image_size // 32) ** 2 + 1}
+    sizes: dict[str, Any] = {"C": own.num_channels, "S": width // 2, "W": width, "1": 1, "3": 3, **top}
+    table = _normed("vision_model", _STEM, sizes)
+    inside = width
+    for stage, blocks in enumerate(own.layers):
+        sizes |= {"W": width << stage, "E": 4 * width << stage}
+        for i in range(blocks):
+            name = f"vision_model.layer{stage + 1}.{i}"
+            sizes["I"] = inside
+            table.update(_normed(name, _BLOCK, sizes))
+            if i == 0:  # its width or its grid is another one than what comes in
+                for leaf, kind, axes in _SHORTCUT:
+                    table.update(_rows(f"{name}.{leaf}", kind, axes, sizes, None))
+            inside = sizes["E"]
+    for leaf, kind, axes in _POOL:
+        table.update(_rows(f"vision_model.attnpool.{leaf}", kind, axes, sizes, None))
+    return table
+
+
+def _normed(prefix: str, convolutions: Iterable[tuple[str, str, str]], sizes: Mapping[str, Any]) -> dict[str, Weight]:
+    """Convolutions `conv1`, ..., each with its batch norm, `bn1`, ..."""
+    rows: dict[str, Weight] = {}
+    for number, (name, kind, axes) in enumerate(convolutions, 1):
+        rows |= _rows(f"{prefix}.{name}", kind, axes, sizes, None)
+        rows |= _rows(f"{prefix}.bn{number}", "batch_norm", axes[0], sizes, None)
+    return rows
 
 
 def _sizes(config: Any, tower: str) -> dict[str, Any]:
@@ -108,7 +163,9 @@ def _rows(name: str, kind: str, axes: str, sizes: Mapping[str, Any], layer: int 
     shape = tuple(sizes[axis] for axis in axes)
     if kind == "bare":
         return {name: Weight("bare", "", shape)}
-    removed = sizes["pruned"].get(layer, 0) * sizes["head"]
+    if kind == "batch_norm":
+        return {f"{name}.{leaf}": Weight(kind, leaf, () if is_count(leaf) else shape) for leaf in BATCH_NORM}
+    removed = 0 if layer is None else sizes["pruned"].get(layer, 0) * sizes["head"]
     if removed and ".self_attn." in name:  # pruned heads shorten the inner side of the four projections
         inner = shape[0] - removed
         shape = (shape[0], inner) if name.endswith("out_proj") else (inner, shape[1])
@@ -127,6 +184,11 @@ def in_scope(name: str, scope: str) -> bool:
 def is_ignorable(name: str) -> bool:
     """Entries that files may hold and no model needs: the `position_ids` buffers saved until transformers 4.31."""
     return name.endswith("position_ids")
+
+
+def is_count(name: str) -> bool:
+    """Whether it is a batch norm's count of batches: the only weight that is an integer. Nothing is computed by it."""
+    return name.endswith("num_batches_tracked")
 
 
 class Difference(NamedTuple):

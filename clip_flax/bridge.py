@@ -28,7 +28,7 @@ from clip_core.checkpoint.tensor import Tensor as LazyTensor
 from clip_core.config import PretrainedConfig
 from clip_core.errors import CheckpointError
 from clip_core.pretrained import Loaded, Pretrained, checked_config
-from clip_core.weights import Difference, compare, weight_table
+from clip_core.weights import Difference, compare, is_count, weight_table
 
 from . import own_parts, shortcuts
 from .inputs import by_position, with_defaults
@@ -123,6 +123,8 @@ class FlaxPreTrainedModel(Pretrained):
         self.input_shape = self._default_input_shape() if input_shape is None else input_shape
         self.jit = jit
         self._is_initialized = _do_init
+        # A ResNet's counts of batches, by which nothing is computed: JAX has no derivatives by integers, and no int64.
+        self._counts: dict[str, LazyTensor] = {}
         if _do_init:
             self._params = unfreeze(self.init_weights(self.key, self.input_shape))
 
@@ -293,6 +295,8 @@ class FlaxPreTrainedModel(Pretrained):
         if any(difference):
             raise CheckpointError(f"{cls.__name__}: its module changes what the config says:\n{difference.report()}")
         tensors |= own_parts.load(loaded, {path: shape for path, shape in shapes.items() if path not in published})
+        counts = {name: tensor.numpy() for name, tensor in loaded.tensors.items() if is_count(name)}
+        model._counts = {name: LazyTensor.from_numpy(count) for name, count in counts.items()}
         return model._filled(tensors, None if keep_types else loaded.dtype, do_init)
 
     def _paths(self) -> dict[str, tuple[str, str]]:
@@ -373,6 +377,7 @@ class FlaxPreTrainedModel(Pretrained):
             warnings.warn(f"params: saved without {', '.join(missing)}", stacklevel=4)
         paths = self._paths().items()
         found = {name: OPS[op].inverse(tensors.pop(path))[0] for name, (path, op) in paths if path in tensors}
+        found |= {name: self._counts.get(name, _NO_BATCHES) for name, _ in paths if is_count(name)}
         return found | (dict(own_parts.published(*item) for item in tensors.items()) if in_pytorch else tensors)
 
     # -- v4.37's base class -------------------------------------------------------------------------------------------
@@ -426,6 +431,9 @@ class _Saving(NamedTuple):
 
     params: Any
     in_pytorch: bool
+
+
+_NO_BATCHES = LazyTensor.from_numpy(np.zeros((), np.int64))
 
 
 def _dotted(tree: Any) -> dict[str, Any]:

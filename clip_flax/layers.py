@@ -147,3 +147,10 @@ def checkpoint_policy(name: bool | str) -> Any:
 
 
 shortcuts.remember(globals())
+
+
+def beyond(module: Any) -> dict[str, Any]:
+    """What a part is told besides config and dtype, where there is something to tell: a class written for v4.37 that
+    was put in a part's place has those two fields alone."""
+    fields = {name: getattr(module, name, None) for name in ("gradient_checkpointing", "layer")}
+    return {name: value for name, value in fields.items() if value is not None and value is not False}

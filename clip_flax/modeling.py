@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from clip_core.config import CLIPTextConfig, CLIPVisionConfig
+from clip_core.config import CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.inputs import resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
@@ -25,9 +25,20 @@ from clip_core.outputs import (
 )
 
 from .inputs import as_rows, check_nhwc, check_tokens
-from .layers import ACTIVATIONS, checkpoint_policy, layer_norm, normal, patch_conv, projection, resampled, with_factor
+from .layers import (
+    ACTIVATIONS,
+    beyond,
+    checkpoint_policy,
+    layer_norm,
+    normal,
+    patch_conv,
+    projection,
+    resampled,
+    with_factor,
+)
 from .masks import attention_bias, dropout, one_token, score_dtype
 from .pooling import chosen_tokens, image_features, pooled_image, pooled_text, text_features
+from .resnet import FlaxCLIPResNetVisionTransformer
 from .shortcuts import remember
 from .wrappers import FlaxCLIPPreTrainedModel, FlaxCLIPTextPreTrainedModel, FlaxCLIPVisionPreTrainedModel
 
@@ -170,7 +181,7 @@ class FlaxCLIPEncoderLayer(nn.Module):
     layer: int | None = None
 
     def setup(self) -> None:
-        self.self_attn = FlaxCLIPAttention(self.config, self.dtype, self.layer)
+        self.self_attn = FlaxCLIPAttention(self.config, self.dtype, **beyond(self))
         self.layer_norm1 = layer_norm(self.config, self.dtype)
         self.mlp = FlaxCLIPMLP(self.config, self.dtype)
         self.layer_norm2 = layer_norm(self.config, self.dtype)
@@ -185,7 +196,8 @@ class FlaxCLIPEncoderLayer(nn.Module):
     ) -> tuple[jax.Array, ...]:
         """As `FlaxCLIPAttention`: (states, and attention weights if asked for)."""
         x = hidden_states
-        attended, *weights = self.self_attn(self.layer_norm1(x), attention_mask, deterministic, output_attentions, rows)
+        asked, inside = () if rows is None else (rows,), self.layer_norm1(x)
+        attended, *weights = self.self_attn(inside, attention_mask, deterministic, output_attentions, *asked)
         x = (x if rows is None else one_token(x, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
         return (x, *weights)
@@ -199,7 +211,9 @@ class FlaxCLIPLayerCollection(Network):
         if self.gradient_checkpointing:
             policy = checkpoint_policy(self.gradient_checkpointing)
             layer = nn.remat(layer, static_argnums=(3, 4), policy=policy)  # counted with self: the two flags
-        self.layers = [layer(self.config, self.dtype, i, name=str(i)) for i in range(self.config.num_hidden_layers)]
+        numbers = range(self.config.num_hidden_layers)
+        heads = [{"layer": i} if self.config.pruned_heads else {} for i in numbers]
+        self.layers = [layer(self.config, self.dtype, **heads[i], name=str(i)) for i in numbers]
 
     def __call__(
         self,
@@ -214,8 +228,8 @@ class FlaxCLIPLayerCollection(Network):
         """hidden_states [B, S, D]; rows [B]: the last layer computes only these: [B, 1, D]."""
         x, states, attentions = hidden_states, [hidden_states], []
         for i, layer in enumerate(self.layers):
-            asked = rows if i == len(self.layers) - 1 else None
-            x, *weights = layer(x, attention_mask, deterministic, output_attentions, asked)
+            asked = () if rows is None or i < len(self.layers) - 1 else (rows,)
+            x, *weights = layer(x, attention_mask, deterministic, output_attentions, *asked)
             states.append(x)
             attentions += weights
         if rows is not None and not self.layers:
@@ -232,7 +246,7 @@ class FlaxCLIPEncoder(Network):
     """A tower's layers. A text config makes it causal."""
 
     def setup(self) -> None:
-        self.layers = FlaxCLIPLayerCollection(self.config, self.dtype, self.gradient_checkpointing)
+        self.layers = FlaxCLIPLayerCollection(self.config, self.dtype, **beyond(self))
 
     def __call__(self, inputs_embeds: jax.Array, *args: Any, **kwargs: Any) -> Any:
         """As `FlaxCLIPLayerCollection`."""
@@ -247,7 +261,7 @@ class FlaxCLIPTextTransformer(Network):
 
     def setup(self) -> None:
         self.embeddings = FlaxCLIPTextEmbeddings(self.config, self.dtype)
-        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, self.gradient_checkpointing)
+        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, **beyond(self))
         self.final_layer_norm = layer_norm(self.config, self.dtype)
 
     def __call__(
@@ -284,7 +298,7 @@ class FlaxCLIPVisionTransformer(Network):
     def setup(self) -> None:
         self.embeddings = FlaxCLIPVisionEmbeddings(self.config, self.dtype)
         self.pre_layrnorm = layer_norm(self.config, self.dtype)
-        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, self.gradient_checkpointing)
+        self.encoder = FlaxCLIPEncoder(self.config, self.dtype, **beyond(self))
         self.post_layernorm = layer_norm(self.config, self.dtype)
 
     def __call__(
@@ -297,7 +311,8 @@ class FlaxCLIPVisionTransformer(Network):
         interpolate_pos_encoding: bool = False,
     ) -> Any:
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        x = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))  # [B, N, D]
+        more = (True,) if interpolate_pos_encoding else ()
+        x = self.pre_layrnorm(self.embeddings(pixel_values, *more))  # [B, N, D]
         encoded = self.encoder(x, None, deterministic, flags.attentions, flags.hidden_states)
         last_hidden_state = encoded.last_hidden_state
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
@@ -311,13 +326,35 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled:
     return out if return_dict else out.to_tuple()
 
 
+def vision_tower(owner: Any, config: Any = None) -> nn.Module:
+    """The tower of a module with a vision config: a ViT, or OpenAI's ResNet, which gives an embedding of the owner's
+    `projection_dim`."""
+    config = owner.config if config is None else config
+    if isinstance(config, CLIPResNetVisionConfig):
+        return FlaxCLIPResNetVisionTransformer(
+            config, owner.dtype, projection_dim=owner.config.projection_dim, **beyond(owner)
+        )
+    return FlaxCLIPVisionTransformer(config, owner.dtype, **beyond(owner))
+
+
+def vision_projection(config: CLIPVisionConfig, projection_dim: int, dtype: Any) -> Any:
+    """From what the tower pools to the shared space; a ResNet's is there already."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return _as_it_is
+    return projection(config, "visual_projection", projection_dim, dtype)
+
+
+def _as_it_is(x: jax.Array) -> jax.Array:
+    return x
+
+
 # -- public classes ---------------------------------------------------------------------------------------------------
 # Each is a Linen module and its wrapper, which holds parameters and compiles the module's calls (`wrappers.py`).
 
 
 class FlaxCLIPTextModule(Network):
     def setup(self) -> None:
-        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
+        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, **beyond(self))
 
     def __call__(
         self,
@@ -345,7 +382,7 @@ class FlaxCLIPTextModel(FlaxCLIPTextPreTrainedModel):
 
 class FlaxCLIPVisionModule(Network):
     def setup(self) -> None:
-        self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
+        self.vision_model = vision_tower(self)
 
     def __call__(
         self,
@@ -375,8 +412,8 @@ class FlaxCLIPModule(Network):
         config = self.config
         text, vision = (with_factor(own, config) for own in (config.text_config, config.vision_config))
         self.text_model = FlaxCLIPTextTransformer(text, self.dtype, self.gradient_checkpointing)
-        self.vision_model = FlaxCLIPVisionTransformer(vision, self.dtype, self.gradient_checkpointing)
-        self.visual_projection = projection(vision, "visual_projection", config.projection_dim, self.dtype)
+        self.vision_model = vision_tower(self, vision)
+        self.visual_projection = vision_projection(vision, config.projection_dim, self.dtype)
         self.text_projection = projection(text, "text_projection", config.projection_dim, self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(config.logit_scale_init_value), ())
 
@@ -417,7 +454,7 @@ class FlaxCLIPModel(FlaxCLIPPreTrainedModel):
 
 class FlaxCLIPTextModelWithProjectionModule(Network):
     def setup(self) -> None:
-        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, self.gradient_checkpointing)
+        self.text_model = FlaxCLIPTextTransformer(self.config, self.dtype, **beyond(self))
         self.text_projection = projection(self.config, "text_projection", self.config.projection_dim, self.dtype)
 
     def __call__(
@@ -448,8 +485,8 @@ class FlaxCLIPTextModelWithProjection(FlaxCLIPTextPreTrainedModel):
 
 class FlaxCLIPVisionModelWithProjectionModule(Network):
     def setup(self) -> None:
-        self.vision_model = FlaxCLIPVisionTransformer(self.config, self.dtype, self.gradient_checkpointing)
-        self.visual_projection = projection(self.config, "visual_projection", self.config.projection_dim, self.dtype)
+        self.vision_model = vision_tower(self)
+        self.visual_projection = vision_projection(self.config, self.config.projection_dim, self.dtype)
 
     def __call__(
         self,

@@ -70,23 +70,72 @@ class Linear(keras.layers.Dense):
         return {**base, "in_features": self.in_features, "out_features": self.units, "bias": self.use_bias}
 
 
-class PatchConv(keras.layers.Conv2D):
-    """x [B, H, W, C] -> [B, H // patch, W // patch, out_channels], without overlap; what is left over is cut off."""
+class Conv(keras.layers.Conv2D):
+    """x [B, H, W, C] -> [B, H', W', out_channels]. edge: rows and columns of zeros on every side."""
 
-    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, edge: int = 0) -> None:
         super().__init__(
             out_channels,
-            patch,
-            patch,
+            size,
+            stride,
             padding="valid",
             data_format="channels_last",
             use_bias=False,
             kernel_initializer="zeros",
         )
-        self.in_channels = in_channels
+        self.in_channels, self.edge = in_channels, edge
 
     def build(self, input_shape: Any = None) -> None:
         super().build((None, None, None, self.in_channels))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        # Keras' "same" puts more zeros behind than before, where a stride leaves a choice.
+        sides = (self.edge, self.edge)
+        return super().call(tf.pad(x, ((0, 0), sides, sides, (0, 0))) if self.edge else x)
+
+
+class PatchConv(Conv):
+    """x [B, H, W, C] -> [B, H // patch, W // patch, out_channels], without overlap; what is left over is cut off."""
+
+    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
+        super().__init__(in_channels, out_channels, patch, patch)
+
+
+class BatchNorm(Layer):
+    """Normalises each channel of [B, H, W, C], in float32 at least, by PyTorch's rule, which is not Keras'.
+
+    In training by the batch's own mean and biased variance; the running ones move towards them, the unbiased variance,
+    by `momentum`. Frozen (`trainable = False`) it is as in inference.
+    """
+
+    def __init__(self, channels: int, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.channels, self.epsilon, self.momentum = channels, eps, momentum
+
+    def build(self, input_shape: Any = None) -> None:
+        shape, fixed = (self.channels,), {"trainable": False, "autocast": False}
+        self.gamma = self.add_weight(shape, "zeros", name="gamma")
+        self.beta = self.add_weight(shape, "zeros", name="beta")
+        self.moving_mean = self.add_weight(shape, "zeros", name="moving_mean", **fixed)
+        self.moving_variance = self.add_weight(shape, "zeros", name="moving_variance", **fixed)
+        self.count = self.add_weight((), "zeros", "int64", name="num_batches_tracked", **fixed)
+        super().build()
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        y = at_least_float32(x)
+        mean, variance = (tf.cast(value, y.dtype) for value in (self.moving_mean, self.moving_variance))
+        if training and self.trainable:
+            running, count = (mean, variance), tf.cast(tf.size(y) // self.channels, y.dtype)
+            mean, variance = tf.nn.moments(y, (0, 1, 2))
+            self.follow(running, (mean, variance * count / tf.maximum(count - 1, 1)))
+        gamma, beta = tf.cast(self.gamma, y.dtype), tf.cast(self.beta, y.dtype)
+        return tf.cast(tf.nn.batch_normalization(y, mean, variance, beta, gamma, self.epsilon), x.dtype)
+
+    def follow(self, running: tuple[tf.Tensor, ...], found: tuple[tf.Tensor, ...]) -> None:
+        for variable, old, new in zip((self.moving_mean, self.moving_variance), running, found, strict=True):
+            moved = old + self.momentum * (tf.stop_gradient(new) - old)
+            variable.assign(tf.cast(moved, variable.dtype))
+        self.count.assign_add(1)
 
 
 class Embedding(keras.layers.Embedding):
@@ -200,7 +249,7 @@ def build_children(layer: keras.layers.Layer) -> None:
     Layers of other kinds, which a subclass may have, do not know their sizes before they are called.
     """
     for name, child in children(layer):
-        if isinstance(child, Layer | Linear | PatchConv | Embedding | LayerNorm) and not child.built:
+        if isinstance(child, Layer | Linear | Conv | Embedding | LayerNorm) and not child.built:
             child.name = name.replace(".", "_")
             child.build()
 

@@ -54,10 +54,13 @@ def contrastive_loss(
 def anchor_loss(
     rows: tf.Tensor, anchors: tf.Tensor, sample: tf.Tensor, scale: float, label_smoothing: float = 0.0
 ) -> tf.Tensor:
-    """This replica's share of the mean cross entropy of rows [n, P] against unit anchors [samples, P]; sample [n]."""
+    """This replica's share of the mean cross entropy of unit rows [n, P] against unit anchors [samples, P].
+
+    sample: int [n], the anchor of each row's own.
+    """
     rows = at_least_float32(rows)
-    anchors = tf.math.l2_normalize(tf.cast(anchors, rows.dtype), axis=-1, epsilon=0.0)
-    losses = _cross_entropy(scale * tf.matmul(rows, anchors, transpose_b=True), sample, label_smoothing)
+    logits = scale * tf.matmul(rows, tf.cast(anchors, rows.dtype), transpose_b=True)  # [n, samples]
+    losses = _cross_entropy(logits, sample, label_smoothing)
     return tf.reduce_sum(losses) / tf.cast(_replicas() * tf.shape(rows)[0], rows.dtype)
 
 

@@ -157,16 +157,20 @@ class TFMethods:
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Compute each layer again in the backward pass instead of keeping its activations."""
-        for tower in self._towers():
-            tower.encoder.gradient_checkpointing = True
+        for encoder in self._encoders():
+            encoder.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:
-        for tower in self._towers():
-            tower.encoder.gradient_checkpointing = False
+        for encoder in self._encoders():
+            encoder.gradient_checkpointing = False
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        return any(tower.encoder.gradient_checkpointing for tower in self._towers())
+        return any(encoder.gradient_checkpointing for encoder in self._encoders())
+
+    def _encoders(self) -> list[Any]:
+        """Those of the towers that have one: a ResNet is computed as a whole."""
+        return [tower.encoder for tower in self._towers() if hasattr(tower, "encoder")]
 
     def prepare_tf_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> tf.data.Dataset:
         """Rows as batches for `fit`. Columns that `call` does not know are left out; a single column has no name.

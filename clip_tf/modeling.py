@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from clip_core.config import CLIPConfig, CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -36,6 +36,7 @@ from .layers import (
 )
 from .masks import layer_arguments, one_token
 from .pooling import chosen_tokens, pooled_image, pooled_text
+from .resnet import TFCLIPResNetVisionTransformer
 from .shortcuts import grid_positions, mlp, pooled
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -290,6 +291,20 @@ def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled:
     return out if return_dict else out.to_tuple()
 
 
+def vision_tower(config: CLIPVisionConfig, projection_dim: int | None = None) -> Tower:
+    """The tower that a config is of: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return TFCLIPResNetVisionTransformer(config, projection_dim)
+    return TFCLIPVisionTransformer(config)
+
+
+def vision_projection(config: CLIPVisionConfig, projection_dim: int) -> Any:
+    """From what `vision_tower` pools to the shared space; a ResNet's is there already."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return tf.identity
+    return Linear(config.hidden_size, projection_dim, bias=False)
+
+
 # -- main layers, each the layer "clip" of a public class --------------------------------------------------------------
 
 
@@ -316,7 +331,7 @@ class TFCLIPVisionMainLayer(MainLayer):
     def __init__(self, config: CLIPVisionConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         with dtype_of(self):
-            self.vision_model = TFCLIPVisionTransformer(config)
+            self.vision_model = vision_tower(config)
 
     @wraps(TFCLIPVisionTransformer.call)
     def call(self, *args: Any, **kwargs: Any) -> Any:
@@ -345,7 +360,7 @@ class TFCLIPVisionProjectionMainLayer(TFCLIPVisionMainLayer):
     def __init__(self, config: CLIPVisionConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         with dtype_of(self):
-            self.visual_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
+            self.visual_projection = vision_projection(config, config.projection_dim)
 
     @wraps(TFCLIPVisionTransformer.call)
     def call(self, *args: Any, return_dict: bool | None = None, **kwargs: Any) -> Any:
@@ -367,8 +382,8 @@ class TFCLIPMainLayer(MainLayer):
         self.text_embed_dim, self.vision_embed_dim = text.hidden_size, vision.hidden_size
         with dtype_of(self):
             self.text_model = TFCLIPTextTransformer(text)
-            self.vision_model = TFCLIPVisionTransformer(vision)
-            self.visual_projection = Linear(self.vision_embed_dim, self.projection_dim, bias=False)
+            self.vision_model = vision_tower(vision, self.projection_dim)
+            self.visual_projection = vision_projection(vision, self.projection_dim)
             self.text_projection = Linear(self.text_embed_dim, self.projection_dim, bias=False)
 
     def build(self, input_shape: Any = None) -> None:

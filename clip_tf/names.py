@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from clip_core.checkpoint.tensor import Tensor as LazyTensor
 
-from .layers import children
+from .layers import BatchNorm, children
 
 # (kind, leaf) of the weight table -> the layer's attribute, and the permutation from the canonical axes to its own.
 LEAVES: dict[tuple[str, str], tuple[str, tuple[int, ...] | None]] = {
@@ -21,6 +21,10 @@ LEAVES: dict[tuple[str, str], tuple[str, tuple[int, ...] | None]] = {
     ("norm", "weight"): ("gamma", None),
     ("norm", "bias"): ("beta", None),
     ("embedding", "weight"): ("embeddings", None),
+    ("batch_norm", "weight"): ("gamma", None),
+    ("batch_norm", "bias"): ("beta", None),
+    ("batch_norm", "running_mean"): ("moving_mean", None),
+    ("batch_norm", "running_var"): ("moving_variance", None),
 }
 
 KINDS = (
@@ -28,6 +32,7 @@ KINDS = (
     (keras.layers.Conv2D, "conv"),
     (keras.layers.LayerNormalization, "norm"),
     (keras.layers.Embedding, "embedding"),
+    (BatchNorm, "batch_norm"),
 )
 
 PIECE = 2 << 20  # bytes

@@ -5,6 +5,7 @@ transformers is imported only when `as_transformers` is called.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 from typing import Any
 
@@ -88,6 +89,16 @@ class _Adapted:
         return as_transformers, (self._plain,)
 
 
+class _AdaptedType(type):
+    """The type of adapted classes: pickled by what they were made of, since other programs know another class under
+    their name (a traced model's pickle, for one, holds its class)."""
+
+    _ours: type[PreTrainedModel]
+
+
+copyreg.pickle(_AdaptedType, lambda cls: (_adapted_class, (cls._ours,)))  # type: ignore[arg-type]
+
+
 @functools.cache
 def _adapted_class(ours: type[PreTrainedModel]) -> type:
     """A class of both packages; it has the name and module of transformers', under which other programs file it."""
@@ -105,7 +116,7 @@ def _adapted_class(ours: type[PreTrainedModel]) -> type:
     body = {"__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
     body["forward"] = forward
     # Beside them `config_class` is ours; `__init_subclass__` of transformers looks for it in the class itself.
-    return type(name, (_Adapted, ours, theirs), {**body, "config_class": ours.config_class})
+    return _AdaptedType(name, (_Adapted, ours, theirs), {**body, "config_class": ours.config_class})
 
 
 def _as_theirs(value: Any) -> Any:

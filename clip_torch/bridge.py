@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -50,16 +52,28 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_filling: ContextVar[bool] = ContextVar("filling", default=False)
+
+
+@contextmanager
+def _undrawn_subclass() -> Iterator[None]:
+    token = _filling.set(True)
+    try:
+        yield
+    finally:
+        _filling.reset(token)
+
+
 def to_torch(tensor: LazyTensor, dtype: torch.dtype, mapped: bool = False) -> torch.Tensor:
     """A lazy tensor's numbers, rounded once to `dtype`, in memory that the result owns.
 
     `mapped`: over the file itself where its dtype allows that.
     """
-    name = str(dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.") if "float" in tensor.dtype else tensor.dtype
     if mapped and tensor.map is not None and tensor.dtype == name:
         array = tensor.map()
     else:
-        array = tensor.astype(name).numpy() if "float" in tensor.dtype else tensor.numpy()
+        array = tensor.numpy() if name == tensor.dtype else tensor.astype(name).numpy()
     if not array.flags.writeable:
         array = array.copy()
     if name == "bfloat16":  # the core carries bfloat16 as bit patterns
@@ -111,7 +125,12 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """`_init_weights` for every module, children first, from torch's global generator; then ties."""
+        """`_init_weights` for every module, children first, from torch's global generator; then ties.
+
+        Nothing while a subclass is made for a file's weights, as in v4.37: what the file lacks is drawn afterwards.
+        """
+        if _filling.get():
+            return
         self.apply(self._init_weights)
         self.tie_weights()
 
@@ -195,16 +214,20 @@ def _hollow(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
         model = cls(loaded.config, *model_args)
     dtype = getattr(torch, loaded.dtype)
     parameters = dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
+    for name, buffer in buffers.items():  # position_ids, of no file, and a ResNet's running statistics
+        if name not in loaded.tensors and name not in loaded.fresh:
+            _replace(model, name, torch.arange(buffer.shape[-1])[None])
     for name in loaded.fresh:
-        value = torch.empty(parameters[name].shape, dtype=dtype)
-        _replace(model, name, nn.Parameter(value, requires_grad=parameters[name].requires_grad))
+        kept = parameters.get(name, buffers.get(name))
+        value = torch.empty(kept.shape, dtype=dtype if kept.is_floating_point() else kept.dtype)
+        _replace(model, name, value if name in buffers else nn.Parameter(value, requires_grad=kept.requires_grad))
     if loaded.fresh:
         model._draw(loaded.fresh)
     for name, tensor in loaded.tensors.items():
         value = to_torch(tensor, dtype, mapped)
-        _replace(model, name, nn.Parameter(value, requires_grad=parameters[name].requires_grad))
-    for name, buffer in model.named_buffers():  # position_ids are the only buffers
-        _replace(model, name, torch.arange(buffer.shape[-1])[None])
+        grows = name in parameters and parameters[name].requires_grad
+        _replace(model, name, value if name in buffers else nn.Parameter(value, requires_grad=grows))
     return model
 
 
@@ -214,8 +237,9 @@ def _whole(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
     otherwise."""
     # A class that says itself how its parts are drawn draws what v4.37 does: there, constructors draw nothing.
     draws = any("_init_weights" in vars(base) for base in cls.__mro__ if not _is_ours(base))
-    with torch.random.fork_rng(devices=[], enabled=draws):
+    with torch.random.fork_rng(devices=[], enabled=draws), _undrawn_subclass():
         model = cls(loaded.config, *model_args)
+    model.tie_weights()
     dtype = getattr(torch, loaded.dtype)
     state = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
     names = _once(state, {*loaded.tensors, *(loaded.own.entries if loaded.own else ())})

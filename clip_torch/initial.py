@@ -6,6 +6,8 @@ from torch import nn
 
 from clip_core.init import deviation
 
+from . import resnet
+
 
 def draw(module: nn.Module, factor: float, whole: bool) -> None:
     """Draw a module's own weights from torch's global generator, as v4.37's `_init_weights` does it.
@@ -13,6 +15,8 @@ def draw(module: nn.Module, factor: float, whole: bool) -> None:
     Norms are 1 and 0, a linear layer's bias 0. whole: an embedding, attention or MLP of CLIP, all of whose weights are
     drawn; of any other module, a model's two projections are, and its logit scale is set.
     """
+    if resnet.draw(module, factor):
+        return
     if isinstance(module, nn.LayerNorm):
         module.reset_parameters()
     elif isinstance(module, nn.Linear) and module.bias is not None:

@@ -10,7 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip_core.errors import InputError
 from clip_core.inputs import (
@@ -33,6 +33,14 @@ class Room(NamedTuple):
 
     vocab_size: int
     max_position_embeddings: int
+
+
+class Pictures(NamedTuple):
+    """What a vision embedding takes, under the names that configs have for it."""
+
+    num_channels: int
+    image_size: int
+    patch_size: int
 
 
 def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
@@ -73,15 +81,20 @@ def check_visible(attention_mask: Tensor | None, x: Tensor) -> None:
 
 
 def check_image(embeddings: Any, pixel_values: Tensor | None, interpolate: bool) -> None:
-    """Pixels of the config's size, or of as many patches as there are positions where these were exchanged."""
+    """Pixels of the module's size, or of as many patches as there are positions where these were exchanged."""
     check_tensors(pixel_values=pixel_values)
     if isinstance(pixel_values, torch.fx.Proxy):
         return
-    places = embeddings.position_ids.shape[-1]
-    own = embeddings.num_positions == places
-    if own or interpolate or pixel_values is None or pixel_values.dim() != 4:
-        check_pixels(embeddings.config, None if pixel_values is None else pixel_values.shape, interpolate)
-    elif (found := math.prod(size // embeddings.patch_size for size in pixel_values.shape[2:])) != places - 1:
+    shape, conv = None if pixel_values is None else pixel_values.shape, embeddings.patch_embedding
+    if not isinstance(conv, nn.Conv2d):  # somebody's own takes what it takes
+        if shape is None:
+            check_pixels(embeddings.config, None)
+        return
+    places, stride = embeddings.position_ids.shape[-1], conv.stride[0]
+    own = (embeddings.image_size // stride) ** 2 + 1 == places
+    if own or interpolate or shape is None or len(shape) != 4:
+        check_pixels(Pictures(conv.in_channels, embeddings.image_size, stride), shape, interpolate)
+    elif (found := math.prod(size // stride for size in shape[2:])) != places - 1:
         raise InputError(f"pixel_values: wanted as many patches as there are positions, {places - 1}, found {found}")
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clip_core.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from clip_core.config import CLIPConfig, CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.inputs import check_pairs, encoder_flags, resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
@@ -32,6 +32,7 @@ from .layers import attend, computable, linear, mlp, patch_tokens
 from .masks import beyond_sdpa, both, in_dtype, layer_arguments, one_token, text_masks
 from .pooling import chosen_tokens, embed_image, pooled, pooled_image, pooled_text
 from .positions import WithGrid, WithPositions
+from .resnet import CLIPResNetVisionTransformer
 from .shortcuts import known
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -304,6 +305,20 @@ def tower_output(encoded: Any, last_hidden_state: Tensor, pooled: Tensor, return
     return out if return_dict else out.to_tuple()
 
 
+def vision_tower(config: CLIPVisionConfig, projection_dim: int | None = None) -> nn.Module:
+    """The tower that a config is of: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return CLIPResNetVisionTransformer(config, projection_dim)
+    return CLIPVisionTransformer(config)
+
+
+def vision_projection(config: CLIPVisionConfig, projection_dim: int) -> nn.Module:
+    """From what `vision_tower` pools to the shared space; a ResNet's is there already."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return nn.Identity()
+    return nn.Linear(config.hidden_size, projection_dim, bias=False)
+
+
 # -- public classes ---------------------------------------------------------------------------------------------------
 
 
@@ -360,7 +375,7 @@ class CLIPVisionModel(CLIPPreTrainedModel):
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__(config)
-        self.vision_model = CLIPVisionTransformer(self.config)
+        self.vision_model = vision_tower(self.config)
         self.post_init()
 
     def forward(
@@ -390,8 +405,8 @@ class CLIPModel(CLIPPreTrainedModel):
         self.projection_dim = self.config.projection_dim
         self.text_embed_dim, self.vision_embed_dim = text.hidden_size, vision.hidden_size
         self.text_model = CLIPTextTransformer(text)
-        self.vision_model = CLIPVisionTransformer(vision)
-        self.visual_projection = nn.Linear(self.vision_embed_dim, self.projection_dim, bias=False)
+        self.vision_model = vision_tower(vision, self.projection_dim)
+        self.visual_projection = vision_projection(vision, self.projection_dim)
         self.text_projection = nn.Linear(self.text_embed_dim, self.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(self.config.logit_scale_init_value)))
         self.post_init()
@@ -485,8 +500,8 @@ class CLIPVisionModelWithProjection(CLIPPreTrainedModel):
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__(config)
-        self.vision_model = CLIPVisionTransformer(self.config)
-        self.visual_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+        self.vision_model = vision_tower(self.config)
+        self.visual_projection = vision_projection(self.config, self.config.projection_dim)
         self.post_init()
 
     def forward(

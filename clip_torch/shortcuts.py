@@ -19,6 +19,10 @@ _FORWARDS: dict[type, Callable] = {
     kind: kind.forward for kind in (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv2d, nn.ModuleList)
 }
 
+_IN_ADAPTERS: dict[type, Callable] = {
+    kind: kind.forward for kind in (nn.Dropout, nn.Identity, nn.ModuleDict, nn.ParameterDict)
+}
+
 
 def known(cls: type) -> Any:
     """Decorator: instances of exactly this class compute what it says, as long as nobody changes them."""
@@ -48,13 +52,14 @@ def below(module: nn.Module) -> Iterator[nn.Module]:
 
 def may_pool(tower: nn.Module) -> bool:
     """Whether `pooled` may take the place of calling a tower: what it leaves out (the tower's own call, its encoder's,
-    the last layer, the norm behind it) is as this package made it."""
+    the last layer, the norm behind it) is as this package made it, but for peft's LoRA, which computes each row by
+    itself."""
     if not may_skip(tower):
         return False
     encoder, norm = tower.encoder, getattr(tower, "final_layer_norm", None) or tower.post_layernorm
     if not may_skip(encoder, encoder.layers, norm):
         return False
-    return may_skip(*(part for layer in encoder.layers[-1:] for part in below(layer)))
+    return all(not _is_changed(part) or _is_adapter(part) for layer in encoder.layers[-1:] for part in below(layer))
 
 
 def watched(x: Tensor) -> bool:
@@ -71,12 +76,27 @@ def watched(x: Tensor) -> bool:
     )
 
 
+def _is_adapter(module: nn.Module) -> bool:
+    """A LoRA layer around a linear one, or what such a layer holds; not where it draws at random, for that depends on
+    how many rows there are."""
+    kind = type(module)
+    if kind in _IN_ADAPTERS:
+        draws = module.training and getattr(module, "p", 0)
+        return kind.forward is _IN_ADAPTERS[kind] and _is_plain(module) and not draws
+    name = "peft.tuners.lora.layer"
+    return (kind.__module__, kind.__name__, kind.forward.__module__) == (name, "Linear", name) and _is_plain(module)
+
+
 def _is_changed(module: nn.Module) -> bool:
-    kind, own = type(module), module.__dict__
-    return bool(
-        kind not in _FORWARDS
-        or kind.forward is not _FORWARDS[kind]
-        or "forward" in own
+    kind = type(module)
+    return kind not in _FORWARDS or kind.forward is not _FORWARDS[kind] or not _is_plain(module)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nothing was hung on this object."""
+    own = module.__dict__
+    return not (
+        "forward" in own
         or own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or own["_backward_hooks"]

@@ -1,6 +1,6 @@
 """The tools: `Clip`, and embedding, search, serving, training, evaluation and conformance over any backend.
 
-Names are imported on first use, so that `import triclip` costs nothing and loads no framework. Tools are modules:
+Names are imported on first use, so that `import triclip` is cheap and loads no framework. Tools are modules:
 `from triclip.embed import embed`, `from triclip.train import train`.
 """
 
@@ -21,13 +21,13 @@ _HOME = {
     "load_encoders": "triclip.encoders",
     "open_index": "triclip.search",
 }
-_MODULES = ("conform", "data", "embed", "explain", "metrics", "search", "serve", "train", "viz")
+_MODULES = ("conform", "data", "embed", "explain", "metrics", "search", "serve", "train", "upkeep", "viz")
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]
 
 if TYPE_CHECKING:
     from clip_core.checkpoint import convert, inspect
 
-    from . import conform, data, embed, explain, metrics, search, serve, train, viz
+    from . import conform, data, embed, explain, metrics, search, serve, train, upkeep, viz
     from .encoders import load_encoders
     from .pipeline import Clip, ImageEmbeddings
     from .search import Index, open_index

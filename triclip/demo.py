@@ -1,4 +1,4 @@
-"""`triclip demo`: the bundled pictures, named, found by words and searched with the embedded model, and drawn."""
+"""`triclip demo`: name the bundled pictures with the embedded model, search them and a sheet of icons, draw both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOUND = 3  # answers printed
 DRAWN = 8  # pictures drawn of each search
 
 
-def show(output: Path, backend: str = "torch") -> int:
+def show(output: Path, backend: str | None = None) -> int:
     """Print ranked tables and write `similarity.png` and, of the sheet, `search.png` into `output`. The exit code."""
     about = json.loads((PICTURES / "demo.json").read_text(encoding="utf-8"))
     clip = Clip.from_pretrained(backend=backend)

@@ -1,4 +1,4 @@
-"""A model as OpenAI's and open_clip's programs take one: `encode_image`, `encode_text`, a transform, a tokenizer."""
+"""Models with OpenAI's and open_clip's interface: `encode_image`, `encode_text`, a transform, a tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_torch.modeling import CLIPModel
 
 
 class Encoders(NamedTuple):
-    """What evaluation programs such as CLIP_benchmark ask a loading function for, in their order."""
+    """The result of a loading function for evaluation programs such as CLIP_benchmark, in their order."""
 
     model: EncoderModel
     transform: Transform
@@ -25,14 +25,14 @@ def load_encoders(name_or_path: Any, **kwargs: Any) -> Encoders:
     """Load a model, its picture transform and its tokenizer, shaped as `open_clip` gives them.
 
     Args:
-        name_or_path: as for `CLIPModel.from_pretrained`, which gets `kwargs` too; of these `subfolder`, `revision`,
-            `cache_dir`, `local_files_only` and `token` also say where the processor's files are.
+        name_or_path: as for `CLIPModel.from_pretrained`, which also gets `kwargs`; of these `subfolder`, `revision`,
+            `cache_dir`, `local_files_only` and `token` also locate the processor's files.
 
     Returns `(model, transform, tokenizer)`:
-        model: `encode_image(pixels [B, C, H, W])` and `encode_text(ids [B, S])` give [B, P], of unit length with
-            `normalize=True`, otherwise as they are; `model(pixels, ids)` gives both sides' logits.
+        model: `encode_image(pixels [B, C, H, W])` and `encode_text(ids [B, S])` give [B, P], normalised only with
+            `normalize=True`; `model(pixels, ids)` gives both sides' logits.
         transform: a picture -> float32 [C, H, W], by the model's own preprocessing.
-        tokenizer: a text or several -> int64 [B, context length], cut and padded as the model's tokenizer does it.
+        tokenizer: a text or several -> int64 [B, context length], truncated and padded by the model's tokenizer.
     """
     model = CLIPModel.from_pretrained(name_or_path, **kwargs)
     where = {k: kwargs[k] for k in ("subfolder", "revision", "cache_dir", "local_files_only", "token") if k in kwargs}
@@ -43,7 +43,7 @@ def load_encoders(name_or_path: Any, **kwargs: Any) -> Encoders:
 
 
 class EncoderModel(nn.Module):
-    """A CLIPModel behind the two methods of OpenAI's class."""
+    """A CLIPModel with the methods of OpenAI's class."""
 
     def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class EncoderModel(nn.Module):
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """The logarithm, as everywhere."""
+        """The stored logarithm."""
         return self.clip.logit_scale
 
     @property
@@ -64,7 +64,7 @@ class EncoderModel(nn.Module):
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Token ids [B, S] -> embeddings [B, P]. Padding behind the end token changes nothing."""
+        """Token ids [B, S] -> embeddings [B, P]. Padding after the end token has no effect."""
         features = self.clip.get_text_features(text)
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -75,7 +75,7 @@ class EncoderModel(nn.Module):
 
 
 class Transform:
-    """A picture -> float32 [C, H, W]. Can be sent to the workers of a DataLoader."""
+    """A picture -> float32 [C, H, W]. Can be pickled to the workers of a DataLoader."""
 
     def __init__(self, processor: CLIPImageProcessor) -> None:
         self.processor = processor

@@ -1,11 +1,11 @@
-"""Which patches and which words a similarity rests on.
+"""Explaining a similarity by the relevance of patches and words.
 
-Two methods, both from attention weights alone:
+Two methods, both from attention weights:
 
-- "rollout": what flows from each token into the pooled one when attention is followed through the layers, the residual
-  connections included (Abnar and Zuidema, arXiv:2005.00928). It knows nothing of the other side of the pair.
-- "relevance": the same walk, each layer's attention weighed by the gradient of the pair's logit and kept where that is
-  positive (Chefer, Gur and Wolf, arXiv:2103.15679, equations 5 and 6). It says what speaks for this very pair.
+- "rollout": the flow from each token into the pooled one when attention is multiplied through the layers, residual
+  connections included (Abnar and Zuidema, arXiv:2005.00928). It is independent of the other side of the pair.
+- "relevance": the same product, with each layer's attention weighted by the gradient of the pair's logit and clipped to
+  positive values (Chefer, Gur and Wolf, arXiv:2103.15679, equations 5 and 6). It explains this pair's similarity.
 
 B 1, L layers, H heads, N patches + 1, S tokens, h and w patches high and wide.
 """
@@ -22,18 +22,18 @@ from clip_core.errors import InputError
 from .pipeline import Clip
 
 METHODS = ("relevance", "rollout")
-_SHOWN_PIXELS = 224  # a smaller model's picture is shown at least so large
+_SHOWN_PIXELS = 224  # a smaller model's picture is enlarged to this
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Of one picture and one text.
+    """The explanation of one picture and one text.
 
     Attributes:
-        picture: uint8 [height, width, 3], what the model saw of it: resized and cropped, at least 224 pixels high.
-        patches: float32 [h, w], from 0; comparable within the picture.
-        words: the text's words, as they were written.
-        word_scores: float32 [words], from 0; comparable within the text.
+        picture: uint8 [height, width, 3], as the model saw it: resized and cropped, at least 224 pixels high.
+        patches: float32 [h, w], at least 0; comparable within the picture.
+        words: the text's words, as written.
+        word_scores: float32 [words], at least 0; comparable within the text.
         similarity: the pair's cosine.
         method: "relevance" or "rollout".
     """
@@ -50,12 +50,12 @@ def explain(clip: Clip, image: Any, text: str, method: str = "relevance", first_
     """Explain the similarity of a picture and a text.
 
     Args:
-        clip: of any backend. Its model is left as it is, frozen parameters included.
+        clip: of any backend. Its model is not changed, frozen parameters included.
         image: a path, a Pillow image or an array.
-        text: a sentence; what the model can't take is cut off.
+        text: a sentence; truncated to the model's length.
         method: "relevance" (default) or "rollout".
-        first_layer: layers before it are left out; -1 is the last one alone, as the authors of "relevance" have it
-            for CLIP in their notebook. Default all.
+        first_layer: layers before it are left out; -1 uses only the last one, as in the notebook of the authors of
+            "relevance" for CLIP. Default all.
 
     Raises InputError, and ImageError for a picture that can't be read.
     """
@@ -63,6 +63,8 @@ def explain(clip: Clip, image: Any, text: str, method: str = "relevance", first_
         raise InputError(f"method: wanted one of {', '.join(METHODS)}, found {method!r}")
     if not isinstance(text, str):
         raise InputError(f"text: wanted one string, found {text!r}")
+    if getattr(clip, "text_encoder", None) is not None:
+        raise InputError("clip: found one with a text_encoder, whose words can't be looked into: wanted one without")
     count = min(part.num_hidden_layers for part in (clip.config.vision_config, clip.config.text_config))
     if not -count <= first_layer < count:
         raise InputError(f"first_layer: wanted a layer of the model, from {-count} to {count - 1}, found {first_layer}")
@@ -88,7 +90,7 @@ def explain(clip: Clip, image: Any, text: str, method: str = "relevance", first_
 def rollout(attentions: np.ndarray) -> np.ndarray:
     """Attention rollout: attentions [L, H, N, N] -> float32 [N, N], rows sum to 1.
 
-    Heads are averaged, the residual connection counts as much as attention does, and layers are multiplied (arXiv:
+    Heads are averaged, attention and residual connection have equal weights, and layers are multiplied (arXiv:
     2005.00928, section 3).
     """
     layers = _checked(attentions, "attentions")
@@ -99,10 +101,10 @@ def rollout(attentions: np.ndarray) -> np.ndarray:
 
 
 def relevance(attentions: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """Gradient relevance: attentions and the score's gradients by them [L, H, N, N] -> float32 [N, N], from 0.
+    """Gradient relevance: attentions and the score's gradients [L, H, N, N] -> float32 [N, N], at least 0.
 
     R starts as the identity; each layer adds mean over heads of max(0, gradient * attention), times R (arXiv:
-    2103.15679, equations 5 and 6). The identity is taken off at the end: it says that a token is relevant to itself.
+    2103.15679, equations 5 and 6). The identity, a token's relevance to itself, is subtracted at the end.
     """
     layers, slopes = _checked(attentions, "attentions"), _checked(gradients, "gradients")
     if layers.shape != slopes.shape:
@@ -121,7 +123,7 @@ def _checked(given: Any, name: str) -> np.ndarray:
 
 
 def _pixels(clip: Clip, image: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What the model takes, float32 [1, C, H, W], and the same part of the picture for people, uint8."""
+    """(the model's input, float32 [1, C, H, W]; the same part of the picture for display, uint8)."""
     from clip_core.image.input import flatten, load_image
 
     processor, picture = clip.processor.image_processor, load_image(image)
@@ -140,7 +142,7 @@ def _pixels(clip: Clip, image: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tokens(clip: Clip, text: str) -> tuple[np.ndarray, tuple[str, ...], list[int | None]]:
-    """Ids int64 [1, S], the words, and the number of the word each token is from."""
+    """(ids int64 [1, S], the words, the number of each token's word)."""
     limit = clip.config.text_config.max_position_embeddings
     encoded = clip.processor.tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
     spans: dict[int, list[int]] = {}
@@ -156,5 +158,5 @@ def _tokens(clip: Clip, text: str) -> tuple[np.ndarray, tuple[str, ...], list[in
 
 
 def _end_of_text(config: Any, ids: np.ndarray) -> int:
-    """The pooled token, as the towers have it: see `CLIPTextTransformer.end_of_text`."""
+    """The position of the pooled token: see `CLIPTextTransformer.end_of_text`."""
     return int(ids.argmax() if config.eos_token_id == 2 else (ids == config.eos_token_id).argmax())

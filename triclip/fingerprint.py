@@ -1,4 +1,4 @@
-"""What tells a model from another of the same name: a digest of its weights, configuration, tokenizer and processor."""
+"""A model's fingerprint: a digest of its weights, configuration, tokenizer and processor."""
 
 from __future__ import annotations
 

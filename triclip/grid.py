@@ -25,7 +25,7 @@ def draw_grid(pictures: Sequence[Any], texts: Sequence[str], cosines: np.ndarray
     Args:
         pictures: N paths or Pillow images.
         texts: M strings.
-        cosines: [N, M]. Shading is relative within a row of the grid (one text); the best picture has a frame.
+        cosines: [N, M]. Shading is relative within each row of the grid (one text); the best picture has a frame.
         path: the file to write; its folder is made if needed.
     """
     font = ImageFont.load_default(FONT_SIZE)
@@ -98,5 +98,5 @@ def thumbnail(picture: Any, size: tuple[int, int], transparent: bool = False) ->
 
 
 def shorten(text: str, limit: int = 48) -> str:
-    """At most `limit` letters, the last one an ellipsis where some were left out."""
+    """At most `limit` characters, the last one an ellipsis if the text is shortened."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

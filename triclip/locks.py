@@ -1,7 +1,7 @@
-"""A lock on a file, which the system lets go of when its holder ends, however it ends.
+"""A lock on a file, which the system releases when its holder ends in any way.
 
-A helper of its own instead of the package filelock: `embed` works with nothing but the base dependencies, and what is
-needed is this much.
+Written here instead of using the package filelock, because `embed` works with the base dependencies and little is
+needed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-_PAUSE = 0.05  # seconds between two tries on Windows, which can't be told to wait longer than ten seconds
+_PAUSE = 0.05  # seconds between two tries on Windows, whose own wait is limited to ten seconds
 
 
 @contextmanager
 def locked(path: str | os.PathLike, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of the file `path`, which is made if it is not there, for one thread of one process.
+    """Hold the lock of the file `path`, which is made if missing, for one thread of one process.
 
-    wait: until another holder lets go (default). False: raises BlockingIOError when there is one.
+    wait: wait for another holder (default). False: raise BlockingIOError if there is one.
 
-    On a file system without locks nobody is kept out. Raises FileNotFoundError when the folder is not there.
+    On a file system without locks there is no exclusion. Raises FileNotFoundError if the folder is missing.
     """
     while True:
         with open(path, "ab") as file:
@@ -65,7 +65,7 @@ def _take_on_windows(file: BinaryIO, wait: bool) -> None:
 
 
 def _release(file: BinaryIO) -> None:
-    """Closing a file releases its lock; Windows may take its time about it."""
+    """Release explicitly: closing a file releases its lock too, but on Windows possibly later."""
     try:
         import_module("fcntl")
     except ModuleNotFoundError:

@@ -1,12 +1,12 @@
-"""Retrieval and zero-shot figures from vectors, in blocks, so that no matrix of all pairs is ever held.
+"""Retrieval and zero-shot metrics from vectors, in blocks, without a matrix of all pairs.
 
-In retrieval, ties count against the model: a wrong candidate that scores as high as the right one is ranked before it,
-so vectors that are all alike earn nothing. In zero-shot classification they go to the class that stands first, as
-`argmax` decides: two classes of one name (ImageNet has two such pairs) share their credit. open_clip's `topk` takes
-either of them, which is the same in the mean.
+In retrieval, ties count against the model: a wrong candidate with the same score ranks before the right one, so that
+equal vectors score zero. In zero-shot classification ties go to the first class, as with `argmax`: two classes of one
+name (ImageNet has two such pairs) share their credit. open_clip's `topk` takes either of them, which is the same on
+average.
 
-Products are summed in float64 and compared in float32: equal vectors then tie
-wherever they stand in a block, and the figures depend neither on its size nor on the machine's BLAS.
+Products are summed in float64 and compared in float32, so that equal vectors tie at any place in a block, and results
+depend neither on the block's size nor on the BLAS.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _BLOCK = 2048
 def retrieval(
     image_vectors: Any, text_vectors: Any, image_of_text: Any, text_counts: Any = None, block: int = _BLOCK
 ) -> dict[str, Any]:
-    """How well pictures find their texts and texts their pictures.
+    """Retrieval metrics in both directions.
 
     Args:
         image_vectors, text_vectors: [N, P] and [M, P]; compared by their dot products, so usually of unit length.
-        image_of_text: int [M], the picture each text belongs to (several texts may name one picture); or int [K, 2],
-            pairs (picture, text), where a text belongs to several pictures.
-        text_counts: int [M], how often each text stands in the data, when equal texts were merged; default once.
-        block: rows and columns that are compared at a time; figures do not depend on it.
+        image_of_text: int [M], the picture of each text (a picture may have several texts); or int [K, 2], pairs
+            (picture, text), if a text belongs to several pictures.
+        text_counts: int [M], the number of occurrences of each text, if equal texts were merged; default 1.
+        block: rows and columns that are compared at a time; results do not depend on it.
 
     Returns {"image_to_text": {"R@1", "R@5", "R@10", "MRR"}, "text_to_image": {...}, "images": N, "texts": M}.
     R@k: the share of queries with a right answer among the first k; MRR: the mean of 1 / rank of the first right
-    answer. Pictures without a text are candidates but ask nothing. Raises InputError naming the argument.
+    answer. Pictures without a text are candidates but not queries. Raises InputError naming the argument.
     """
     images, texts = _vectors(image_vectors, "image_vectors"), _vectors(text_vectors, "text_vectors")
     if images.shape[1] != texts.shape[1]:
@@ -71,14 +71,14 @@ def _ranks(
         for columns in _blocks(len(texts), block):
             scores = _scores(images[rows], texts[columns])
             inside = here[(here[:, 1] >= columns.start) & (here[:, 1] < columns.stop)]
-            scores[inside[:, 0] - rows.start, inside[:, 1] - columns.start] = -np.inf  # right answers outrank none
+            scores[inside[:, 0] - rows.start, inside[:, 1] - columns.start] = -np.inf  # right ones never outrank
             image_ranks[rows] += (scores >= best_image[rows, None]) @ counts[columns]
             text_ranks[columns] += (scores >= best_text[columns]).sum(0)
     return image_ranks, text_ranks
 
 
 def _classified(image_vectors: Any, head: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures [N, P], the head's columns as rows [C, P], the pictures' own classes [N], all checked."""
+    """Checked inputs: pictures [N, P], the head's columns as rows [C, P], the pictures' true classes [N]."""
     images, columns = _vectors(image_vectors, "image_vectors"), _vectors(np.asarray(head).T, "head")
     if images.shape[1] != columns.shape[1]:
         raise InputError(f"head: wanted {images.shape[1]} rows as image_vectors has columns, found {columns.shape[1]}")
@@ -87,9 +87,9 @@ def _classified(image_vectors: Any, head: Any, labels: Any) -> tuple[np.ndarray,
 
 
 def class_ranks(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK) -> np.ndarray:
-    """The rank, from 1, of each picture's own class: int [N]. `head`: columns [P, C]; `labels`: int [N].
+    """The rank, from 1, of each picture's true class: int [N]. `head`: columns [P, C]; `labels`: int [N].
 
-    Of classes that score alike, the first has the better rank.
+    Of classes with equal scores, the first has the better rank.
     """
     images, columns, labels = _classified(image_vectors, head, labels)
     ranks = np.empty(len(images), np.int64)
@@ -102,9 +102,9 @@ def class_ranks(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK)
 
 
 def predicted_classes(image_vectors: Any, head: Any, labels: Any, block: int = _BLOCK) -> np.ndarray:
-    """The class each picture is taken for: int [N], the first of those that score highest.
+    """The predicted class of each picture: int [N], the first of those with the highest score.
 
-    `head`: columns [P, C]; `labels`: int [N], the pictures' own classes.
+    `head`: columns [P, C]; `labels`: int [N], the pictures' true classes.
     """
     images, columns, labels = _classified(image_vectors, head, labels)
     found = np.empty(len(images), np.int64)
@@ -130,7 +130,7 @@ def accuracy(ranks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def zero_shot(image_vectors: Any, head: Any, labels: Any) -> dict[str, Any]:
-    """Zero-shot classification: the figures of `accuracy`, for pictures [N, P], a head [P, C] and classes int [N]."""
+    """Zero-shot classification: the metrics of `accuracy`, for pictures [N, P], a head [P, C] and classes int [N]."""
     return accuracy(class_ranks(image_vectors, head, labels), np.asarray(labels))
 
 
@@ -151,13 +151,13 @@ def _vectors(given: Any, name: str) -> np.ndarray:
     array = np.asarray(given)
     if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
         raise InputError(f"{name}: wanted rows of numbers [N, P], found {array.dtype} {array.shape}")
-    if not np.isfinite(array).all():  # no score would be above NaN, and every rank the first
+    if not np.isfinite(array).all():  # no score is above NaN, so every rank would be the first
         raise InputError(f"{name}: wanted finite numbers, found NaN or infinity")
     return array
 
 
 def _pairs(given: Any, images: int, texts: int) -> np.ndarray:
-    """Pairs (picture, text), each once."""
+    """Distinct pairs (picture, text)."""
     array = np.asarray(given)
     if array.ndim == 1:
         array = np.stack([_numbers(array, "image_of_text", texts, images), np.arange(texts)], 1)

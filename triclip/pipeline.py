@@ -1,11 +1,11 @@
-"""`Clip`: for people with images and sentences, over any backend."""
+"""`Clip`: images and sentences to vectors, similarities and classes, over any backend."""
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,19 +14,20 @@ from PIL import Image
 
 from clip_core.errors import ImageError, InputError
 from clip_core.hub import DEFAULT_MODEL, HUB_ARGUMENTS
-from clip_core.image.input import flatten, load_image, picture_suffixes
+from clip_core.image.input import flatten, load_image
 from clip_core.machine import usable_cpus
 
-from .backends import Backend, open_backend
+from .backends import Backend, default_backend, open_backend
 from .prefixes import until_end
 from .progress import Progress
+from .walk import check_some, find_pictures
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
 
 
 class ImageEmbeddings(NamedTuple):
-    """What `Clip.embed` returns.
+    """The result of `Clip.embed`.
 
-    vectors: float32 [N, P] unit rows; sources: the N pictures they belong to; skipped: (picture, reason) of the rest.
+    vectors: float32 [N, P] unit rows; sources: their N pictures; skipped: (picture, reason) of the others.
     """
 
     vectors: np.ndarray
@@ -50,12 +51,26 @@ class Clip:
         backend: "torch", "tf" or "flax", the one the model belongs to.
         background: the colour behind transparent pictures, as `clip_core.image.input.flatten` takes it (default
             "white"); None leaves them to the processor, which drops the transparency as transformers does.
+        text_encoder: makes the texts' vectors instead of the model's own text tower, as multilingual CLIPs have it: a
+            function from a list of strings to vectors [N, projection_dim], of NumPy or any framework, or an object
+            with such an `encode`, sentence-transformers' models for one. Its vectors must lie in the model's space.
+            It is given what is written, cut and tokenized by nobody.
 
-    Most people call `Clip.from_pretrained()`.
+    Usually made by `Clip.from_pretrained()`.
     """
 
-    def __init__(self, model: Any, processor: Any, backend: str = "torch", background: Any = "white") -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        backend: str = "torch",
+        background: Any = "white",
+        text_encoder: Any = None,
+    ) -> None:
         open_backend(backend)  # a wrong name or a missing package is said here
+        self.text_encoder = text_encoder
+        if text_encoder is not None:
+            _as_function(text_encoder)
         self.model, self.processor, self.backend, self.background = model, processor, backend, background
         self.config = model.config
         self.templates = tuple(getattr(self.config, "prompt_templates", None) or DEFAULT_TEMPLATES)
@@ -64,10 +79,11 @@ class Clip:
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike = DEFAULT_MODEL,
-        backend: str = "torch",
+        backend: str | None = None,
         dtype: Any = None,
         device: Any = None,
         background: Any = "white",
+        text_encoder: Any = None,
         **kwargs: Any,
     ) -> Clip:
         """Load a model with its processor.
@@ -75,26 +91,28 @@ class Clip:
         Args:
             name_or_path: "emoji" (the embedded default, offline), a folder, a checkpoint file, or a hub name such as
                 "openai/clip-vit-base-patch32" (extra `hub`).
-            backend: "torch" (default), "tf" or "flax"; that extra must be installed.
+            backend: "torch", "tf" or "flax"; default the first of them that is installed.
             dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend.
-            device: a device of the backend, e.g. "cuda"; default its own default.
+            device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps", or a device of the backend; default
+                its own default.
             background: see the class.
             **kwargs: as for `CLIPModel.from_pretrained`: mmap, revision, cache_dir, local_files_only, token, …
 
         Raises FileNotFoundError, CheckpointError, ConfigError as that does; MissingDependencyError without the backend.
         """
+        backend = backend or default_backend()
         model = open_backend(backend).load_full_model(name_or_path, dtype=dtype, device=device, **kwargs)
         where = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        return cls(model, load_processor(name_or_path, model.config, **where), backend, background)
+        return cls(model, load_processor(name_or_path, model.config, **where), backend, background, text_encoder)
 
     @property
     def runner(self) -> Backend:
-        """The backend's functions. Looked up at each use, so that a Clip can be copied and pickled as its model can."""
+        """The backend's functions, looked up at each use so that a Clip can be copied and pickled with its model."""
         return open_backend(self.backend)
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied with before the softmax: exp of the model's parameter."""
+        """The factor of cosines before the softmax: exp of the model's parameter."""
         return float(np.exp(self.runner.logit_scale(self.model)))
 
     def encode_text(
@@ -104,28 +122,55 @@ class Clip:
         normalize: bool = True,
         progress: bool | None = None,
     ) -> np.ndarray:
-        """Sentences -> float32 [N, P]. Longer ones than the model takes are cut, their end token kept.
+        """Sentences -> float32 [N, P]. Sentences too long for the model are truncated, with the end token kept.
 
-        A batch is computed without padding where the backend can, and what its sentences begin with in common once.
+        A batch is computed without padding where the backend can, and what its sentences begin with in common once. A
+        `text_encoder` is given each string once, about equal lengths together, and cuts them as it likes.
         `progress`: None shows a bar on a terminal when it takes a while. Raises InputError on an empty list and on
         anything that is no string.
         """
         texts, batch_size = _as_texts(texts), _as_count("batch_size", batch_size)
-        config = self.config.text_config
-        limit = config.max_position_embeddings
-        ids = self.processor.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
-        rows = [tuple(until_end(row, config)) for row in ids]
-        # Equal sentences once; about equal lengths together, for little padding, and in them what begins alike.
-        distinct = sorted(set(rows), key=lambda row: (-(-len(row) // 4), row))
+        if self.text_encoder is None:
+            config = self.config.text_config
+            limit = config.max_position_embeddings
+            ids = self.processor.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+            rows: list[Any] = [tuple(until_end(row, config)) for row in ids]
+            # About equal lengths together, for little padding, and in them what begins alike.
+            distinct = sorted(set(rows), key=lambda row: (-(-len(row) // 4), row))
+            encode: Callable[[list[Any]], np.ndarray] = partial(self.runner.row_features, self.model)
+        else:
+            rows, encode = texts, self._encode_strings
+            distinct = sorted(set(rows), key=lambda text: (len(text), text))
         vectors = np.empty((len(distinct), self.config.projection_dim), np.float32)
         with Progress("texts", len(distinct), progress) as bar:
             for start in range(0, len(distinct), batch_size):
                 chunk = distinct[start : start + batch_size]
-                vectors[start : start + batch_size] = self.runner.row_features(self.model, chunk)
+                vectors[start : start + batch_size] = encode(chunk)
                 bar.advance(len(chunk))
         number = {row: i for i, row in enumerate(distinct)}
         out = vectors[[number[row] for row in rows]]
         return unit(out) if normalize else out
+
+    def _encode_strings(self, texts: list[str]) -> np.ndarray:
+        """What the text encoder gives. Raises InputError for another shape than [texts, P], and for NaN."""
+        vectors = _as_function(self.text_encoder)(texts)
+        if hasattr(vectors, "detach"):  # PyTorch's
+            vectors = vectors.detach().float().cpu()
+        try:
+            array = np.asarray(vectors)
+        except ValueError as error:  # lists of several lengths
+            raise InputError(f"text_encoder: found no vectors of one width: {error}") from None
+        wanted = (len(texts), self.config.projection_dim)
+        if array.dtype.name == "bfloat16":  # which NumPy takes for no number
+            array = array.astype(np.float32)
+        if array.shape != wanted or array.dtype.kind not in "fiu":
+            raise InputError(
+                f"text_encoder: wanted vectors {list(wanted)} for {len(texts)} texts, as wide as the model's "
+                f"projection_dim, found {array.dtype} {list(array.shape)}"
+            )
+        if not np.isfinite(array).all():
+            raise InputError("text_encoder: found NaN or infinity among its vectors")
+        return array.astype(np.float32)
 
     def encode_image(
         self, images: Any, batch_size: int = 32, normalize: bool = True, progress: bool | None = None
@@ -133,8 +178,9 @@ class Clip:
         """Pictures -> float32 [N, P].
 
         `images`: a path, a folder, a glob pattern, a Pillow image, an array (HWC or CHW), or an iterable of such;
-        folders and patterns are read in name order. `batch_size`: at most so many at a time, over all cores. Raises
-        ImageError naming the first picture that can't be read; use `embed` to skip such ones.
+        folders and patterns are read in name order; pictures are turned upright as their EXIF says. `batch_size`: at
+        most so many at a time, over all cores. Raises ImageError naming the first picture that can't be read; use
+        `embed` to skip such ones.
         """
         return self.embed(images, batch_size, normalize, progress, skip_unreadable=False).vectors
 
@@ -146,7 +192,7 @@ class Clip:
         progress: bool | None = None,
         skip_unreadable: bool = True,
     ) -> ImageEmbeddings:
-        """As `encode_image`, but reports pictures that can't be read instead of raising."""
+        """As `encode_image`, but reports unreadable pictures instead of raising."""
         sources, batch_size = expand_images(images), _as_count("batch_size", batch_size)
         cores = self.runner.separate_cores(self.model)
         if 1 < cores <= len(sources) // 2 and all(isinstance(source, (str, os.PathLike)) for source in sources):
@@ -166,7 +212,7 @@ class Clip:
         )
 
     def _decoding_ahead(self, sources: list[Any], batch_size: int, skip: bool) -> Iterator[ImageEmbeddings]:
-        """The next batch is decoded while the model computes this one; Pillow works outside the interpreter's lock."""
+        """Decode the next batch while the model computes this one; Pillow works without the GIL."""
         batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
         with (
             ThreadPoolExecutor(min(usable_cpus(), len(batches[0]))) as pool,
@@ -180,9 +226,9 @@ class Clip:
             yield self._features(*pending.result())
 
     def _core_by_core(self, sources: list[Any], batch_size: int, skip: bool, cores: int) -> Iterator[ImageEmbeddings]:
-        """Each core takes batches through decoding and model: nothing waits for another core in every layer."""
+        """Each core decodes and computes whole batches, so that no core waits for others within a layer."""
         rounds = -(-len(sources) // (batch_size * cores))
-        size = -(-len(sources) // (rounds * cores))  # so that the cores end together
+        size = -(-len(sources) // (rounds * cores))  # so that all cores finish at about the same time
         batches = [sources[i : i + size] for i in range(0, len(sources), size)]
         with self.runner.one_core_workers(cores) as workers:
             yield from workers.map(lambda batch: self._features(*self._pixels(batch, skip, map)), batches)
@@ -193,7 +239,7 @@ class Clip:
         return ImageEmbeddings(self.runner.image_features(self.model, pixels), good, bad)
 
     def _pixels(self, sources: Sequence[Any], skip: bool, each: Callable) -> tuple[np.ndarray | None, list, list]:
-        """(pixel values or None, the sources they belong to, (source, reason) of the others). `each`: a kind of map."""
+        """(pixel values or None, their sources, (source, reason) of the others). `each`: `map` or a parallel one."""
         loaded = list(each(self._load_or_reason, sources))
         pairs = list(zip(sources, loaded, strict=True))
         bad = [(source, result) for source, result in pairs if isinstance(result, Exception)]
@@ -207,31 +253,33 @@ class Clip:
         values = [picture for picture in pictures if isinstance(picture, _Values)]
         if len(values) == len(pictures) and len({value.pixels.shape for value in values}) == 1:
             return np.stack([value.pixels for value in values]), good, skipped
-        # One call, because the order of arrays' channels is inferred from the first; several shapes are refused there.
+        # One call, because the channel order is inferred from the first array; it refuses different shapes.
         pictures = [self._opened(picture.source) if isinstance(picture, _Values) else picture for picture in pictures]
-        return self.processor.image_processor(pictures, return_tensors="np")["pixel_values"], good, skipped
+        made = self.processor.image_processor(pictures, return_tensors="np", apply_exif_orientation=True)
+        return made["pixel_values"], good, skipped
 
     def encode_pixels(self, pixel_values: np.ndarray, normalize: bool = True) -> np.ndarray:
-        """What the image processor made, float32 [B, C, H, W], in one batch -> float32 [B, P]."""
+        """Pixel values from the image processor, float32 [B, C, H, W], in one batch -> float32 [B, P]."""
         out = self.runner.image_features(self.model, pixel_values)
         return unit(out) if normalize else out
 
     def _opened(self, source: Any) -> Any:
-        """A picture decoded, over the background; arrays as they are."""
+        """A picture decoded and composed over the background; arrays unchanged."""
         picture = load_image(source)
         return picture if isinstance(picture, np.ndarray) else flatten(picture, self.background)
 
     def _load_or_reason(self, source: Any) -> Any:
-        """A file's pixel values, any other picture decoded, or the error that says why not.
+        """A file's pixel values, any other picture decoded, or the error.
 
-        A file's pixels are worked on where they were decoded, while they are in that core's cache.
+        A file is processed in the thread that decodes it, while its pixels are in that core's cache.
         """
         try:
             if not isinstance(source, (str, os.PathLike)):
                 return self._opened(source)
             with load_image(source, unread_jpeg=True) as picture:  # type: ignore[union-attr]  # of a path: an image
                 flat = flatten(picture, self.background)
-                return _Values(source, self.processor.image_processor(flat)["pixel_values"][0])
+                upright = self.processor.image_processor(flat, apply_exif_orientation=True)
+                return _Values(source, upright["pixel_values"][0])
         except (ImageError, OSError) as error:
             return error
 
@@ -258,14 +306,14 @@ class Clip:
         templates: str | Iterable[str] | None = None,
         skip_unreadable: bool = False,
     ) -> Classification:
-        """Which label fits each picture: probabilities [images, labels], and ranked pairs by indexing.
+        """The labels of each picture: probabilities [images, labels], and ranked pairs by indexing.
 
         Args:
             images: as for `encode_image`, or vectors [N, P].
             labels: distinct strings.
             templates: sentences with `{}` for the label; default the model's own (`clip.templates`).
-            skip_unreadable: leave out pictures that can't be read and name them in `skipped`, instead of raising
-                ImageError. `sources` says which picture each row is of.
+            skip_unreadable: leave out unreadable pictures and name them in `skipped`, instead of raising ImageError.
+                `sources` has the picture of each row.
         """
         labels = as_labels(labels)
         head = self.zero_shot_head(labels, templates)
@@ -277,8 +325,8 @@ class Clip:
 
 
 def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
-    """The model's CLIPProcessor. Parts that a checkpoint lacks are completed: OpenAI's vocabulary where it fits the
-    model's, and OpenAI's preprocessing at the model's picture size."""
+    """The model's CLIPProcessor. Missing parts of a checkpoint are completed: OpenAI's vocabulary if it fits the model,
+    and OpenAI's preprocessing at the model's picture size."""
     from clip_core.hub import resolve_folder
     from clip_core.image.processor import CLIPImageProcessor
     from clip_core.processor import CLIPProcessor
@@ -304,9 +352,9 @@ def load_processor(name_or_path: Any, config: Any, **where: Any) -> Any:
 
 
 def expand_images(images: Any) -> list[Any]:
-    """Folders and glob patterns as the files they hold, in name order; everything else as it is, in a list.
+    """Folders and glob patterns as the pictures they hold (see `walk`), in name order; all else as it is, in a list.
 
-    Raises InputError when nothing is left, FileNotFoundError for a path or pattern that matches nothing.
+    Raises InputError if nothing is left, FileNotFoundError for a path or pattern without a match.
     """
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
@@ -321,7 +369,7 @@ def expand_images(images: Any) -> list[Any]:
 
 
 def _is_one(images: Any) -> bool:
-    """Whether something is one picture, and not several: a path, a Pillow image, or a framework's or NumPy's array."""
+    """Whether the value is a single picture: a path, a Pillow image, or an array of NumPy or a framework."""
     return (
         isinstance(images, str | os.PathLike | Image.Image)
         or not isinstance(images, Iterable)
@@ -330,19 +378,20 @@ def _is_one(images: Any) -> bool:
 
 
 def _expand(path: str | os.PathLike) -> list[Path]:
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        known = picture_suffixes()
-        found = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in known and p.is_file())
-        if not found:
-            raise FileNotFoundError(f"{name}: no pictures in this folder ({', '.join(sorted(known))})")
-        return found
-    if os.path.exists(name):
-        return [Path(name)]
-    matches = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []
-    if not matches:
-        raise FileNotFoundError(f"{name}: no such file, folder or match")
-    return [Path(match) for match in matches if os.path.isfile(match)]
+    walk = find_pictures([path])
+    check_some(walk)
+    return [Path(found) for found in walk.files]
+
+
+def _as_function(text_encoder: Any) -> Callable[[list[str]], Any]:
+    """`text_encoder` of the class as a function. sentence-transformers' models are callable too, for another thing."""
+    encode = getattr(text_encoder, "encode", text_encoder)
+    if isinstance(text_encoder, str) or not callable(encode):  # a string has an encode, too
+        raise InputError(
+            "text_encoder: wanted a function from a list of strings to vectors, or an object with such an encode, "
+            f"found {type(text_encoder).__name__}"
+        )
+    return encode
 
 
 def _as_count(name: str, value: Any) -> int:

@@ -13,7 +13,7 @@ class Progress:
     Args:
         what: the unit, for the line.
         total: how many there are.
-        enabled: None shows the line only on a terminal and only once two seconds have passed.
+        enabled: None shows the line only on a terminal, and only after two seconds.
         stream: default standard error.
     """
 
@@ -32,7 +32,7 @@ class Progress:
             self.stream.write("\n")
 
     def reach(self, done: int, total: int) -> None:
-        """`done` of `total` units are done, for work that learns its size on the way."""
+        """Set `done` of `total` units, for work whose size is found during the work."""
         self.total = total
         self.advance(done - self.done)
 

@@ -1,6 +1,6 @@
 """Sentences for zero-shot classification, as data."""
 
-# OpenAI's 80 for ImageNet, from the notebook Prompt_Engineering_for_ImageNet of github.com/openai/CLIP (MIT licence;
+# OpenAI's 80 templates for ImageNet, from the notebook Prompt_Engineering_for_ImageNet of github.com/openai/CLIP (MIT;
 # see NOTICE). For `Clip.zero_shot_head(labels, OPENAI_IMAGENET_TEMPLATES)` and `Clip.classify(..., templates=...)`.
 OPENAI_IMAGENET_TEMPLATES = (
     "a bad photo of a {}.",

@@ -1,4 +1,4 @@
-"""Zero-shot classification: labels in sentences, averaged into one unit vector per label."""
+"""Zero-shot classification: one unit vector per label, the mean over sentences with the label."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def as_templates(templates: str | Iterable[str]) -> list[str]:
 
 
 def as_labels(labels: Iterable[str], distinct: bool = True) -> list[str]:
-    """A list of labels. Raises InputError on none, on a lone string, on anything that is no string, on an empty one,
-    and, unless told otherwise, on one that is there twice."""
+    """A list of labels. Raises InputError for no labels, a single string, other values than strings, empty strings,
+    and, unless allowed, duplicates."""
     if isinstance(labels, str):
         raise InputError(f"labels: wanted a list of strings, found the string {labels!r}")
     labels = list(labels)
@@ -46,7 +46,7 @@ def as_labels(labels: Iterable[str], distinct: bool = True) -> list[str]:
 def zero_shot_head(
     encode: Callable[[list[str]], np.ndarray], labels: Sequence[str], templates: Sequence[str]
 ) -> np.ndarray:
-    """Unit columns [P, C]: per label the mean of its sentences' unit vectors, normalised again (OpenAI's recipe).
+    """Unit columns [P, C]: for each label the normalised mean of its sentences' unit vectors (OpenAI's recipe).
 
     `encode` maps sentences to unit rows [N, P].
     """
@@ -74,8 +74,8 @@ class Classification:
     Attributes:
         labels: C strings.
         probabilities: float32 [pictures, C], each row sums to 1.
-        sources: the picture each row is of; empty where vectors were classified.
-        skipped: (picture, reason) of those that couldn't be read.
+        sources: the picture of each row; empty if vectors were classified.
+        skipped: (picture, reason) of unreadable ones.
 
     Index or iterate for the ranked (label, probability) pairs of each picture; a slice is a Classification.
     """

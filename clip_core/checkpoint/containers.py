@@ -21,14 +21,16 @@ class Content(NamedTuple):
 
 
 def kind(path: Path) -> str:
-    """'safetensors', 'torch', 'npz', 'keras', 'h5' or 'msgpack'. CheckpointError when it is none of them."""
+    """'safetensors', 'torch', 'npz', 'keras', 'h5', 'gguf' or 'msgpack'. CheckpointError when it is none of them."""
     source = FileSource(path)
     start = source.bytes(0, min(IMPOSTOR_BYTES, source.size))
-    what = "an empty file" if not start else _OTHERS.get(start[:4]) or impostor(start)
+    what = "an empty file" if not start else impostor(start)
     if what:
         raise CheckpointError(f"{path}: wanted weights, found {what}")
     if start.startswith(b"PK\x03\x04"):
         return {".npz": "npz", ".keras": "keras"}.get(path.suffix, "torch")
+    if start.startswith(b"GGUF"):
+        return "gguf"
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return "h5"
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < source.size:
@@ -40,9 +42,6 @@ def kind(path: Path) -> str:
     raise CheckpointError(f"{path}: not a checkpoint: neither safetensors, PyTorch, HDF5 nor msgpack")
 
 
-_OTHERS = {b"GGUF": "a GGUF file, which is not read here: convert it back to safetensors"}
-
-
 def read(path: Path) -> Content:
     """The tensors of one file, lazily. Raises CheckpointError, FileNotFoundError, MissingDependencyError."""
     container = kind(path)
@@ -52,6 +51,8 @@ def read(path: Path) -> Content:
         from .torch_file import read as reader
     elif container in ("h5", "keras"):
         from .h5_file import read as reader
+    elif container == "gguf":
+        from .gguf_file import read as reader
     elif container == "msgpack":
         from .msgpack_file import read as reader
     else:

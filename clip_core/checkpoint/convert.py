@@ -12,7 +12,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files import replace_file
 from ..reading import read_json_object
 from ..weights import check, weight_table
-from . import containers, families, infer, processors, single_file
+from . import containers, families, infer, processors, resnet, single_file
 from . import scope as scopes
 from .loading import Checkpoint, load, opened
 from .locate import ENDINGS, locate
@@ -65,7 +65,8 @@ def convert(
     total = sum(tensor.nbytes for tensor in prepare(read.tensors, dtype).values()) if progress else 0
     options: dict[str, Any] = {"to": to, "dtype": dtype, "advance": _advance(progress, total)}
     if Path(dst).suffix in ENDINGS and not Path(dst).is_dir():
-        saved = _into_file(Path(dst), read, made, **options)
+        files = processors.collect(read, made, notes) if to == "gguf" else {}  # its vocabulary goes into the file
+        saved = _into_file(Path(dst), read, made, files, **options)
     else:
         files = processors.collect(read, made, notes)
         saved = save(dst, read.tensors, made, shard_size=shard_size, files=files, **options)
@@ -84,14 +85,24 @@ def _advance(progress: Progress | None, total: int) -> Callable[[int], None] | N
     return advance if progress else None
 
 
-def _into_file(dst: Path, read: Checkpoint, config: dict[str, Any], to: str, dtype: object, advance: Any) -> Saved:
+def _into_file(
+    dst: Path,
+    read: Checkpoint,
+    config: dict[str, Any],
+    files: Mapping[str, bytes],
+    to: str,
+    dtype: object,
+    advance: Any,
+) -> Saved:
     from .targets import TARGETS, Job, write_file
 
     if to not in TARGETS:
         raise ValueError(f"to: unknown layout {to!r}; wanted one of {', '.join((*TARGETS, *SINGLE_FILE))}")
     notes: list[str] = []
     with replace_file(dst) as draft:
-        write_file(draft, Job(draft.parent, prepare(read.tensors, dtype), config, None, {}, None, advance, notes), to)
+        write_file(
+            draft, Job(draft.parent, prepare(read.tensors, dtype), config, None, {}, None, advance, notes, files), to
+        )
     return Saved((dst,), tuple(notes))
 
 
@@ -143,7 +154,7 @@ def checked_config(read: Checkpoint, notes: list[str]) -> dict[str, Any]:
     try:
         config = infer.complete(read.config, read.tensors, notes)
         kind = config["model_type"]
-        scope = {"clip": "full", "clip_text_model": "text", "clip_vision_model": "vision"}[kind]
+        scope = "text" if kind == "clip_text_model" else "vision" if "vision" in kind else "full"
         classes: dict[str, Any] = {"full": CLIPConfig, "text": CLIPTextConfig, "vision": CLIPVisionConfig}
         made = classes[scope].from_dict(config)
         made.validate()
@@ -170,19 +181,11 @@ def inspect(
 ) -> dict[str, Any]:
     """What a checkpoint is, read from its headers: format, dialect, components, config, parameters, dtypes, processor.
 
-    Also for what can't be loaded as a model: OpenAI's ResNets are recognised, and the notes say what can be done.
-
     Raises: FileNotFoundError, CheckpointError for files that are no checkpoint.
     """
     found = locate(path, subfolder, variant, component)
     facts: dict[str, Any] = {"path": str(path), "files": [p.name for p in found.weights]}
-    try:
-        read, activation = opened(path, subfolder, variant, component)
-    except CheckpointError as error:
-        resnet = _resnet(path, subfolder, variant)
-        if resnet is None:
-            raise
-        return {**facts, **resnet, "notes": [str(error)]}
+    read, activation = opened(path, subfolder, variant, component)
     try:
         read = infer.config_of(read, None, activation)
     except (CheckpointError, FileNotFoundError) as error:  # what it is can be told all the same
@@ -194,6 +197,9 @@ def inspect(
     dtypes: dict[str, int] = {}
     for tensor in read.tensors.values():
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
+    if resnet.is_in(read.tensors):
+        shapes = {name: tensor.shape for name, tensor in read.tensors.items()}
+        facts["architecture"] = resnet.architecture(resnet.sizes(shapes)["layers"])
     return {
         **facts,
         "format": read.container,
@@ -225,33 +231,3 @@ def _components(read: Checkpoint) -> list[str]:
     if read.container not in ("safetensors", "torch") or len(read.files) != 1:
         return []
     return [str(scope) for scope in scopes.find(containers.read(read.files[0]).tensors)]
-
-
-# Blocks of the four stages -> OpenAI's name
-_RESNETS: dict[tuple[int, ...], str] = {
-    (3, 4, 6, 3): "RN50",
-    (3, 4, 23, 3): "RN101",
-    (4, 6, 10, 6): "RN50x4",
-    (6, 8, 18, 8): "RN50x16",
-    (3, 15, 36, 10): "RN50x64",
-}
-
-
-def _resnet(path: Any, subfolder: str | None, variant: str | None) -> dict[str, Any] | None:
-    """Facts on a checkpoint of OpenAI's RN50 family; None when it is none."""
-    content = containers.read(locate(path, subfolder, variant).weights[0])
-    prefixes = {name.partition("visual.layer1.0.")[0] for name in content.tensors if "visual.layer1.0." in name}
-    if not prefixes:
-        return None
-    stages = [f"{min(prefixes)}visual.layer{stage}." for stage in (1, 2, 3, 4)]
-    blocks = [len({n.removeprefix(s).split(".")[0] for n in content.tensors if n.startswith(s)}) for s in stages]
-    text = load(path, subfolder=subfolder, variant=variant, component="text", config={})
-    return {
-        "format": content.container,
-        "dialect": text.dialect,
-        "architecture": f"{_RESNETS.get(tuple(blocks), 'ResNet')} (OpenAI's RN50 family, blocks {blocks})",
-        "parameters": {
-            "total": sum(t.size for t in content.tensors.values()),
-            "text": sum(t.size for n, t in text.tensors.items() if n.startswith("text_model.")),
-        },
-    }

@@ -42,6 +42,7 @@ class Dialect:
         suffix: after every foreign name.
         strip: what is left off the front of canonical names (the flat layout of transformers >= 5.6).
         towers: the towers that the dialect can hold.
+        resnets: whether it has names for OpenAI's ResNet.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Dialect:
     suffix: str = ""
     strip: str = ""
     towers: tuple[str, ...] = ("text", "vision")
+    resnets: bool = True
 
     def rules(self, table: Mapping[str, Weight]) -> list[Rule]:
         """The rule of every row of a table."""
@@ -95,15 +97,18 @@ def _generalise(name: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=64)
-def skeleton(text_layers: int, vision_layers: int) -> Mapping[str, Weight]:
-    """The weight table with that many layers; its shapes mean nothing."""
+def skeleton(text_layers: int, vision_layers: int, resnet: bool = False) -> Mapping[str, Weight]:
+    """The weight table with that many layers; its shapes mean nothing. resnet: with so many blocks in each stage."""
 
     def tower(layers: int) -> SimpleNamespace:
         sizes = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings"), 1)
         sizes |= dict.fromkeys(("num_attention_heads", "image_size", "patch_size", "num_channels"), 1)
         return SimpleNamespace(**sizes, num_hidden_layers=layers, pruned_heads={})
 
-    config = SimpleNamespace(text_config=tower(text_layers), vision_config=tower(vision_layers), projection_dim=1)
+    vision = tower(vision_layers)
+    if resnet:
+        vision.__dict__.update(model_type="clip_resnet_vision_model", layers=[vision_layers] * 4, width=1)
+    config = SimpleNamespace(text_config=tower(text_layers), vision_config=vision, projection_dim=1)
     return weight_table(config, "full")
 
 
@@ -141,6 +146,7 @@ def _openai(name: str, text: str) -> Dialect:
         ("vision_model.embeddings.patch_embedding", "visual.conv1"),
         ("vision_model.pre_layrnorm", "visual.ln_pre"),
         ("vision_model.post_layernorm", "visual.ln_post"),
+        ("vision_model", "visual"),  # a ResNet's are OpenAI's names here, too
     ]
     exact |= {
         "text_projection.weight": (f"{text}text_projection", "transpose"),
@@ -155,12 +161,16 @@ _KEYS_KERAS = {
     ("conv", "weight"): ("kernel", "HWIO"),
     ("norm", "weight"): ("gamma", "identity"),
     ("norm", "bias"): ("beta", "identity"),
+    ("batch_norm", "weight"): ("gamma", "identity"),
+    ("batch_norm", "bias"): ("beta", "identity"),
+    ("batch_norm", "running_mean"): ("moving_mean", "identity"),
+    ("batch_norm", "running_var"): ("moving_variance", "identity"),
     ("embedding", "weight"): ("embeddings", "identity"),
 }
 
 HF = Dialect("hf", exact={"logit_scale": ("logit_scale", "scalar")})
-HF_FLAT_TEXT = Dialect("hf-flat", strip="text_model.", towers=("text",))
-HF_FLAT_VISION = Dialect("hf-flat", strip="vision_model.", towers=("vision",))
+HF_FLAT_TEXT = Dialect("hf-flat", strip="text_model.", towers=("text",), resnets=False)
+HF_FLAT_VISION = Dialect("hf-flat", strip="vision_model.", towers=("vision",), resnets=False)
 OPENAI = _openai("openai", "")
 OPEN_CLIP_CUSTOM = _openai("open_clip-custom", "text.")
 TF = Dialect(
@@ -184,6 +194,9 @@ FLAX = Dialect(
         ("linear", "weight"): ("kernel", "transpose"),
         ("conv", "weight"): ("kernel", "HWIO"),
         ("norm", "weight"): ("scale", "identity"),
+        ("batch_norm", "weight"): ("scale", "identity"),
+        ("batch_norm", "running_mean"): ("mean", "identity"),
+        ("batch_norm", "running_var"): ("var", "identity"),
         ("embedding", "weight"): ("embedding", "identity"),
     },
     exact={"logit_scale": ("logit_scale", "scalar")},
@@ -232,7 +245,7 @@ def _kerashub() -> Dialect:
         exact |= _vars(f"{own}.mlp.fc2", f"{other}/dense_2", "transpose", "identity")
         for n in "12":
             exact |= _vars(f"{own}.layer_norm{n}", f"{other}/layer_norm_{n}", "identity", "identity")
-    return _KerasHub("kerashub", exact=exact)
+    return _KerasHub("kerashub", exact=exact, resnets=False)
 
 
 def _vars(module: str, other: str, weight_op: str, bias_op: str) -> dict[str, tuple[str, str]]:
@@ -248,24 +261,49 @@ class _KerasHub(Dialect):
         return foreign.replace("{i}", "" if layer in ("", "0") else f"_{layer}"), op
 
 
+def _gguf() -> Dialect:
+    """clip.cpp's short names; its layouts are PyTorch's."""
+    parts = [("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v"), ("out_proj", "attn_out")]
+    parts = [(f"self_attn.{own}", other) for own, other in parts]
+    parts += [("layer_norm1", "ln1"), ("layer_norm2", "ln2"), ("mlp.fc1", "ffn_down"), ("mlp.fc2", "ffn_up")]
+    modules = [
+        (f"{tower}_model.encoder.layers.{{i}}.{own}", f"{tower[0]}.blk.{{i}}.{other}")
+        for tower in ("text", "vision")
+        for own, other in parts
+    ]
+    for tower, names in (("text", ("token", "position")), ("vision", ("class", "patch", "position"))):
+        modules += [(f"{tower}_model.embeddings.{name}_embedding", f"{tower[0]}.{name}_embd") for name in names]
+    modules += [("text_model.final_layer_norm", "t.post_ln"), ("vision_model.pre_layrnorm", "v.pre_ln")]
+    modules += [("vision_model.post_layernorm", "v.post_ln")]
+    return Dialect("gguf", tuple(modules))
+
+
 KERASHUB = _kerashub()
-ALL: tuple[Dialect, ...] = (HF, HF_FLAT_TEXT, HF_FLAT_VISION, OPENAI, OPEN_CLIP_CUSTOM, TF, FLAX, KERASHUB)
+GGUF = _gguf()
+ALL: tuple[Dialect, ...] = (HF, HF_FLAT_TEXT, HF_FLAT_VISION, OPENAI, OPEN_CLIP_CUSTOM, TF, FLAX, KERASHUB, GGUF)
 
 
-def rules(dialect: Dialect, layers: int) -> list[Rule]:
-    """All rules of a dialect for up to that many layers in each tower."""
-    return dialect.rules(skeleton(layers, layers))
+def rules(dialect: Dialect, layers: int, resnet: bool = False) -> list[Rule]:
+    """All rules of a dialect for up to that many layers in each tower; resnet: its vision tower is OpenAI's ResNet."""
+    if resnet and not dialect.resnets:
+        raise CheckpointError(f"{dialect.name}: it has no place for a ResNet vision tower")
+    return dialect.rules(skeleton(layers, layers, resnet))
+
+
+def has_resnet(names: Iterable[str]) -> bool:
+    """Whether names, of any dialect, are those of a CLIP with OpenAI's ResNet."""
+    return any("attnpool" in name for name in names)
 
 
 def anchors(dialect: Dialect) -> Iterable[tuple[str, str]]:
-    """(tower, foreign name) of one tensor that every checkpoint with that tower has."""
-    table = skeleton(0, 0)
-    for tower, name in (
-        ("text", "text_model.embeddings.token_embedding.weight"),
-        ("vision", "vision_model.embeddings.patch_embedding.weight"),
+    """(tower, foreign name) of tensors of which every checkpoint with that tower has one."""
+    for tower, name, resnet in (
+        ("text", "text_model.embeddings.token_embedding.weight", False),
+        ("vision", "vision_model.embeddings.patch_embedding.weight", False),
+        ("vision", "vision_model.conv1.weight", True),  # OpenAI's ViT has it under the same name
     ):
-        if tower in dialect.towers:
-            yield tower, dialect.foreign(name, table[name])[0]
+        if tower in dialect.towers and (dialect.resnets or not resnet):
+            yield tower, dialect.foreign(name, skeleton(0, 0, resnet)[name])[0]
 
 
 def layers(names: Iterable[str]) -> int:
@@ -287,7 +325,7 @@ def translate(
     """
     rest = dict(tensors)
     found: dict[str, Tensor] = {}
-    for rule in rules(dialect, layers(tensors)):
+    for rule in rules(dialect, layers(tensors), has_resnet(tensors)):
         parts = [rest.pop(name) for name in rule.canonical if name in rest]
         if not parts:
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from . import resnet
 
 # open_clip's settings that change what is computed, and the values with which the result is a plain CLIP; the first
 # is open_clip's default.
@@ -63,7 +64,7 @@ def from_open_clip(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
             "num_attention_heads": _natural(heads, f"{path}: text_cfg.heads"),
             "eos_token_id": _end_of_text(text, path),
         },
-        "vision_config": {**_shared(vision, quick, f"{path}: vision_cfg"), **_vision(vision, path)},
+        "vision_config": {**_vision_shared(vision, quick, path), **_vision(vision, path)},
     }
 
 
@@ -87,6 +88,7 @@ def _end_of_text(text: Mapping[str, Any], path: Path) -> int:
 
 def _vision(vision: Mapping[str, Any], path: Path) -> dict[str, Any]:
     width = _natural(vision.get("width", 768), f"{path}: vision_cfg.width")
+    width *= 32 if _is_resnet(vision) else 1
     head_width = _natural(vision.get("head_width", 64), f"{path}: vision_cfg.head_width")
     size = vision.get("image_size", 224)
     if isinstance(size, list | tuple):
@@ -97,6 +99,15 @@ def _vision(vision: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "num_attention_heads": width // head_width,
         "image_size": _natural(size, f"{path}: vision_cfg.image_size"),
     }
+
+
+def _is_resnet(vision: Mapping[str, Any]) -> bool:
+    """As open_clip has it: the blocks of each stage in the place of a number of layers."""
+    return isinstance(vision.get("layers"), list | tuple)
+
+
+def _vision_shared(vision: Mapping[str, Any], quick: bool, path: Path) -> dict[str, Any]:
+    return {} if _is_resnet(vision) else _shared(vision, quick, f"{path}: vision_cfg")
 
 
 def _natural(value: Any, where: str) -> int:
@@ -124,25 +135,30 @@ def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> di
     Raises: CheckpointError where open_clip has no such model.
     """
     text, vision = config["text_config"], config["vision_config"]
-    activations = {text["hidden_act"], vision["hidden_act"]}
+    is_resnet = vision.get("model_type") == resnet.KIND
+    activations = {text["hidden_act"]} if is_resnet else {text["hidden_act"], vision["hidden_act"]}
     gelus = set(_OPEN_CLIP_GELUS)
     if activations != {"quick_gelu"} and not activations <= gelus:
         raise CheckpointError(
             f"open_clip: hidden_act: wanted quick_gelu in both towers, or any of {', '.join(sorted(gelus))}, found "
-            f"{text['hidden_act']!r} and {vision['hidden_act']!r}"
+            f"{' and '.join(map(repr, sorted(activations)))}"
         )
     if vision.get("num_channels", 3) != 3:
         raise CheckpointError(f"open_clip: num_channels: wanted 3, found {vision['num_channels']}")
     model: dict[str, Any] = {"embed_dim": config["projection_dim"]}
     if activations == {"quick_gelu"}:
         model["quick_gelu"] = True
-    model["vision_cfg"] = {
-        "image_size": vision["image_size"],
-        "layers": vision["num_hidden_layers"],
-        "width": vision["hidden_size"],
-        "patch_size": vision["patch_size"],
-        "head_width": vision["hidden_size"] // vision["num_attention_heads"],
-    }
+    model["vision_cfg"] = (
+        resnet.to_open_clip(vision)
+        if is_resnet
+        else {
+            "image_size": vision["image_size"],
+            "layers": vision["num_hidden_layers"],
+            "width": vision["hidden_size"],
+            "patch_size": vision["patch_size"],
+            "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+        }
+    )
     model["text_cfg"] = {
         "context_length": text["max_position_embeddings"],
         "vocab_size": text["vocab_size"],
@@ -152,8 +168,9 @@ def to_open_clip(config: Mapping[str, Any], preprocess: Mapping[str, Any]) -> di
     }
     if text["eos_token_id"] not in (2, text["vocab_size"] - 1):
         model["text_cfg"] |= {"pool_type": "eos", "eos_id": text["eos_token_id"]}
-    for name, part, tower in (("vision", model["vision_cfg"], vision), ("text", model["text_cfg"], text)):
-        part |= _open_clip_shared(name, tower)
+    model["text_cfg"] |= _open_clip_shared("text", text)
+    if not is_resnet:
+        model["vision_cfg"] |= _open_clip_shared("vision", vision)
     return {"model_cfg": model, "preprocess_cfg": dict(preprocess)}
 
 

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import CLIPTextConfig, CLIPVisionConfig
+from ..config import CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from ..errors import CheckpointError
+from . import resnet
 from .locate import WEIGHTS
 from .opened import Checkpoint
+from .positions import LONG
 from .stated import beside, stated
 from .tensor import Tensor
 
@@ -100,7 +102,7 @@ def complete(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], no
     shapes, config = _shapes(tensors), config or {}
     towers = _towers(shapes)
     kind = config.get("model_type")
-    if kind in ("clip_text_model", "clip_vision_model") and towers != [kind.split("_")[1]]:
+    if kind in ("clip_text_model", "clip_vision_model", resnet.KIND) and towers != [kind.split("_")[-2]]:
         raise CheckpointError(
             f"the config is of one tower ({kind}), the weights are of {' and '.join(towers)}: "
             'component="text" or "vision" takes one tower'
@@ -125,8 +127,12 @@ def _part(config: Mapping[str, Any], tower: str, towers: list[str]) -> dict[str,
 
 
 def _completed(part: dict[str, Any], tower: str, shapes: Shapes, notes: list[str]) -> dict[str, Any]:
-    made = _CLASSES[tower](**part)
     sizes = _sizes(shapes, tower)
+    if tower == "vision":
+        _check_kind(part, shapes)
+        if resnet.is_in(shapes):
+            return _completed_resnet(part, sizes, notes)
+    made = _CLASSES[tower](**part)
     if part.get("num_hidden_layers", sizes["num_hidden_layers"]) != sizes["num_hidden_layers"]:
         raise CheckpointError(
             f"{tower}: the config says num_hidden_layers {part['num_hidden_layers']!r}, the weights have "
@@ -148,6 +154,24 @@ def _completed(part: dict[str, Any], tower: str, shapes: Shapes, notes: list[str
     return {**part, **acting, **sizes}
 
 
+def _check_kind(part: Mapping[str, Any], shapes: Shapes) -> None:
+    """A ViT's config is of no use for a ResNet's weights, nor the other way round."""
+    stated, weights = part.get("model_type"), "a ResNet" if resnet.is_in(shapes) else "a ViT"
+    if stated is not None and (stated == resnet.KIND) != resnet.is_in(shapes):
+        raise CheckpointError(f"vision: the config is of a {stated}, the weights are of {weights}")
+
+
+def _completed_resnet(part: dict[str, Any], sizes: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    made = CLIPResNetVisionConfig(**part)
+    if made.image_size // 32 == sizes["image_size"] // 32:
+        sizes["image_size"] = made.image_size
+    for key, value in sizes.items():
+        if key in part and part[key] != value and key != "projection_dim":
+            notes.append(f"vision: the config says {key} {part[key]!r}, the weights say {value}: the weights win")
+    acting = {key: getattr(made, key) for key in ("num_attention_heads", "batch_norm_eps")}
+    return {**part, **acting, **sizes}
+
+
 def _grid(config: Any) -> tuple[int, int]:
     return config.patch_size, config.image_size // config.patch_size
 
@@ -161,6 +185,9 @@ def _from_shapes(shapes: Shapes, own: Mapping[str, Any]) -> dict[str, Any]:
     parts = {}
     for tower in _towers(shapes):
         part, sizes = dict(own.get(f"{tower}_config") or {}), _sizes(shapes, tower)
+        if tower == "vision" and resnet.is_in(shapes):
+            parts[tower] = _completed_resnet(part, sizes, [])
+            continue
         if tower == "vision" and isinstance(part.get("image_size"), int):
             size = part["image_size"]
             if size // sizes["patch_size"] == sizes["image_size"] // sizes["patch_size"]:
@@ -170,6 +197,8 @@ def _from_shapes(shapes: Shapes, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assembled(parts: dict[str, dict[str, Any]], shapes: Shapes, own: Mapping[str, Any]) -> dict[str, Any]:
+    is_resnet = resnet.is_in(shapes)
+    kind = resnet.KIND if is_resnet else "clip_vision_model"
     if len(parts) == 2:
         projections = {part.get("projection_dim") for part in parts.values()}
         if len(projections) > 1:
@@ -179,26 +208,35 @@ def _assembled(parts: dict[str, dict[str, Any]], shapes: Shapes, own: Mapping[st
             "logit_scale_init_value": LOGIT_SCALE,
             **kept,
             "architectures": ["CLIPModel"],
-            "model_type": "clip",
+            "model_type": resnet.FULL_KIND if is_resnet else "clip",
             "projection_dim": projections.pop(),
             "text_config": {**parts["text"], "model_type": "clip_text_model"},
-            "vision_config": {**parts["vision"], "model_type": "clip_vision_model"},
+            "vision_config": {**parts["vision"], "model_type": kind},
         }
     ((tower, part),) = parts.items()
-    ending = "ModelWithProjection" if _PROJECTIONS[tower] in shapes else "Model"
-    return {**part, "architectures": [f"CLIP{tower.capitalize()}{ending}"], "model_type": f"clip_{tower}_model"}
+    ending = "ModelWithProjection" if is_resnet or _PROJECTIONS[tower] in shapes else "Model"
+    kind = kind if tower == "vision" else "clip_text_model"
+    return {**part, "architectures": [f"CLIP{tower.capitalize()}{ending}"], "model_type": kind}
 
 
 def _fits(content: Mapping[str, Any], shapes: Shapes) -> bool:
     """Whether the weights have the sizes that a Hugging Face config gives, its defaults included."""
     towers = _towers(shapes)
     kind = content["model_type"]
-    if kind != "clip" and [kind.split("_")[1]] != towers:
+    if kind not in ("clip", resnet.FULL_KIND) and [kind.split("_")[-2]] != towers:
         return False
     for tower in towers:
-        made = _CLASSES[tower](**_part(content, tower, towers))
-        sizes = _sizes(shapes, tower)
-        if tower == "vision" and _grid(made) == _grid_of(sizes):
+        part, sizes = _part(content, tower, towers), _sizes(shapes, tower)
+        is_resnet = tower == "vision" and resnet.is_in(shapes)
+        if is_resnet != (part.get("model_type") == resnet.KIND):
+            return False
+        made = CLIPResNetVisionConfig(**part) if is_resnet else _CLASSES[tower](**part)
+        if (
+            is_resnet
+            and made.image_size // 32 == sizes["image_size"] // 32
+            or tower == "vision"
+            and _grid(made) == _grid_of(sizes)
+        ):
             del sizes["image_size"]
         if any(getattr(made, key) != value for key, value in sizes.items() if key != "projection_dim"):
             return False
@@ -214,12 +252,17 @@ def _guess(read: Checkpoint, shapes: Shapes, activation: str | None, notes: list
     open_: list[str] = []
     sizes = {tower: _sizes(shapes, tower) for tower in towers}
     activation = activation or _named_activation(read) or _known_activation(read, sizes)
-    if activation is None:
+    if towers == ["vision"] and resnet.is_in(shapes):
+        pass  # it has no activation but relu
+    elif activation is None:
         open_.append("hidden_act (quick_gelu: OpenAI's, MetaCLIP's, DFN's; gelu: LAION's, DataComp's)")
     else:
         notes.append(f"hidden_act {activation} was assumed, as the file's name or its prefix tells; config= changes it")
     parts: dict[str, dict[str, Any]] = {}
     for tower in towers:
+        if tower == "vision" and resnet.is_in(shapes):
+            parts[tower] = {"num_attention_heads": sizes[tower]["width"] * 32 // resnet.HEAD}
+            continue
         parts[tower] = {"hidden_act": activation, "layer_norm_eps": 1e-5}
         try:
             parts[tower]["num_attention_heads"] = _guessed_heads(read, tower, sizes[tower]["hidden_size"], notes)
@@ -251,7 +294,8 @@ def _named_activation(read: Checkpoint) -> str | None:
 
 
 def _known_activation(read: Checkpoint, sizes: Mapping[str, Mapping[str, int]]) -> str | None:
-    if "context_length" in read.ignored:  # OpenAI's archives, and the state dicts taken from them
+    marks = "context_length" in read.ignored or any(name.endswith(LONG) for name in read.entries)
+    if marks:  # OpenAI's archives, the state dicts taken from them, and Long-CLIP, whose code has no other
         return "quick_gelu"
     return _LONE_TEXT_ACTIVATIONS.get(sizes["text"]["hidden_size"]) if list(sizes) == ["text"] else None
 
@@ -292,6 +336,8 @@ def _towers(shapes: Shapes) -> list[str]:
 
 def _sizes(shapes: Shapes, tower: str) -> dict[str, int]:
     """What the shapes of one tower say, in config terms."""
+    if tower == "vision" and resnet.is_in(shapes):
+        return resnet.sizes(shapes)
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         found = shapes.get(name)

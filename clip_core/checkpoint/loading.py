@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..weights import in_scope, is_ignorable
-from . import containers, dialects, families, infer
+from ..weights import in_scope, is_count, is_ignorable
+from . import clip_cpp, containers, dialects, families, infer, quantised
 from . import scope as scopes
 from .containers import Content
 from .locate import Found, locate
 from .opened import Checkpoint
 from .ops import OPS
-from .positions import kerashub_positions
+from .positions import kerashub_positions, long_clip_positions
 from .scope import KNOWN, Scope
 from .tensor import FLOATS, Tensor
 
@@ -73,13 +74,14 @@ def opened(
     beside: Collection[str] = PLAIN,
 ) -> tuple[Checkpoint, str | None]:
     """(a checkpoint without its config, the activation that its prefix tells); arguments and errors as for `load`."""
-    where = Path(path)
-    if subfolder is None and component and (where / component).is_dir():
+    if subfolder is None and component and (Path(path) / component).is_dir():
         subfolder, component = component, None  # a diffusers pipeline: each component in its folder
     found = locate(path, subfolder, variant, component, prefer)
-    content = _read(found)
+    where = str(found.manifest or found.weights[0])
+    content, assumed = clip_cpp.opened(_read(found), where)
     wanted = None if found.item is not None and component not in scopes.TOWERS else component
-    return _translated(content, found, wanted or _tower_of(scope), component, scope, own, beside)
+    result, known = _translated(content, found, wanted or _tower_of(scope), component, scope, own, beside)
+    return replace(result, notes=[*assumed, *result.notes]), known
 
 
 def of_tensors(
@@ -103,6 +105,8 @@ def _translated(
 ) -> tuple[Checkpoint, str | None]:
     """`opened`, once the entries are there; `wanted` chooses among several CLIPs."""
     chosen, notes = _choose(content, wanted, found, own)
+    content, read_as = quantised.plain(content, str(found.manifest or found.weights[0]), chosen.prefix, own)
+    notes += read_as
     tensors, ignored, heads = _translate(content, chosen, found, notes, own or chosen.dialect.name in beside)
     tower = component if component in scopes.TOWERS else None
     tensors = _keep(tensors, scope, tower)
@@ -152,12 +156,6 @@ def _choose(content: Content, component: str | None, found: Found, own: bool = F
     notes = []
     if len(candidates) > 1 and component is None:
         notes.append(f"took {chosen}; the file also has {'; '.join(str(c) for c in candidates if c != chosen)}")
-    resnet = chosen.prefix + "visual.layer1.0.conv1.weight" in content.tensors
-    if resnet and component != "text":
-        raise CheckpointError(
-            f"{where}: its vision tower is a ResNet (OpenAI's RN50 family); only ViT towers are implemented. "
-            'Its text tower can be had with component="text"'
-        )
     other = next((n for n in content.tensors if n.startswith(f"{chosen.prefix}visual.")), None)
     if other and "vision" not in chosen.towers and component != "text":
         family = families.name_of(n for n in content.tensors if n.startswith(chosen.prefix))
@@ -165,7 +163,7 @@ def _choose(content: Content, component: str | None, found: Found, own: bool = F
             f"{where}: its vision tower is none of CLIP's ({other}): it is {family or 'another architecture'}. "
             'Its text tower can be had with component="text"'
         )
-    return (chosen._replace(towers=("text",)) if resnet else chosen), notes
+    return chosen, notes
 
 
 def _translate(
@@ -177,9 +175,12 @@ def _translate(
     inside = _tidy(inside, content, chosen)
     if chosen.dialect is dialects.KERASHUB:
         inside = kerashub_positions(inside, where, notes)
+    elif not chosen.dialect.name.startswith("hf"):
+        inside = long_clip_positions(inside, where, notes)
     heads: dict[str, int] = {}
     tensors: dict[str, Tensor] = {}
-    for rule in dialects.rules(chosen.dialect, min(dialects.layers(inside), len(inside) + 1)):
+    depth = min(dialects.layers(inside), len(inside) + 1)
+    for rule in dialects.rules(chosen.dialect, depth, chosen.dialect.resnets and dialects.has_resnet(inside)):
         tensor = inside.pop(rule.foreign, None)
         if tensor is None:
             continue
@@ -230,7 +231,8 @@ def _sort_out(rest: Mapping[str, Tensor], chosen: Scope) -> tuple[list[str], lis
 
 def _check_dtypes(tensors: Mapping[str, Tensor], where: str) -> None:
     """Weights must be numbers that a model computes with."""
-    whole = [n for n, t in tensors.items() if t.dtype not in FLOATS and in_scope(n, "full") and not is_ignorable(n)]
+    numbers = {n: t for n, t in tensors.items() if in_scope(n, "full") and not is_ignorable(n) and not is_count(n)}
+    whole = [n for n, t in numbers.items() if t.dtype not in FLOATS]
     if whole:
         raise CheckpointError(
             f"{where}: {len(whole)} weights are {tensors[whole[0]].dtype}: {', '.join(whole[:3])}. It is a quantised "

@@ -21,7 +21,7 @@ WEIGHTS = (
     "flax_model.msgpack",
     "model.weights.h5",
 )
-ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".keras")
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".keras", ".gguf")
 
 
 class Found(NamedTuple):

@@ -91,7 +91,12 @@ def _image_processor(read: Checkpoint, config: Mapping[str, Any], notes: list[st
     side = int(config["image_size"])
     options: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     stated = read.found.file("open_clip_config.json") if read.found and read.folder else None
-    if stated is not None and stated.is_file():
+    pictures = json.loads(read.metadata["gguf"]) if "gguf" in read.metadata else {}
+    if "clip.vision.image_mean" in pictures:
+        options |= {
+            key: [float(f"{x:.8g}") for x in pictures[f"clip.vision.{key}"]] for key in ("image_mean", "image_std")
+        }
+    elif stated is not None and stated.is_file():
         options |= from_open_clip(read_json_object(stated).get("preprocess_cfg"), side, notes)
     else:
         notes.append(f"the source has no preprocessor: OpenAI's, at {side} pixels, was written")

@@ -43,7 +43,7 @@ def save(
         tensors: canonical name -> tensor (or NumPy array); read one by one.
         config_dict: the content of config.json, in Hugging Face's form.
         to: the target layout, a key of `targets.TARGETS`: "hf", "hf-flat", "hf-bin", "tf", "flax", "openai",
-            "open_clip", "kerashub", "orbax". (Single-file checkpoints of Stable Diffusion: see `convert`.)
+            "open_clip", "kerashub", "orbax", "gguf". (Single-file checkpoints of Stable Diffusion: see `convert`.)
         dtype: convert floating-point tensors to it, rounding once; None keeps each tensor's own.
         shard_size: the largest weight file, in bytes or as "500MB", "2GiB"; None: one file.
         metadata: added to the weight file's own.

@@ -31,6 +31,7 @@ NEW = {
     },
 }
 _OPTIONAL = ("logit_scale", "text_projection.weight")  # what some of these files have no place for
+_WRITTEN = ("float64", "float32", "float16", "bfloat16")
 _CHUNK = 1 << 24
 
 
@@ -118,6 +119,8 @@ def _changes(
         new = OPS[rule.op].forward([rest.pop(part) for part in rule.canonical], 0)
         if new.shape != old.shape:
             raise CheckpointError(f"{path}: {name}: got {new.shape}, want {old.shape}")
+        if old.dtype not in _WRITTEN:
+            raise CheckpointError(f"{path}: {name} is {old.dtype}: into a quantised encoder nothing is written")
         if new.dtype != old.dtype:
             notes.append(f"{name}: {new.dtype} was written as the file's {old.dtype}")
         changes[name] = new.astype(old.dtype)

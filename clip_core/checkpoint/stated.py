@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..reading import is_there, read_json_object
+from . import clip_cpp, resnet
 from .foreign_config import from_kerashub, from_open_clip
 from .opened import Checkpoint
 
-CLIP_TYPES = ("clip", "clip_text_model", "clip_vision_model")
+CLIP_TYPES = ("clip", "clip_text_model", "clip_vision_model", resnet.FULL_KIND, resnet.KIND)
 
 
 class Stated(NamedTuple):
@@ -32,6 +33,9 @@ def stated(read: Checkpoint) -> Stated | None:
         found = None
     if found is None and "config" in read.metadata:
         found = _inside(read)
+    if found is None and read.dialect == "gguf":
+        path = read.files[0]
+        found = Stated(clip_cpp.config(json.loads(read.metadata["gguf"]), path), False, path)
     if found is not None and found.hugging_face:
         check_kind(found.config, str(found.path))
     return found

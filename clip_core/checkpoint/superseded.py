@@ -64,8 +64,9 @@ def superseded(
         gone |= theirs | {"open_clip_config.json"}
     if whole:
         gone |= {*TOKENIZER_FILES, *IMAGE_FILES}
-        if to != "openai":
-            gone |= {name for name in ("model.pt",) if name in names and not _same_file(folder, name, tensors)}
+        for layout, name in (("openai", "model.pt"), ("gguf", "model.gguf")):
+            if to != layout and name in names and not _same_file(folder, name, tensors):
+                gone.add(name)
     return (gone & names) - written
 
 

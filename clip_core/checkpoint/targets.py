@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..files import json_bytes
-from . import dialects, foreign_config, positions, processors, safetensors_file, torch_writer
+from . import dialects, foreign_config, positions, processors, resnet, safetensors_file, torch_writer
 from .shards import shard_names, shards
 from .tensor import FLOATS, Tensor
 
@@ -71,6 +71,8 @@ def _hf(job: Job) -> dict[str, bytes]:
 
 def _hf_flat(job: Job) -> dict[str, bytes]:
     """Only a tower alone is flat; with a projection, and a full model, transformers >= 5.6 stays nested too."""
+    if resnet.is_in(job.tensors):
+        raise CheckpointError('hf-flat: transformers has no ResNet tower: this package\'s own layout is to="hf"')
     flat = dialects.HF_FLAT_TEXT if job.towers == ("text",) else dialects.HF_FLAT_VISION
     if all(name.startswith(flat.strip) for name in job.tensors):
         job = job._replace(tensors={name.removeprefix(flat.strip): t for name, t in job.tensors.items()})
@@ -141,7 +143,9 @@ def openai_tensors(job: Job) -> dict[str, Tensor]:
     if len(job.towers) < 2:
         job.notes.append(f"only a {job.towers[0]} tower: clip.model.build_model loads full models")
     for tower in job.towers:
-        job.notes.extend(f"{tower}: OpenAI's build_model {what}" for what in _openai_differences(job.part(tower)))
+        is_resnet = tower == "vision" and resnet.is_in(job.tensors)
+        differences = resnet.openai_differences if is_resnet else _openai_differences
+        job.notes.extend(f"{tower}: OpenAI's build_model {what}" for what in differences(job.part(tower)))
     return tensors
 
 
@@ -173,7 +177,8 @@ def _open_clip(job: Job) -> dict[str, bytes]:
 
 
 def _need_both(job: Job, what: str) -> None:
-    wanted = {"text_projection.weight", "visual_projection.weight", "logit_scale"}
+    visual = resnet.PROJECTION if resnet.is_in(job.tensors) else "visual_projection.weight"
+    wanted = {"text_projection.weight", visual, "logit_scale"}
     missing = sorted(wanted - set(job.tensors))
     if len(job.towers) < 2 or missing:
         raise CheckpointError(
@@ -187,6 +192,8 @@ def _kerashub(job: Job) -> dict[str, bytes]:
 
     from . import h5_file
 
+    if resnet.is_in(job.tensors):
+        raise CheckpointError("kerashub: KerasHub's CLIP has no ResNet tower")
     _need_both(job, "kerashub")
     heads = {tower: int(job.part(tower)["num_attention_heads"]) for tower in job.towers}
     tensors = dialects.translate(
@@ -216,6 +223,32 @@ def _orbax(job: Job) -> dict[str, bytes]:
     return {}
 
 
+def _gguf(job: Job) -> dict[str, bytes]:
+    write_gguf(job.folder / "model.gguf", job)
+    return {"config.json": json_bytes(job.config)}
+
+
+def write_gguf(path: Path, job: Job) -> None:
+    """clip.cpp's file: the kernel of its convolution is float16, and what has one axis is float32."""
+    from . import clip_cpp, gguf_file
+
+    missing = [n for t, n in (("text", "text"), ("vision", "visual")) if t in job.towers]
+    missing = [f"{name}_projection.weight" for name in missing if f"{name}_projection.weight" not in job.tensors]
+    if missing or "float64" in {t.dtype for t in job.tensors.values()}:
+        what = f"{missing[0]} is missing" if missing else 'found float64: give dtype="float32"'
+        raise CheckpointError(f"gguf: clip.cpp wants projections, of float32 or float16: {what}")
+    tensors = dialects.translate(_supported(job, ("float16", "float32"), "clip.cpp's GGUF"), dialects.GGUF)
+    scale = tensors.pop("logit_scale", None)
+    tensors = {n: t.astype("float32") if len(t.shape) < 2 else t for n, t in tensors.items()}
+    kernel = tensors.get("v.patch_embd.weight")
+    if kernel is not None:
+        if kernel.dtype != "float16":
+            job.notes.append("vision: the patch embedding was rounded to float16, in which ggml convolves")
+        tensors["v.patch_embd.weight"] = kernel.astype("float16")
+    value = 0.0 if scale is None else float(scale.astype("float32").numpy())
+    gguf_file.write(path, tensors, clip_cpp.header(job.config, job.towers, value, job.files), job.advance)
+
+
 TARGETS: dict[str, Callable[[Job], dict[str, bytes]]] = {
     "hf": _hf,
     "hf-flat": _hf_flat,
@@ -226,6 +259,7 @@ TARGETS: dict[str, Callable[[Job], dict[str, bytes]]] = {
     "open_clip": _open_clip,
     "kerashub": _kerashub,
     "orbax": _orbax,
+    "gguf": _gguf,
 }
 
 
@@ -234,6 +268,9 @@ def write_file(path: Path, job: Job, to: str) -> None:
     config = {"config": json.dumps(job.config)}
     if to in ("hf-flat", "kerashub", "orbax"):
         raise CheckpointError(f"{to}: a folder was wanted as the target, found the file name {path.name}")
+    if to == "gguf":
+        write_gguf(path, job)
+        return
     if to == "tf":
         from .h5_file import write_tf
 

@@ -1,6 +1,6 @@
 """Pictures to pixel values.
 
-`processor.py` is CLIPImageProcessor; `input.py` what counts as a picture, and how it is read; `profiles.py` one picture
-through one call's steps, as transformers or torchvision take them; `ops.py` the plain steps; `fast.py` and
-`resample.py` the same bytes sooner.
+`processor.py` has CLIPImageProcessor; `input.py` accepts and reads pictures; `profiles.py` takes one picture through
+the steps of transformers or torchvision; `ops.py` has the plain steps; `fast.py` and `resample.py` have faster ones
+with the same bytes.
 """

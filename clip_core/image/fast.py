@@ -1,7 +1,7 @@
-"""Short cuts of the image processor. Each gives exactly the plain path's bytes and floats, which tests check.
+"""Faster steps of the image processor. Tests check that each gives exactly the plain path's bytes and floats.
 
-- Pillow resizes an 8-bit picture in two passes, across and down, rounding to bytes between them. Here the passes are
-  requested one at a time, and the crop is applied between and after them. (`resize(box=...)` rounds its coefficients
+- Pillow resizes an 8-bit picture in two passes, across and down, rounding to bytes between them. Here each pass is a
+  call of its own, and the crop is applied between and after them. (`resize(box=...)` rounds its coefficients
   differently.)
 - Step "pixels": large pictures are resized by matrix products (`resample.py`).
 - Step "jpeg": JPEG files are decoded by simplejpeg where that is installed (the extra `jpeg`). Like Pillow, it calls
@@ -9,9 +9,9 @@
   Pillow, whose result or error counts.
 - The rescaled and normalised value depends only on the byte and its channel: it comes from a table of 256 floats for
   each channel, or from three float32 operations where these give the same 256 floats.
-- Pictures are spread over the processors that this process may use.
+- Pictures are spread over the usable processors.
 
-The two named steps are faster on some processors only: `machine.choice` decides whether they are taken.
+The two named steps are faster on some processors only; `machine.choice` decides.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from . import resample as products
 from .ops import channel_values
 from .resample import FILTER_SUPPORT, packed_pixels
 
-# The order of the passes shows in the bytes, and Pillow 13 changed it for tall pictures (ImagingResampleInner in its
-# Resample.c): a later major version may change it again, so there nothing is taken apart.
+# The order of the passes affects the bytes, and Pillow 13 changed it for tall pictures (ImagingResampleInner in its
+# Resample.c). A later major version may change it again, so passes are split only up to this one.
 PILLOW = int(PIL.__version__.split(".")[0])
 NEWEST_KNOWN_PILLOW = 13
 
-# The pass down makes whole columns, even if few of their rows are kept: at most this many pixels are made at a time.
+# The pass down computes whole columns, even if few of their rows are kept; this is the most pixels at a time.
 MAX_COLUMN_PIXELS = 1 << 24
 
 
@@ -72,12 +72,12 @@ def _crop(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 
 def _across(picture: Image.Image, height: int, width: int, top: int, bottom: int, resample: Any) -> Image.Image:
-    """The pass across; rows that the pass down won't read stay black."""
+    """The pass across; rows that the pass down does not read stay black."""
     scale = picture.height / height
     reach = FILTER_SUPPORT[resample] * max(scale, 1.0) + 2
     first = max(0, math.floor((top + 0.5) * scale - reach))
     last = min(picture.height, math.ceil((bottom - 0.5) * scale + reach))
-    if (last - first) * 8 > picture.height * 7:  # too little to gain over the copies
+    if (last - first) * 8 > picture.height * 7:  # the gain would not cover the copies
         return picture.resize((width, picture.height), resample)
     needed = picture.crop((0, first, picture.width, last)).resize((width, last - first), resample)
     result = Image.new(picture.mode, (width, picture.height))
@@ -86,7 +86,7 @@ def _across(picture: Image.Image, height: int, width: int, top: int, bottom: int
 
 
 def _down(picture: Image.Image, height: int, top: int, bottom: int, resample: Any) -> Image.Image:
-    """Rows `top` to `bottom` of the pass down, in strips where whole columns would take too much memory."""
+    """Rows `top` to `bottom` of the pass down, in strips if whole columns would take too much memory."""
     strip = max(1, MAX_COLUMN_PIXELS // height)
     if picture.height == height or picture.width <= strip:
         return _crop(picture.resize((picture.width, height), resample), (0, top, picture.width, bottom))
@@ -99,7 +99,7 @@ def _down(picture: Image.Image, height: int, top: int, bottom: int, resample: An
 
 
 class Place(NamedTuple):
-    """What of a resized picture is wanted."""
+    """The size of a resized picture, and the box to keep of it."""
 
     height: int  # of the whole resized picture
     width: int
@@ -107,9 +107,9 @@ class Place(NamedTuple):
 
 
 def planes(picture: Image.Image, place: Place, resample: Any, packed: np.ndarray | None = None) -> np.ndarray:
-    """An RGB or L picture resized and cropped: bytes [C, H, W] as uint8, or as float32 in the thread's own memory.
+    """An RGB or L picture resized and cropped: bytes [C, H, W] as uint8, or as float32 in memory of the thread.
 
-    That memory is used again at its next call. `packed`: the picture's pixels, where `load` gave them.
+    The thread's next call reuses that memory. `packed`: the picture's pixels, if `load` returned them.
     """
     height, width, box = place
     taken = PILLOW <= NEWEST_KNOWN_PILLOW and products.suits(picture.size, height, width, box, resample)
@@ -138,7 +138,7 @@ def _products_ratio() -> float:
 
 
 def _sample(width: int, height: int) -> Image.Image:
-    """Smooth colours with fine noise, like a photograph. `np.random` isn't used: its state is the caller's."""
+    """Smooth colours with fine noise, like a photograph, without `np.random`, whose state belongs to the caller."""
     numbers = np.arange(9000, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(24)
     noise = Image.fromarray(np.resize(numbers.astype(np.uint8), (height, width, 3)))
     smooth = noise.crop((0, 0, 9, 7)).resize((width, height), Image.Resampling.BILINEAR)
@@ -146,14 +146,14 @@ def _sample(width: int, height: int) -> Image.Image:
 
 
 class ByteValues(NamedTuple):
-    """The value of each byte: looked up, or computed where that is known to give the same floats."""
+    """The value of each byte: looked up, or computed if that is known to give the same floats."""
 
     table: np.ndarray  # [channels, 256]
     arithmetic: tuple[np.ndarray, np.ndarray] | None  # float32 mean and std [channels, 1, 1]: (byte / 255 - mean) / std
 
 
 def byte_values(table: np.ndarray, mean: tuple | None, std: tuple | None) -> ByteValues:
-    """A table, with the arithmetic if that gives all of its values to the bit: computing is faster than looking up."""
+    """A table, with the arithmetic if it gives the same values to the bit: computing is faster than looking up."""
     table.flags.writeable = False  # shared between calls
     if mean is None:
         return ByteValues(table, None)
@@ -190,13 +190,13 @@ def _table(
 
 
 def look_up(planes: np.ndarray, values: ByteValues, out: np.ndarray | None = None) -> np.ndarray:
-    """Bytes [C, H, W] (uint8 or float32) as their values, in `out` where it has their shape and dtype."""
+    """The values of bytes [C, H, W] (uint8 or float32), written to `out` if it has their shape and dtype."""
     if out is None or out.shape != planes.shape or out.dtype != values.table.dtype:
         out = np.empty(planes.shape, values.table.dtype)
     if values.arithmetic:
         return _work_out(planes, *values.arithmetic, out=out)
     for plane, row, part in zip(planes.astype(np.uint8, copy=False), values.table, out, strict=True):
-        # A byte is always inside the table; "clip" only spares NumPy a buffered copy.
+        # A byte is always inside the table; "clip" avoids NumPy's buffered copy.
         np.take(row, plane, out=part, mode="clip")
     return out
 
@@ -208,19 +208,20 @@ MOST_BYTES = 1 << 26  # of a file read at once; Pillow reads longer ones piece b
 
 
 def is_unread(picture: Image.Image) -> bool:
-    """Whether this is a JPEG file that was opened, but not decoded."""
+    """Whether this is a JPEG file that was opened but not decoded."""
     return picture.format == "JPEG" and bool(getattr(picture, "tile", None)) and bool(getattr(picture, "fp", None))
 
 
 def is_drafted(picture: Image.Image) -> bool:
-    """Whether `Image.draft` has told it to be decoded smaller, or in other colours."""
+    """Whether `Image.draft` was called to decode it smaller or in another mode."""
     return bool(getattr(picture, "decoderconfig", None))
 
 
 def load(picture: Image.Image) -> np.ndarray | None:
-    """`picture.load()`, with simplejpeg as the decoder of a JPEG file where that is faster.
+    """`picture.load()`, with simplejpeg as the decoder of a JPEG file if that is faster.
 
-    Returns its packed pixels then (see `packed_pixels`), in memory that the thread reuses at its next call; else None.
+    Returns its packed pixels in that case (see `packed_pixels`), in memory that the thread's next call reuses; else
+    None.
     """
     packed = _decoded(picture) if takes(picture) else None
     if packed is None:
@@ -231,7 +232,7 @@ def load(picture: Image.Image) -> np.ndarray | None:
 
 
 def takes(picture: Image.Image) -> bool:
-    """Whether `load` will try simplejpeg."""
+    """Whether `load` tries simplejpeg."""
     return is_unread(picture) and picture.mode == "RGB" and quick_decoder() is not None
 
 
@@ -241,7 +242,7 @@ def quick_decoder() -> Callable[..., Any] | None:
 
 
 def _decoded(picture: Image.Image) -> np.ndarray | None:
-    """The packed pixels of an unread JPEG, which stays unread; None where Pillow has to decode.
+    """The packed pixels of an unread JPEG, which stays unread; None if Pillow has to decode it.
 
     After `Image.draft`, those of the smaller picture that was asked for.
     """
@@ -252,18 +253,18 @@ def _decoded(picture: Image.Image) -> np.ndarray | None:
         file: Any = picture.fp  # type: ignore[attr-defined]
         if file.seek(0, os.SEEK_END) > MOST_BYTES:
             return None
-        file.seek(0)  # where Pillow starts, too
+        file.seek(0)  # Pillow starts there too
         out = products.scratch("decoded", (height, width), np.int32)
-        # A drafted size is one of those that libjpeg offers, so the smallest that is no smaller is this one.
+        # A drafted size is one that libjpeg offers, so the smallest size that is not below it is exactly this one.
         smaller = {"min_height": height, "min_width": width} if is_drafted(picture) else {}
         found = decode(file.read(), PACKED, buffer=out, **smaller)
-    except Exception:  # whatever it is, Pillow meets it too: it reports it, or can decode the file
+    except Exception:  # Pillow reads the same file: it reports the error or decodes the file
         return None
     return out if found.shape[:2] == out.shape else None
 
 
 class _Given(ImageFile.PyDecoder):
-    """A decoder for Pillow that copies pixels decoded before, so that `load` does everything else as usual."""
+    """A decoder for Pillow that copies pixels already decoded, so that `load` does everything else as usual."""
 
     _pulls_fd = True  # it takes nothing from the file
 
@@ -276,14 +277,14 @@ Image.register_decoder("triclip", _Given)
 
 
 def _hand_over(packed: np.ndarray, picture: Any) -> None:
-    """Leaves the picture as Pillow's `load` does: decoded, its file closed."""
+    """Leave the picture as Pillow's `load` does: decoded, its file closed."""
     picture.tile = [("triclip", (0, 0, *picture.size), 0, (packed,))]
     picture.load()
 
 
 @lru_cache(maxsize=1)
 def decoder() -> Callable[..., Any] | None:
-    """simplejpeg's function; None where it isn't installed, or its libjpeg doesn't give the bytes of Pillow's."""
+    """simplejpeg's function; None if it is not installed or its libjpeg gives other bytes than Pillow's."""
     try:
         from simplejpeg import decode_jpeg
     except ImportError:
@@ -292,7 +293,7 @@ def decoder() -> Callable[..., Any] | None:
 
 
 def _gives_pillows_bytes(decode: Callable[..., Any]) -> bool:
-    """Compares both on small pictures: Pillow may have another libjpeg, which upsamples or rounds differently."""
+    """Compare both on small pictures: Pillow may have another libjpeg, which upsamples or rounds differently."""
     for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
         file = io.BytesIO()
         _sample(83, 61).save(file, "JPEG", quality=90, subsampling=subsampling)
@@ -302,7 +303,7 @@ def _gives_pillows_bytes(decode: Callable[..., Any]) -> bool:
                 want = np.asarray(picture)
             try:
                 found = decode(file.getvalue(), "RGB", min_height=want.shape[0], min_width=want.shape[1])
-            except Exception:  # another simplejpeg than is known here
+            except Exception:  # an unknown version of simplejpeg
                 return False
             if not np.array_equal(found, want):
                 return False
@@ -310,7 +311,7 @@ def _gives_pillows_bytes(decode: Callable[..., Any]) -> bool:
 
 
 def _jpeg_ratio() -> bool | float:
-    """Pillow's time over simplejpeg's, up to the pixels that the next step works on; False without simplejpeg."""
+    """Pillow's time over simplejpeg's, from the file to the next step's input; False without simplejpeg."""
     if decoder() is None:
         return False
     file = io.BytesIO()
@@ -344,16 +345,16 @@ Result = TypeVar("Result")
 
 
 def on_threads(count: int, function: Callable[[int], Result]) -> list[Result]:
-    """`function(number)` of each number below `count`, on as many threads as there are usable processors.
+    """`function(number)` for each number below `count`, on as many threads as there are usable processors.
 
-    libjpeg, Pillow and NumPy let go of the interpreter's lock while they work. Raises the first error in the order of
-    numbers; after one nothing more is begun.
+    libjpeg, Pillow and NumPy release the GIL while they work. Raises the first error in the order of the numbers; after
+    an error no further number is started.
     """
     workers = min(count, machine.usable_cpus())
     if workers <= 1:
         return [function(number) for number in range(count)]
     work = _Work(count, function)
-    # One future for each thread, not for each number: every future that ends wakes the caller, who takes the GIL.
+    # One future for each thread, not for each number: every future that ends wakes the caller, which takes the GIL.
     pool = _pool(os.getpid(), machine.usable_cpus())
     try:
         for future in [pool.submit(work.run) for _ in range(workers)]:
@@ -366,7 +367,7 @@ def on_threads(count: int, function: Callable[[int], Result]) -> list[Result]:
 
 
 class _Work:
-    """A queue of numbers that threads take from, with the result or the error of each."""
+    """A queue of numbers for threads, with each number's result or error."""
 
     def __init__(self, count: int, function: Callable[[int], Any]) -> None:
         self.function = function
@@ -376,11 +377,11 @@ class _Work:
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """One thread's part."""
+        """One thread's loop."""
         while (number := self._next()) is not None:
             try:
                 self.out[number] = self.function(number)
-            except Exception as error:  # for the caller, who raises the first
+            except Exception as error:  # the caller raises the first
                 self.failed[number] = error
                 self.begin_no_more()
 
@@ -395,7 +396,7 @@ class _Work:
 
 @lru_cache(maxsize=1)
 def _pool(process: int, workers: int) -> Any:
-    """Threads that are kept, with their scratch memory, for the next call; a forked `process` starts its own."""
+    """A pool of threads, kept with their scratch memory for the next call; a forked `process` makes its own."""
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(workers, thread_name_prefix="triclip-images")

@@ -1,4 +1,4 @@
-"""What may be given as a picture (files, Pillow images, arrays, tensors, lists of them), and how it is read."""
+"""Reading pictures: files, Pillow images, arrays, tensors and lists of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..errors import ImageError, InputError
 from . import fast
 from .ops import short
 
-# What Pillow's decoders raise on damaged or hostile files.
+# Errors of Pillow's decoders on damaged or hostile files.
 DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -40,17 +40,17 @@ DECODING_ERRORS = (
     Image.DecompressionBombWarning,
 )
 
-MOST_FETCHED = 100_000_000  # bytes of a picture at a URL
+MOST_FETCHED = 100_000_000  # bytes of a picture at a URL, at most
 
-# Modes with more than 8 bits a channel: converting to RGB clips them to [0, 255] and cuts fractions off.
+# Modes with more than 8 bits a channel: conversion to RGB clips to [0, 255] and truncates fractions.
 DEEP_MODES = ("I", "F")
 
 
 def check_pixels(width: int, height: int, name: str) -> None:
-    """ImageError for a picture of no pixels or of more than twice Pillow's limit, before it is decoded.
+    """Raise ImageError for a picture without pixels or with more than twice Pillow's limit, before it is decoded.
 
-    Pillow itself warns of one between its limit and twice that (Image.DecompressionBombWarning), and refuses larger
-    ones where it opens them.
+    Pillow itself warns between its limit and twice that (Image.DecompressionBombWarning), and refuses larger pictures
+    when it opens them.
     """
     if width == 0 or height == 0:
         raise ImageError(f"{name}: wanted a picture of at least 1 x 1 pixels, found {width} x {height}")
@@ -68,8 +68,8 @@ def _name(image: Any) -> str:
 
 # ---- decoding
 
-# Pillow reads a picture when it is first looked at, and two threads mustn't do so at once. Pictures can't carry a lock
-# of their own: these are shared out among them by id.
+# Pillow decodes a picture lazily, which two threads must not do at once. Pictures can't carry a lock of their own,
+# so these locks are assigned to them by id.
 _LOCKS: list[Any] = []
 
 
@@ -78,7 +78,7 @@ def _new_locks() -> None:
 
 
 _new_locks()
-if hasattr(os, "register_at_fork"):  # a thread that held one isn't there in the child
+if hasattr(os, "register_at_fork"):  # the thread that held one does not exist in the child
     os.register_at_fork(after_in_child=_new_locks)
 
 
@@ -87,18 +87,18 @@ def _lock_of(image: Image.Image) -> Any:
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """The picture, its pixels read as Pillow's `load` reads them: the file that belongs to it is closed then.
+    """The picture, decoded as by Pillow's `load`, which closes its file.
 
-    Threads may do so at once. ImageError where the pixels can't be read or there are none.
+    Safe on several threads at once. Raises ImageError if the pixels can't be read or there are none.
     """
     loaded(image)
     return image
 
 
 def loaded(image: Image.Image, exif: bool = False) -> tuple[Image.Image, np.ndarray | None]:
-    """The picture decoded, or upright where `exif` asks for that and it isn't, with its packed pixels.
+    """(the picture, decoded and, with `exif`, upright; its packed pixels or None).
 
-    These are None where they didn't come with decoding, else the thread's until its next call (see `fast.load`).
+    Packed pixels exist if decoding produced them; the thread's next call overwrites them (see `fast.load`).
     """
     name = _name(image)
     if image.width == 0 or image.height == 0:
@@ -106,7 +106,7 @@ def loaded(image: Image.Image, exif: bool = False) -> tuple[Image.Image, np.ndar
     with _lock_of(image):
         try:
             packed = fast.load(image)
-        except InputError:  # TRICLIP_SHORT_CUTS says what it can't
+        except InputError:  # an invalid TRICLIP_SHORT_CUTS
             raise
         except DECODING_ERRORS as error:
             raise ImageError(
@@ -118,9 +118,9 @@ def loaded(image: Image.Image, exif: bool = False) -> tuple[Image.Image, np.ndar
 
 
 def reduced_twin(image: Image.Image, size: tuple[int, int]) -> Image.Image | None:
-    """Another Image of a JPEG that wasn't decoded yet, to be decoded no larger than is needed for `size`.
+    """A second Image of an undecoded JPEG, to be decoded no larger than `size` needs.
 
-    The caller's stays unread: reading it is what this is to spare. None where it was decoded meanwhile.
+    The caller's stays undecoded. None if it was decoded meanwhile.
     """
     with _lock_of(image):
         if not fast.is_unread(image):
@@ -130,14 +130,14 @@ def reduced_twin(image: Image.Image, size: tuple[int, int]) -> Image.Image | Non
             file.seek(0)
             twin: Any = Image.open(io.BytesIO(file.read()), formats=["JPEG"])
         except DECODING_ERRORS:
-            return None  # decoding the picture itself says what is wrong
+            return None  # decoding the picture itself reports the error
     twin.filename = getattr(image, "filename", "")  # for messages
     twin.draft(image.mode, size)
     return twin
 
 
 def _orientation(image: Image.Image) -> int:
-    """What EXIF says of it; 1, upright, where that is nothing or can't be read."""
+    """The EXIF orientation; 1 (upright) if there is none or it can't be read."""
     try:
         return image.getexif().get(0x0112, 1)
     except DECODING_ERRORS:
@@ -152,7 +152,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def apply_exif(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; as it is when that says nothing or can't be read."""
+    """The picture turned by its EXIF orientation; unchanged if there is none or it can't be read."""
     try:
         return ImageOps.exif_transpose(image)
     except DECODING_ERRORS:
@@ -167,13 +167,13 @@ def load_image(image: Any, unread_jpeg: bool = False) -> Image.Image | np.ndarra
 
     Args:
         image: a path (str or PathLike), a `PIL.Image.Image`, or an array or tensor of a framework.
-        unread_jpeg: leave a JPEG file open and unread for the image processor, which may decode it smaller
-            (`reduced_decoding`); to be closed afterwards. What is damaged in it shows then.
+        unread_jpeg: leave a JPEG file open and undecoded for the image processor, which may decode it smaller
+            (`reduced_decoding`). The caller closes it. Damage shows when it is decoded.
     Returns:
         The Pillow image in the file's own mode (its first frame), or a NumPy array.
     Raises:
-        FileNotFoundError: nothing is there. ImageError: a folder, no picture, a damaged or truncated one, no pixels,
-        or more than twice `PIL.Image.MAX_IMAGE_PIXELS`; the message names the file. InputError: none of these types.
+        FileNotFoundError: no such file. ImageError: a folder, not a picture, a damaged or truncated one, no pixels,
+        or more than twice `PIL.Image.MAX_IMAGE_PIXELS`; the message names the file. InputError: another type.
     """
     if isinstance(image, (str, os.PathLike)):
         return _open(Path(image), unread_jpeg)
@@ -192,9 +192,9 @@ def _open(path: Path, unread_jpeg: bool) -> Image.Image:
     try:
         if unread_jpeg and (opened := _unread_jpeg(path)):
             return opened
-        # A file of our own: Pillow before 11.2 fails on a picture that is closed twice, and callers close it too.
+        # Opened here, because Pillow before 11.2 fails on a picture that is closed twice, and callers close it too.
         with path.open("rb") as file:
-            image: Any = Image.open(file)
+            image: Any = open_encoded(file, str(path))
             check_pixels(image.width, image.height, str(path))
             image.filename = str(path)
             return decode(image)
@@ -206,9 +206,12 @@ def _open(path: Path, unread_jpeg: bool) -> Image.Image:
 
 
 def _unread_jpeg(path: Path) -> Image.Image | None:
-    """A JPEG file, opened, not decoded; None for another one."""
+    """A JPEG file, opened but not decoded; None for other formats."""
     with ExitStack() as closing:
-        image = closing.enter_context(Image.open(path))
+        try:
+            image = closing.enter_context(Image.open(path))
+        except Image.UnidentifiedImageError:  # it may be one that is read with help
+            return None
         check_pixels(image.width, image.height, str(path))
         if not fast.is_unread(image):
             return None
@@ -216,21 +219,55 @@ def _unread_jpeg(path: Path) -> Image.Image | None:
         return image
 
 
-# Formats that Pillow names but doesn't read: others have to supply the reader, or a program is run (Ghostscript).
+# Formats that Pillow lists but reads only with another library's reader or an external program (Ghostscript).
 _NOT_READ = frozenset(("BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"))
+
+
+# What phones call their pictures.
+HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+
+
+@lru_cache(maxsize=1)
+def reads_heif() -> bool:
+    """Whether HEIF pictures can be read: by pillow-heif (extra `heic`), which Pillow is then told of."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def open_encoded(file: Any, name: str, formats: Any = None) -> Image.Image:
+    """`Image.open` of a file at its start; a HEIF one, whatever its name, with pillow-heif.
+
+    Raises what Pillow does; ImageError for HEIF without pillow-heif.
+    """
+    try:
+        return Image.open(file, formats=formats)
+    except Image.UnidentifiedImageError:
+        file.seek(0)
+        head = file.read(12)
+        file.seek(0)
+        if head[4:8] != b"ftyp" or head[8:12] not in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+            raise
+        if not reads_heif():
+            raise ImageError(f"{name}: a HEIC picture needs pillow-heif: pip install 'triclip[heic]'") from None
+        return Image.open(file, formats=["HEIF"])
 
 
 @lru_cache(maxsize=1)
 def picture_suffixes() -> frozenset[str]:
     """Suffixes, lower-case with their dot, of the picture files that Pillow reads on this machine."""
     Image.init()
+    reads_heif()
     found = Image.registered_extensions().items()
     return frozenset(suffix.lower() for suffix, kind in found if kind in Image.OPEN and kind not in _NOT_READ)
 
 
 def fetch_image(url: Any, timeout: float = 30.0) -> Image.Image:
     """The picture at a URL (http, https), opened. Raises InputError and ImageError, which name the URL."""
-    from http.client import HTTPException  # slow to import, seldom needed
+    from http.client import HTTPException  # slow to import, rarely needed
     from urllib.request import Request, urlopen
 
     if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
@@ -238,12 +275,12 @@ def fetch_image(url: Any, timeout: float = 30.0) -> Image.Image:
     try:
         with urlopen(Request(url, headers={"User-Agent": "triclip"}), timeout=timeout) as answer:
             data = answer.read(MOST_FETCHED + 1)
-    except (OSError, ValueError, HTTPException) as error:  # no network, refused, no URL after all
+    except (OSError, ValueError, HTTPException) as error:  # no network, refused, or not a URL
         raise ImageError(f"{url}: wanted a picture, found that it can't be fetched ({error})") from error
     if len(data) > MOST_FETCHED:
         raise ImageError(f"{url}: wanted at most {MOST_FETCHED} bytes, found more")
     try:
-        image: Any = Image.open(io.BytesIO(data))
+        image: Any = open_encoded(io.BytesIO(data), url)
         check_pixels(image.width, image.height, url)
     except ImageError:
         raise
@@ -262,7 +299,7 @@ def is_image(value: Any) -> bool:
 
 
 def to_array(image: Any) -> np.ndarray:
-    """An array or tensor as NumPy, without copying where it can be; numbers only.
+    """An array or tensor of numbers as NumPy, without a copy if possible.
 
     bfloat16, which NumPy lacks, becomes float32. Raises InputError for other types, ImageError for other contents.
     """
@@ -270,7 +307,7 @@ def to_array(image: Any) -> np.ndarray:
         raise InputError(
             f"images: wanted a Pillow image, a NumPy array, a tensor, or a list of them, found {type(image).__name__}"
         )
-    if hasattr(image, "detach"):  # torch: off the graph and the device first
+    if hasattr(image, "detach"):  # torch: detached and on the CPU first
         image = image.detach().cpu()
         if str(image.dtype) == "torch.bfloat16":
             image = image.float()
@@ -288,8 +325,8 @@ def to_array(image: Any) -> np.ndarray:
 def flatten_images(images: Any) -> list[Any]:
     """One picture, a batch [N, H, W, C] or [N, C, H, W], or (nested) lists of either, as a flat list of pictures.
 
-    Lists of numbers are read as one array. Raises InputError for an empty list or something that is no picture,
-    ImageError for an array of other than 3 or 4 dimensions.
+    Lists of numbers are read as one array. Raises InputError for an empty list or a value that is not a picture,
+    ImageError for an array without 3 or 4 dimensions.
     """
     if isinstance(images, (list, tuple)):
         if len(images) == 0:
@@ -319,17 +356,17 @@ def _numbers(images: Any) -> np.ndarray:
 
 
 def flatten(image: Image.Image, background: Any = "white") -> Image.Image:
-    """A picture whose transparent parts show a colour: RGB, the background shown through where it is transparent.
+    """A picture composed over a background colour: RGB.
 
     Args:
-        image: of any mode. Transparent are what an alpha channel says (RGBA, LA, PA, La, RGBa), a palette's transparent
-            entries, and the colour that a PNG or GIF file names as transparent (mode 1, L, I or RGB).
-        background: a colour's name or "#rrggbb" as Pillow knows them, (red, green, blue) of 0 to 255, or None: then the
-            picture comes back as it is.
+        image: of any mode. Transparency comes from an alpha channel (RGBA, LA, PA, La, RGBa), a palette's transparent
+            entries, or the colour that a PNG or GIF file names as transparent (mode 1, L, I or RGB).
+        background: a colour's name or "#rrggbb" as Pillow knows them, (red, green, blue) of 0 to 255, or None, which
+            returns the picture unchanged.
     Returns:
-        The picture itself where nothing is transparent, in its own mode; else a new one.
+        The picture itself, in its own mode, if nothing is transparent; else a new one.
     Raises:
-        InputError: a background that is no colour. ImageError: a picture that can't be read.
+        InputError: a background that is not a colour. ImageError: a picture that can't be read.
     """
     if background is None:
         return image
@@ -344,17 +381,17 @@ def flatten(image: Image.Image, background: Any = "white") -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """A picture that has some transparency as RGBA."""
+    """A picture with transparency as RGBA."""
     key = image.info.get("transparency")
-    if image.mode.startswith("I"):  # Pillow doesn't look for the key there
+    if image.mode.startswith("I"):  # Pillow does not look for the key there
         seen = to_rgb(image)
         seen.putalpha(Image.fromarray(np.where(np.asarray(image) == key, np.uint8(0), np.uint8(255))))
         return seen
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-        image = image.copy()  # of a file of 16 bits, of which Pillow keeps the upper 8; of the key it keeps all
+        image = image.copy()  # Pillow keeps the upper 8 of a file's 16 bits, but all 16 of the key
         image.info["transparency"] = tuple(value >> 8 for value in key)
     try:
-        # Pillow converts grey, premultiplied, in this order only.
+        # Pillow converts premultiplied grey only in this order.
         return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     except (ValueError, OSError) as error:
         raise ImageError(f"{_name(image)}: wanted a mode that converts to RGB, found {image.mode} ({error})") from error
@@ -368,7 +405,7 @@ def _has_transparency(image: Image.Image) -> bool:
 
 
 def _colour(background: Any) -> tuple[int, int, int]:
-    """(red, green, blue) of a colour that Pillow knows."""
+    """(red, green, blue) of a colour in one of Pillow's forms."""
     wanted = 'a colour such as "white", "#ffffff" or (255, 255, 255), or None'
     if isinstance(background, str):
         try:
@@ -384,7 +421,7 @@ def _colour(background: Any) -> tuple[int, int, int]:
 def to_rgb(image: Image.Image) -> Image.Image:
     """A decoded picture in mode RGB by Pillow's conversion: alpha is dropped, palettes are looked up.
 
-    More than 8 bits a channel are cut off (see `warn_if_deep`). ImageError for modes that Pillow can't convert.
+    Channels of more than 8 bits are clipped (see `warn_if_deep`). Raises ImageError for modes unknown to Pillow.
     """
     if image.mode == "RGB":
         return image
@@ -395,9 +432,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def warn_if_deep(images: list[Any], convert_rgb: bool = True) -> None:
-    """Warn once of a picture of more than 8 bits a channel that converting to RGB spoils: above 255 all is white.
+    """Warn once about a picture of more than 8 bits a channel, which the conversion to RGB clips: above 255 is white.
 
-    So Pillow does it, and transformers with it.
+    This is what Pillow, and with it transformers, does.
     """
     for image in images:
         if convert_rgb and isinstance(image, Image.Image) and image.mode.startswith(DEEP_MODES) and _is_spoilt(image):
@@ -422,7 +459,7 @@ def _is_spoilt(image: Image.Image) -> bool:
 
 
 def warn_if_scaled(images: list[Any]) -> None:
-    """Warn once when a float (or boolean) array lies in [0, 1], so that rescaling would darken it to nearly black."""
+    """Warn once about a float (or boolean) array in [0, 1], which rescaling would darken to nearly black."""
     for image in images:
         if isinstance(image, np.ndarray) and image.dtype.kind in "fb" and image.min() >= 0 and image.max() <= 1:
             warnings.warn(

@@ -1,7 +1,7 @@
 """Array arithmetic of the image processor: channel order, sizes, resize, crop, rescale, normalise.
 
 Every function gives transformers 4.37.2's numbers to the bit (its `image_transforms.py`), which fixes the order of the
-operations and the dtype of each step; the comments say which.  Pictures are NumPy arrays, [H, W, C] or [C, H, W].
+operations and the dtype of each step. Pictures are NumPy arrays, [H, W, C] or [C, H, W].
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import ImageError, InputError
 
 FIRST = "channels_first"  # [C, H, W]
 LAST = "channels_last"  # [H, W, C]
-# Of one picture: twice Pillow's own limit, beyond which it refuses to read any.
+# Of one picture: twice Pillow's own limit, above which Pillow refuses to read.
 MAX_PIXELS = 178_956_970
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -33,7 +33,7 @@ SIZE_KEYS = (
 
 
 def channel_format(value: Any, name: str) -> str | None:
-    """`value` as "channels_first", "channels_last" or None; an enum counts by its value."""
+    """`value`, or an enum's value, as "channels_first", "channels_last" or None."""
     value = getattr(value, "value", value)
     if value not in (None, FIRST, LAST):
         raise InputError(f"{name}: wanted {FIRST!r}, {LAST!r} or None, found {value!r}")
@@ -41,7 +41,7 @@ def channel_format(value: Any, name: str) -> str | None:
 
 
 def infer_channel_format(image: np.ndarray) -> str:
-    """Channels first when the first axis has 1 or 3 entries, else last when the last axis has.
+    """Channels first if the first axis has 1 or 3 entries, else channels last if the last axis has.
 
     So [3, 100, 3] reads as channels first, as in transformers: pass `input_data_format` to say otherwise.
     Raises ImageError for any other shape.
@@ -91,7 +91,7 @@ def size_dict(size: Any, name: str = "size", square: bool = True) -> dict[str, i
     if isinstance(size, (tuple, list)) and len(size) == 2:
         size = {"height": size[0], "width": size[1]}
     if isinstance(size, Mapping):
-        # transformers 5 may write the edges that don't apply as null.
+        # transformers 5 may write unused edges as null.
         given = {key: value for key, value in size.items() if value is not None}
         if set(given) in SIZE_KEYS:
             return _bounded({key: _edge(value, name, key) for key, value in given.items()}, name)
@@ -102,7 +102,7 @@ def size_dict(size: Any, name: str = "size", square: bool = True) -> dict[str, i
 
 
 def _bounded(size: dict[str, int], name: str) -> dict[str, int]:
-    """The size; InputError where a picture of it, or the square of its shortest edge, is larger than MAX_PIXELS."""
+    """The size. Raises InputError if it, or the square of its shortest edge, has more than MAX_PIXELS pixels."""
     pixels = size["height"] * size["width"] if "height" in size else size.get("shortest_edge", 1) ** 2
     if max(pixels, *size.values()) > MAX_PIXELS:
         raise InputError(f"{name}: wanted at most {MAX_PIXELS} pixels, found {short(size)}")
@@ -110,10 +110,10 @@ def _bounded(size: dict[str, int], name: str) -> dict[str, int]:
 
 
 def finite_number(value: Any, name: str) -> Any:
-    """A number that float32 holds, as it is; InputError for anything else."""
+    """A number that float32 can hold, unchanged; InputError for anything else."""
     try:
         held = isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) <= LARGEST
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         held = False
     if not held:
         raise InputError(f"{name}: wanted a finite number, found {short(value)}")
@@ -121,16 +121,16 @@ def finite_number(value: Any, name: str) -> Any:
 
 
 def short(value: Any) -> str:
-    """A value for a message, at most 100 letters."""
+    """A value for a message, at most 100 characters."""
     try:
         text = repr(value)
-    except ValueError:  # Python prints no whole number of more than 4,300 digits
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 100 else text[:97] + "..."
 
 
 def resized_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]:
-    """(height, width) after resizing: the shortest edge exact, the other rounded down as int(edge * long / short).
+    """(height, width) after resizing: the shortest edge exactly, the other int(edge * long / short).
 
     A `longest_edge` beside `shortest_edge` is ignored, as in transformers 4.37.
     """
@@ -145,12 +145,12 @@ def resized_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int,
 
 
 def crop_offset(original: int, wanted: int) -> int:
-    """Where a central crop starts along one edge, rounded down; negative when the picture is too small."""
+    """The start of a central crop along one edge, rounded down; negative if the picture is too small."""
     return (original - wanted) // 2
 
 
 def _needs_scaling_for_pil(image: np.ndarray) -> bool:
-    """Whether a float picture in [0, 1] has to be multiplied by 255 to become bytes; ImageError when it can't be."""
+    """Whether a float picture is in [0, 1] and is multiplied by 255 to become bytes; ImageError for other ranges."""
     if image.dtype == np.uint8:
         return False
     with np.errstate(invalid="ignore"):
@@ -182,7 +182,7 @@ def to_pil(image: np.ndarray, source: str) -> tuple[Image.Image, bool]:
 
 
 def resize(image: np.ndarray, height: int, width: int, resample: Any, source: str) -> np.ndarray:
-    """The picture at another size by way of 8-bit Pillow, in the same channel order.
+    """The picture resized by Pillow in 8 bits, in the same channel order.
 
     uint8 [0, 255], except that a float picture in [0, 1] comes back as float32 in [0, 1].
     """
@@ -197,13 +197,13 @@ def resize(image: np.ndarray, height: int, width: int, resample: Any, source: st
 
 
 def center_crop(image: np.ndarray, height: int, width: int, source: str) -> np.ndarray:
-    """The central `height` x `width` pixels, with zeros around a picture that is smaller; a view when it can be."""
+    """The central `height` x `width` pixels, padded with zeros if the picture is smaller; a view if possible."""
     image = to_channel_format(image, FIRST, source)
     rows, columns = image.shape[-2:]
     top, left = crop_offset(rows, height), crop_offset(columns, width)
     if top < 0 or left < 0:
         padded = np.zeros((image.shape[0], max(rows, height), max(columns, width)), image.dtype)
-        # The padding is rounded down on its own, not taken from the offset: they differ for odd differences.
+        # The padding is rounded down separately from the offset: they differ for odd differences.
         above, before = (padded.shape[1] - rows) // 2, (padded.shape[2] - columns) // 2
         padded[:, above : above + rows, before : before + columns] = image
         bottom, right = min(padded.shape[1], top + above + height), min(padded.shape[2], left + before + width)
@@ -214,16 +214,16 @@ def center_crop(image: np.ndarray, height: int, width: int, source: str) -> np.n
 
 
 def rescale(image: np.ndarray, scale: float, dtype: Any = np.float32) -> np.ndarray:
-    """image * scale: in float64 for whole numbers, in the picture's own precision for floats, then as `dtype`."""
+    """image * scale: in float64 for integers, in the picture's own precision for floats, then as `dtype`."""
     if isinstance(scale, Integral) and image.dtype.kind in "iu":
-        # The result type that NumPy 1 gave: wide enough for the scale, where NumPy 2 would raise.
+        # The result type of NumPy 1: wide enough for the scale, for which NumPy 2 would raise.
         image = image.astype(np.result_type(image.dtype, np.min_scalar_type(int(scale))), copy=False)
         return (image * image.dtype.type(scale)).astype(dtype)
     return (image * (int(scale) if isinstance(scale, Integral) else float(scale))).astype(dtype)
 
 
 def channel_values(value: Any, channels: int, name: str) -> list[float]:
-    """A mean or standard deviation as one number per channel; InputError when there are too few or too many."""
+    """A mean or standard deviation as one number per channel; InputError for another count."""
     values = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value] * channels
     if len(values) != channels:
         raise InputError(f"{name}: wanted one number, or one for each of {channels} channels, found {short(value)}")
@@ -235,7 +235,7 @@ def channel_values(value: Any, channels: int, name: str) -> list[float]:
 
 
 def normalize(image: np.ndarray, mean: Any, std: Any, source: str) -> np.ndarray:
-    """(image - mean) / std per channel, in the picture's own float precision; whole numbers as float32."""
+    """(image - mean) / std per channel, in the picture's own float precision; integers as float32."""
     if image.dtype.kind != "f":
         image = image.astype(np.float32)
     channels = channel_count(image, source)

@@ -1,6 +1,6 @@
 """CLIPImageProcessor: pictures to pixel values, as transformers 4.37.2 makes them with Pillow, to the bit.
 
-The steps are in `profiles.py`, their arithmetic in `ops.py`, and what counts as a picture in `input.py`.
+The steps are in `profiles.py`, their arithmetic in `ops.py`, and the reading of pictures in `input.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..files import write_text
 from ..hub import ACCEPTED_ARGUMENTS, HUB_ARGUMENTS, PushToHub, resolve_folder, upload_arguments, upload_message
 from ..hub import push_to_hub as _upload
 from . import ops
-from .input import fetch_image, flatten_images, load_image, to_array
+from .input import fetch_image, flatten_images, is_image, load_image, to_array
 from .ops import BICUBIC, FIRST
 from .profiles import PROFILES, Steps, pixel_batch, pixel_values
 
@@ -34,7 +34,7 @@ OPENAI_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 OPENAI_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 CONFIG_NAME = "preprocessor_config.json"
-# Keywords of models' and tokenizers' `save_pretrained` that programs pass to all three; they change nothing here.
+# Keywords of models' and tokenizers' `save_pretrained` that programs pass to image processors too; without effect.
 SAVE_ARGUMENTS = ("safe_serialization", "max_shard_size", "is_main_process", "legacy_format", "filename_prefix")
 NESTED_CONFIG_NAME = "processor_config.json"  # transformers 5: under the key "image_processor"
 
@@ -47,16 +47,16 @@ class CLIPImageProcessor(PushToHub):
         size: {"shortest_edge": n} (default 224; the other edge keeps the ratio, rounded down) or
             {"height": h, "width": w}, in pixels; an int means the shortest edge.
         resample: the Pillow filter; default bicubic (3).
-        do_center_crop: crop the middle to `crop_size`, with zeros around a picture that is smaller.
+        do_center_crop: crop the middle to `crop_size`; smaller pictures are padded with zeros.
         crop_size: {"height": h, "width": w} or an int; default 224 x 224.
         do_rescale, rescale_factor: multiply by the factor; default 1/255.
         do_normalize, image_mean, image_std: (x - mean) / std per channel; a number or one for each channel; default
             OpenAI's.
         do_convert_rgb: convert Pillow images to RGB first. Arrays are never converted.
-        profile: "hf" (default), "openai" or "open_clip": whose pixel values to give, see `profiles.py`.
+        profile: "hf" (default), "openai" or "open_clip": the library to reproduce, see `profiles.py`.
         apply_exif_orientation: turn Pillow images as their EXIF tag says; default False, as transformers and OpenAI.
-        reduced_decoding: True decodes JPEG files that Pillow opened but didn't read yet at 1/2, 1/4 or 1/8 of their
-            size where that is no smaller than the resized picture: several times faster for large photographs, and not
+        reduced_decoding: True decodes JPEG files that Pillow opened but did not decode yet at 1/2, 1/4 or 1/8 of their
+            size if that is no smaller than the resized picture: several times faster for large photographs, but not
             exact: values differ by 0.02 to 0.05 on average, at edges by up to 1 (docs/benchmarks.md measures it).
             Default False. Only in the "hf" profile.
         **kwargs: kept as attributes and saved, as transformers does with keys of other versions.
@@ -91,7 +91,7 @@ class CLIPImageProcessor(PushToHub):
         self.do_resize = do_resize
         self.size = ops.size_dict({"shortest_edge": 224} if size is None else size, "size", square=False)
         if "use_square_size" in kwargs and "shortest_edge" in self.size:
-            # KOSMOS-2's files: their shortest edge means both edges (so in transformers).
+            # KOSMOS-2's files: their shortest edge means both edges, as in transformers.
             self.size = ops.size_dict(self.size["shortest_edge"])
         self.resample = resample
         self.do_center_crop = do_center_crop
@@ -117,7 +117,7 @@ class CLIPImageProcessor(PushToHub):
     # ---- pictures -> pixel values
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
-        """The same as `preprocess`."""
+        """As `preprocess`."""
         return self.preprocess(images, **kwargs)
 
     def preprocess(
@@ -152,7 +152,7 @@ class CLIPImageProcessor(PushToHub):
         Returns:
             A mapping with `pixel_values`: float32 [N, C, height, width] with the default steps.
         Raises:
-            InputError: settings or types that can't be, an empty list. ImageError: a picture that can't be used.
+            InputError: invalid settings or types, an empty list. ImageError: an unusable picture.
         """
         steps = self.steps(
             do_resize=do_resize,
@@ -176,7 +176,7 @@ class CLIPImageProcessor(PushToHub):
         return BatchFeature({"pixel_values": pixel_batch(pictures, steps)}, tensor_type=return_tensors)
 
     def steps(self, *, data_format: Any = FIRST, input_data_format: Any = None, **given: Any) -> Steps:
-        """One call's settings, checked: the constructor's, except those that `preprocess` is given and aren't None."""
+        """One call's settings, checked: arguments of `preprocess` that aren't None override the constructor's."""
 
         def chosen(name: str) -> Any:
             return getattr(self, name) if given.get(name) is None else given[name]
@@ -206,14 +206,16 @@ class CLIPImageProcessor(PushToHub):
         )
 
     def fetch_images(self, image_url_or_urls: str | list[Any]) -> Any:
-        """The picture at a URL (http, https), opened; of a (nested) list of URLs, the list of theirs.
+        """The picture at a URL (http, https), opened; for a (nested) list of URLs a list of pictures.
+
+        Pictures and arrays stay as they are: transformers' processors pass everything through here.
 
         Raises InputError for anything else, ImageError (an OSError) for what can't be fetched, is no picture or is
         larger than 100 MB.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(url) for url in image_url_or_urls]
-        return fetch_image(image_url_or_urls)
+        return image_url_or_urls if is_image(image_url_or_urls) else fetch_image(image_url_or_urls)
 
     # ---- the steps one at a time, on one array
 
@@ -226,7 +228,7 @@ class CLIPImageProcessor(PushToHub):
         input_data_format: Any = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """One array [H, W, C] or [C, H, W] resized to `size` (see the class) by way of 8-bit Pillow.
+        """One array [H, W, C] or [C, H, W] resized to `size` (see the class) by Pillow in 8 bits.
 
         uint8; a float picture in [0, 1] stays in [0, 1], float32. `data_format` None keeps the order.
         """
@@ -237,9 +239,9 @@ class CLIPImageProcessor(PushToHub):
     def center_crop(
         self, image: np.ndarray, size: Any, data_format: Any = None, input_data_format: Any = None, **kwargs: Any
     ) -> np.ndarray:
-        """The middle {height, width} pixels of one array, with zeros around it where it is smaller.
+        """The middle {height, width} pixels of one array, padded with zeros if it is smaller.
 
-        Where the missing number of rows or columns is odd, the result has one less than asked, as in transformers
+        If the number of missing rows or columns is odd, the result has one less than asked for, as in transformers
         4.37.2.
         """
         crop = ops.size_dict(size, "size")
@@ -268,7 +270,7 @@ class CLIPImageProcessor(PushToHub):
         input_data_format: Any = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """(image - mean) / std for each channel of one array, in its own float precision (whole numbers: float32)."""
+        """(image - mean) / std for each channel of one array, in its own float precision (integers: float32)."""
         image, source = _array_and_format(image, input_data_format)
         return _in_format(ops.normalize(image, mean, std, source), data_format, source)
 
@@ -287,17 +289,17 @@ class CLIPImageProcessor(PushToHub):
     ) -> Self:
         """An image processor from a folder, a hub name or a JSON file.
 
-        Reads transformers 5's `processor_config.json` (key `image_processor`) where there is one, else
+        Reads transformers 5's `processor_config.json` (key `image_processor`) if there is one, else
         `preprocessor_config.json`, in all their variants.
 
         Args:
             pretrained_model_name_or_path: a folder, a name on the hub, or the JSON file itself.
             cache_dir, local_files_only, token, revision, subfolder: where to look.
-            force_download: accepted; what is newer on the hub is always downloaded.
-            return_unused_kwargs: also return the keywords that are no setting.
+            force_download: accepted without effect; newer files on the hub are always downloaded.
+            return_unused_kwargs: also return the keywords that are not settings.
             **kwargs: settings to use instead of the file's.
         Raises:
-            FileNotFoundError: no such file. ConfigError: one that is not JSON, or holds impossible values.
+            FileNotFoundError: no such file. ConfigError: not JSON, or impossible values.
         """
         where = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token, "revision": revision}
         given = {name: value for name, value in where.items() if value not in (None, False)}
@@ -337,13 +339,13 @@ class CLIPImageProcessor(PushToHub):
         return cls.from_dict(_settings(Path(json_file)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings, unknown ones included, as a new dict. triclip's own only where they aren't the default."""
+        """The settings, unknown ones included, as a new dict; triclip's own only if not the default."""
         settings = copy.deepcopy(self._extra)
         settings |= {key: copy.deepcopy(value) for key, value in vars(self).items() if not key.startswith("_")}
         if "height" in self.size:
-            # It has done its work in the constructor, and makes transformers 4 fail on a size without shortest_edge.
+            # Used up by the constructor; transformers 4 would fail on it for a size without shortest_edge.
             settings.pop("use_square_size", None)
-        # transformers knows none of them; leaving the defaults out keeps its files as they are.
+        # Unknown to transformers; without the defaults, files equal those of transformers.
         if settings["profile"] == "hf":
             del settings["profile"]
         for name in ("apply_exif_orientation", "reduced_decoding"):
@@ -359,21 +361,21 @@ class CLIPImageProcessor(PushToHub):
         return json.dumps(settings, indent=2, sort_keys=True, default=_jsonable) + "\n"
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
-        """Write the settings to a JSON file, whole or not at all."""
+        """Write the settings to a JSON file; a crash leaves the old file or the new one, whole."""
         write_text(Path(json_file_path), self.to_json_string())
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        """Write `preprocessor_config.json`, which transformers 4 and 5 read; returns the paths of what was written.
+        """Write `preprocessor_config.json`, which transformers 4 and 5 read; returns the paths of the written files.
 
-        Settings that transformers 5 left nested in a `processor_config.json` there would win over it: they are
+        Settings nested in an existing `processor_config.json` of transformers 5 would override it, so they are
         replaced as well.
 
         Args:
-            save_directory: made where it isn't there.
-            push_to_hub: also upload what was written; `repo_id` (default: the folder's name), `commit_message`,
-                `private`, `token`, `revision`, `create_pr` and so on say where.
+            save_directory: made if missing.
+            push_to_hub: also upload the written files, by `repo_id` (default: the folder's name), `commit_message`,
+                `private`, `token`, `revision`, `create_pr` and the like.
         Raises:
-            NotADirectoryError: `save_directory` is a file. TypeError: a keyword that is none of these.
+            NotADirectoryError: `save_directory` is a file. TypeError: an unknown keyword.
         """
         upload = upload_arguments(kwargs, save_directory, SAVE_ARGUMENTS)
         folder = Path(save_directory)
@@ -412,7 +414,7 @@ class CLIPFeatureExtractor(CLIPImageProcessor):
 
 
 def _flag(value: Any, name: str) -> bool:
-    """A setting that is on or off; None is off, as in transformers, and so is 0."""
+    """A boolean setting; None and 0 are False, as in transformers."""
     if value is None or isinstance(value, (bool, np.bool_)) or (isinstance(value, Real) and value in (0, 1)):
         return bool(value)
     raise InputError(f"{name}: wanted True or False, found {ops.short(value)}")
@@ -453,7 +455,7 @@ def _in_format(image: np.ndarray, data_format: Any, source: str) -> np.ndarray:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or an integer of thousands of digits
         raise ConfigError(f"{path}: wanted JSON, found something else ({error})") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: wanted a JSON object, found {type(found).__name__}")

@@ -1,4 +1,4 @@
-"""One picture through the steps of one call. Three profiles follow the order and the rounding of three libraries.
+"""The steps of one call, for one picture. Three profiles follow the order and the rounding of three libraries.
 
 `hf`: transformers 4.37.2's order: RGB, array, resize, crop, rescale, normalise, channel order.
 
@@ -27,18 +27,18 @@ from .ops import FIRST, LAST, MAX_PIXELS
 
 
 class Profile(NamedTuple):
-    """What the profiles differ in."""
+    """The functions in which the profiles differ."""
 
     resized_size: Callable[[int, int, Mapping[str, int], Mapping[str, int] | None], tuple[int, int]]
     crop_offset: Callable[[int, int], int]
-    worked_out: Callable[[np.ndarray, float | None, Any, Any], np.ndarray]  # bytes [C, 1, 256] -> their values
+    worked_out: Callable[[np.ndarray, float | None, Any, Any], np.ndarray]  # bytes [C, 1, 256] -> values
     values: Callable[[Any, str, Steps, np.ndarray | None], np.ndarray]
-    keeps_order: bool  # the order of the first picture's channels is taken for all
+    keeps_order: bool  # the channel order of the first picture is used for all
 
 
 @dataclass(frozen=True)
 class Steps:
-    """One call's settings: a step that isn't done has None."""
+    """One call's settings; None for a step that is not done."""
 
     size: dict[str, int] | None
     resample: Any
@@ -54,7 +54,7 @@ class Steps:
     reduced: bool = False
 
     def place(self, original: tuple[int, int]) -> Place:
-        """The part of a resized picture that the crop keeps; all of an edge that is shorter than the crop.
+        """The part of a resized picture that the crop keeps; the whole edge if it is shorter than the crop.
 
         `original`: the picture's (width, height). Raises ImageError for more than MAX_PIXELS.
         """
@@ -82,20 +82,20 @@ class Steps:
         return np.asarray(fast.resize_and_crop(picture, *self.place(picture.size), self.resample))
 
     def finish(self, pixels: np.ndarray, out: np.ndarray) -> None:
-        """Puts the values of bytes [H, W, C], padded to the crop, into `out` [C, H, W]."""
+        """Write the values of bytes [H, W, C], padded to the crop, into `out` [C, H, W]."""
         fast.look_up(_padded(pixels.transpose(2, 0, 1), self.crop), self.table(pixels.shape[2]), out)
 
 
 def pixel_values(pictures: list[Any], steps: Steps) -> list[np.ndarray]:
-    """The pictures' values, in order. Warns once about pictures whose values transformers spoils too."""
+    """The pictures' values, in order. Warns once about pictures whose values are clipped, as in transformers."""
     return _values(pictures, steps, [None] * len(pictures))
 
 
 def pixel_batch(pictures: list[Any], steps: Steps) -> np.ndarray:
-    """The same as one array. Raises InputError where the shapes differ."""
+    """As `pixel_values`, in one array. Raises InputError if the shapes differ."""
     if steps.crop is None or steps.data_format != FIRST:
         return stack(_values(pictures, steps, [None] * len(pictures)))
-    # Where they can be, the values are put where they belong at once. What isn't touched takes no memory.
+    # Values are written directly into the batch if possible. Untouched memory is never allocated by the system.
     batch = np.empty((len(pictures), 3, steps.crop["height"], steps.crop["width"]), np.float32)
     places = list(batch)
     values = _values(pictures, steps, places)
@@ -103,7 +103,7 @@ def pixel_batch(pictures: list[Any], steps: Steps) -> np.ndarray:
 
 
 def stack(pixels: list[np.ndarray]) -> np.ndarray:
-    """Arrays as one; InputError where their shapes differ."""
+    """Arrays stacked; InputError if their shapes differ."""
     shapes = {array.shape for array in pixels}
     if len(shapes) > 1:
         raise InputError(
@@ -114,7 +114,7 @@ def stack(pixels: list[np.ndarray]) -> np.ndarray:
 
 
 def _values(pictures: list[Any], steps: Steps, places: list[Any]) -> list[np.ndarray]:
-    """Each picture's values: its place, where that has their shape and dtype, else a new array."""
+    """Each picture's values: in its given place if that has their shape and dtype, else in a new array."""
     warn_if_deep(pictures, steps.convert_rgb)
     if steps.profile.keeps_order and steps.scale is not None:
         warn_if_scaled(pictures)
@@ -127,11 +127,10 @@ def _values(pictures: list[Any], steps: Steps, places: list[Any]) -> list[np.nda
 
 
 def _order_of(picture: Any, first: str | None, steps: Steps) -> str:
-    """The order of a picture's channels: `first`, that of the first one, is taken for all, as in transformers.
+    """The order of a picture's channels: `first`, that of the first picture, is used for all, as in transformers.
 
-    A picture that can't have it decides for itself. An array is read as transformers does, except where that can't be
-    normalised and the other reading can: one row of an RGB picture, [1, W, 3], is channels last when there are three
-    means.
+    A picture that can't have it is inferred by itself. An array is read as transformers does, unless only the other
+    order can be normalised: one row of an RGB picture, [1, W, 3], is channels last if there are three means.
     """
     if isinstance(picture, Image.Image) and not steps.profile.keeps_order:
         return LAST
@@ -148,7 +147,7 @@ def _order_of(picture: Any, first: str | None, steps: Steps) -> str:
 
 
 def _shape_only(picture: Any, steps: Steps) -> np.ndarray:
-    """An array of the picture's shape and no memory."""
+    """An array of the picture's shape that takes no memory."""
     if not isinstance(picture, Image.Image):
         return picture
     bands = 3 if steps.convert_rgb else len(picture.getbands())
@@ -157,7 +156,7 @@ def _shape_only(picture: Any, steps: Steps) -> np.ndarray:
 
 
 def _finished(planes: np.ndarray, order: str, steps: Steps, out: np.ndarray | None) -> np.ndarray:
-    """Bytes [C, H, W] as their values, in the order that is asked for or else the picture's."""
+    """The values of bytes [C, H, W], in the order asked for, by default the picture's."""
     values = fast.look_up(planes, steps.table(len(planes)), out)
     return ops.to_channel_format(values, steps.data_format or order, FIRST)
 
@@ -166,14 +165,14 @@ def _finished(planes: np.ndarray, order: str, steps: Steps, out: np.ndarray | No
 
 
 def _padded(planes: np.ndarray, crop: Mapping[str, int] | None) -> np.ndarray:
-    """Bytes [C, H, W] with zeros around them, as transformers pads what is smaller than the crop."""
+    """Bytes [C, H, W] padded with zeros, as transformers pads pictures smaller than the crop."""
     if not crop or planes.shape[1:] == (crop["height"], crop["width"]):
         return planes
     return ops.center_crop(planes, crop["height"], crop["width"], FIRST)
 
 
 def _hf_values(picture: Any, order: str, steps: Steps, out: np.ndarray | None) -> np.ndarray:
-    """One picture's values in the `hf` profile, by the short cuts where it is one of bytes."""
+    """One picture's values in the `hf` profile, by the short cuts if its values are bytes."""
     packed = None
     if isinstance(picture, Image.Image):
         picture, steps = _reduced(picture, steps)
@@ -193,13 +192,13 @@ def _hf_values(picture: Any, order: str, steps: Steps, out: np.ndarray | None) -
 def fast_values(
     picture: Image.Image, order: str, steps: Steps, out: np.ndarray | None = None, packed: np.ndarray | None = None
 ) -> np.ndarray:
-    """One RGB or L picture: what the crop keeps of it resized, then a table in place of the arithmetic."""
+    """One RGB or L picture: resized only inside the crop, then a table in place of the arithmetic."""
     planes = fast.planes(picture, steps.place(picture.size), steps.resample, packed)
     return _finished(_padded(planes, steps.crop), order, steps, out)
 
 
 def plain_values(image: np.ndarray, order: str, steps: Steps) -> np.ndarray:
-    """One array through every step in turn: what `fast_values` has to equal."""
+    """One array through every step in turn. `fast_values` equals it."""
     if steps.size:
         height, width = ops.resized_size(*ops.image_size(image, order), steps.size)
         image = ops.resize(image, height, width, steps.resample, order)
@@ -213,9 +212,9 @@ def plain_values(image: np.ndarray, order: str, steps: Steps) -> np.ndarray:
 
 
 def _reduced(picture: Image.Image, steps: Steps) -> tuple[Image.Image, Steps]:
-    """Where the steps ask for it, a twin of an unread JPEG that will be decoded smaller.
+    """With `reduced_decoding`, a second Image of an undecoded JPEG that will be decoded smaller.
 
-    The steps that come with it state the exact resized size.
+    The returned steps state the exact resized size.
     """
     if not steps.reduced or not steps.size or not fast.is_unread(picture) or fast.is_drafted(picture):
         return picture, steps
@@ -239,7 +238,7 @@ def _hf_bytes(every: np.ndarray, scale: float | None, mean: Any, std: Any) -> np
 
 
 def _torchvision_values(picture: Any, order: str, steps: Steps, out: np.ndarray | None) -> np.ndarray:
-    """One picture's values by torchvision's transforms; an array is made a Pillow image first."""
+    """One picture's values by torchvision's transforms; an array is first made a Pillow image."""
     packed = None
     if isinstance(picture, Image.Image):
         picture, packed = loaded(picture, steps.exif)
@@ -275,19 +274,19 @@ def _torchvision_pixels(picture: Image.Image, place: Place, steps: Steps) -> np.
 
 
 def _border(height: int, width: int, crop: Mapping[str, int]) -> tuple[int, int, int, int]:
-    """Rows and columns (left, top, right, bottom) that are missing to the crop, the odd one after the picture."""
+    """Rows and columns (left, top, right, bottom) missing for the crop; an odd one goes after the picture."""
     wide, high = max(0, crop["width"] - width), max(0, crop["height"] - height)
     return wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2
 
 
 def _with_border(planes: np.ndarray, crop: Mapping[str, int] | None) -> np.ndarray:
-    """Bytes [C, H, W] with zeros around them, as torchvision pads what is smaller than the crop."""
+    """Bytes [C, H, W] padded with zeros, as torchvision pads pictures smaller than the crop."""
     left, top, right, bottom = _border(planes.shape[1], planes.shape[2], crop) if crop else (0, 0, 0, 0)
     return np.pad(planes, ((0, 0), (top, bottom), (left, right))) if left + top + right + bottom else planes
 
 
 def _pad(picture: Image.Image, crop: Mapping[str, int]) -> Image.Image:
-    """The same of a picture in its own mode: palette entry 0, transparent black."""
+    """A picture padded in its own mode: palette entry 0, transparent black."""
     border = _border(picture.height, picture.width, crop)
     if not any(border):
         return picture
@@ -299,7 +298,7 @@ def _pad(picture: Image.Image, crop: Mapping[str, int]) -> Image.Image:
 
 
 def _rounded_offset(original: int, wanted: int) -> int:
-    """Where torchvision's central crop starts; Python rounds halves to the even number."""
+    """The start of torchvision's central crop; Python rounds halves to even."""
     return int(round((original - wanted) / 2.0))
 
 
@@ -326,7 +325,7 @@ def _to_tensor_bytes(every: np.ndarray, scale: float | None, mean: Any, std: Any
     """ToTensor (unless `scale` is None) and Normalize (unless `mean` is)."""
     values = every
     if scale is not None:
-        # ToTensor divides, which the usual factor stands for; it knows no other.
+        # ToTensor divides by 255, for which the usual factor stands; it has no other.
         values = values.astype(np.float32)
         values = values / np.float32(255) if scale == 1 / 255 else values * np.float32(scale)
     if mean is not None:

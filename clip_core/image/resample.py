@@ -1,14 +1,14 @@
 """Pillow's resize of an 8-bit picture as matrix products: the same bytes, faster on most processors with AVX-512.
 
-Pillow resizes in two passes, across and down. In each, an output byte is the sum of some input bytes times whole
-numbers (the filter's weights times 2**22), rounded, shifted and clipped to a byte. Here
+Pillow resizes in two passes, across and down. In each, an output byte is the sum of some input bytes times integers
+(the filter's weights times 2**22), rounded, shifted and clipped to a byte. Here
 
-- the whole numbers come from Pillow itself, once for each pair of sizes: it resizes pictures of single bright points in
+- the integers come from Pillow itself, once for each pair of sizes: it resizes pictures of single bright points in
   mode "I", whose values are not clipped to bytes;
 - the sums are float32 matrix products over blocks of neighbouring outputs, which BLAS computes faster than a loop over
   pixels;
-- a float32 sum can round to the wrong byte only where it lies close to the border between two bytes. A bound of the
-  rounding error says how close, and those few sums (some in 10,000) are computed again in whole numbers.
+- a float32 sum can round to the wrong byte only if it lies close to the border between two bytes. A bound of the
+  rounding error gives the distance, and those few sums (some in 10,000) are recomputed with integers.
 
 Only the pixels that the crop keeps are computed.
 """
@@ -35,20 +35,20 @@ FILTER_SUPPORT = {
     Image.Resampling.LANCZOS: 3.0,
 }
 
-# A product of at most this many multiplications stays on one OpenBLAS thread: pictures already have one each.
+# A product of at most this many multiplications stays on one OpenBLAS thread: each picture already has a thread.
 SMALL_PRODUCT = 1 << 18
 GROUP = 160  # rows in one product of the pass across
 BAND_FLOATS = 1 << 20  # input floats in a band; smaller bands mean more calls, each of which releases the GIL
-# Outputs in a block; the first length whose product is small enough is taken. Longer blocks hold more weights of zero,
-# but BLAS is slow with short sides: across, a block is one side of the product; down, the other side is a whole row.
+# Outputs in a block: the first length whose product is small enough. Longer blocks hold more zero weights, but BLAS is
+# slow with short sides: across, a block is one side of the product; down, the other side is a whole row.
 LENGTHS_ACROSS = (16, 4, 2, 1)
 LENGTHS_DOWN = (8, 4, 2, 1)
-MAX_TAPS = 64  # with more inputs to an output, too many sums come close to a border
+MAX_TAPS = 64  # with more inputs per output, too many sums come close to a border
 MAX_OUTPUT = 1 << 20  # pixels
 MIN_INPUT = 1 << 16  # pixels; smaller pictures gain nothing
 
-# The place value of each channel's byte in a packed pixel. Weights are divided by it instead of shifting every byte:
-# faster, and as exact, since in float32 a power of 2 changes only the exponent.
+# The place value of each channel's byte in a packed pixel. Weights are divided by it instead of shifting every byte,
+# which is faster and as exact: in float32 a power of 2 changes only the exponent.
 PACKED_FACTORS = (1.0, 2.0**8, 2.0**16)
 GREY_FACTORS = (1.0,)
 
@@ -62,7 +62,7 @@ class Pass(NamedTuple):
     """
 
     starts: np.ndarray  # [outputs]: the first input of each
-    weights: np.ndarray  # float64 [outputs, taps]: whole numbers, zero after the last tap
+    weights: np.ndarray  # float64 [outputs, taps]: integers, zero after the last tap
     factors: np.ndarray  # float64 [channels]: the place values of the inputs
     matrices: np.ndarray  # float32 [channels, blocks, inputs, outputs of a block], divided by the factors
     step: int
@@ -70,11 +70,11 @@ class Pass(NamedTuple):
     span: int
     begin: int  # the first input that is used, and the one after the last
     end: int
-    surest: np.float32  # a float32 sum this close to a whole number certainly rounds to it
+    surest: np.float32  # a float32 sum this close to an integer certainly rounds to it
 
     @property
     def outputs(self) -> int:
-        """The outputs of all blocks; the last block may have surplus ones, whose sums are 0."""
+        """The outputs of all blocks; surplus outputs of the last block have sums of 0."""
         return self.matrices.shape[1] * self.matrices.shape[3]
 
 
@@ -115,7 +115,7 @@ def passing(
     wanted = np.arange(first, last)
     starts = np.floor((wanted + 0.5) * (size / outputs) - support - 0.5).astype(np.intp)
     starts = np.clip(starts, 0, size - taps)
-    # Row r has a point at every column that is r modulo `taps`: an output sees at most one point of a row.
+    # Row r has a point at every column equal to r modulo `taps`, so an output sees at most one point of a row.
     points = np.zeros((taps, size), np.int32)
     points[np.arange(size) % taps, np.arange(size)] = 1 << BITS
     seen = np.asarray(Image.fromarray(points).resize((outputs, taps), resample))
@@ -138,13 +138,13 @@ def _worst_error(weights: np.ndarray) -> float:
     positive, negative = np.maximum(weights, 0).sum(1), np.maximum(-weights, 0).sum(1)
     additions = np.count_nonzero(weights, axis=1) - 1
     errors = positive + negative + additions * np.maximum(positive, negative)
-    return 1.01 * 255 * float(errors.max()) * 2**-24  # 1.01: earlier roundings may have enlarged a sum
+    return 1.01 * 255 * float(errors.max()) * 2**-24  # 1.01: allows for sums enlarged by earlier roundings
 
 
 def _blocks(
     starts: np.ndarray, weights: np.ndarray, across: int, lengths: tuple[int, ...]
 ) -> tuple[np.ndarray, int, int]:
-    """A Pass' matrices for place value 1, its step and its low."""
+    """The `matrices` for place value 1, `step` and `low` of a Pass."""
     outputs, taps = weights.shape
     inputs_an_output = (starts[-1] - starts[0]) / max(outputs - 1, 1)
     for length in lengths:
@@ -163,15 +163,15 @@ def _blocks(
 
 
 class _Scratch(threading.local):
-    """Arrays that a thread reuses for its next picture: allocating them costs more than the work done in them."""
+    """Arrays that a thread reuses for its next picture: allocating them costs more than the work in them."""
 
-    MOST_VALUES = 1 << 22  # of an array that is kept; larger ones are new each time
+    MOST_VALUES = 1 << 22  # size of the largest array that is kept; larger ones are new each time
 
     def __init__(self) -> None:
         self.kept: dict[str, np.ndarray] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        """An array of any finite numbers, the calling thread's until it asks for the same name again."""
+        """An array of arbitrary finite numbers, valid until the calling thread asks for the same name again."""
         size = math.prod(shape)
         if size > self.MOST_VALUES:
             return np.zeros(shape, dtype)
@@ -193,9 +193,9 @@ def packed_pixels(picture: Image.Image) -> np.ndarray:
 def resized_planes(
     packed: np.ndarray, height: int, width: int, box: tuple[int, int, int, int], resample: Any
 ) -> np.ndarray:
-    """`picture.resize((width, height), resample).crop(box)`, across first, of a picture as `packed_pixels` gives it.
+    """`picture.resize((width, height), resample).crop(box)`, across first, of packed pixels (see `packed_pixels`).
 
-    Returns bytes as float32 [C, H, W], in memory that the calling thread reuses at its next call.
+    Returns bytes as float32 [C, H, W], in memory that the calling thread's next call reuses.
     """
     left, top, right, bottom = box
     factors = GREY_FACTORS if packed.dtype == np.uint8 else PACKED_FACTORS
@@ -223,7 +223,7 @@ def _copy(packed: np.ndarray, left: int, right: int, planes: np.ndarray) -> None
     if packed.dtype == np.uint8:
         planes[0] = packed[:, left:right]
         return
-    if 2 * (right - left) < packed.shape[1]:  # else whole rows are faster: they are contiguous
+    if 2 * (right - left) < packed.shape[1]:  # otherwise whole rows are faster: they are contiguous
         packed, left, right = packed[:, left:right], 0, right - left
     byte = scratch("byte", packed.shape, np.int32)
     for plane, factor in zip(planes, PACKED_FACTORS, strict=True):
@@ -231,7 +231,7 @@ def _copy(packed: np.ndarray, left: int, right: int, planes: np.ndarray) -> None
 
 
 def _windows(values: np.ndarray, axis: int, count: int, step: int, length: int) -> np.ndarray:
-    """A view in which `axis` becomes two: `count` windows, `step` apart and maybe overlapping, of `length` entries."""
+    """A view with `axis` split in two: `count` windows, `step` apart and possibly overlapping, of `length` entries."""
     shape = (*values.shape[:axis], count, length, *values.shape[axis + 1 :])
     stride = values.strides[axis]
     return as_strided(values, shape, (*values.strides[:axis], step * stride, *values.strides[axis:]))
@@ -249,7 +249,7 @@ def _across(source: np.ndarray, across: Pass, target: np.ndarray) -> None:
 
 
 def _round(sums: np.ndarray, source: np.ndarray, axis: int, done: Pass, target: np.ndarray) -> np.ndarray:
-    """Sums [C, H, W] rounded to bytes, the doubtful ones computed again exactly, into `target` (floats).
+    """Sums [C, H, W] rounded to bytes, the doubtful ones recomputed exactly, into `target` (floats).
 
     The sums run along `axis` (1 or 2) of `source`. `target` may have fewer rows, and may be `sums`.
     """
@@ -263,13 +263,13 @@ def _round(sums: np.ndarray, source: np.ndarray, axis: int, done: Pass, target: 
 
 
 def _again(places: tuple[np.ndarray, ...], source: np.ndarray, axis: int, done: Pass) -> np.ndarray:
-    """The rounded sums at `places` (channels, rows, columns), computed in whole numbers."""
+    """The rounded sums at `places` (channels, rows, columns), computed with integers."""
     outputs = places[axis]
     first = [*places]
     first[axis] = done.starts[outputs] - done.low
     apart = source.shape[2] if axis == 1 else 1
     inputs = np.ravel_multi_index(tuple(first), source.shape)[:, None] + apart * np.arange(done.weights.shape[1])
-    # An input is always inside the source; "clip" only spares NumPy a buffered copy.
+    # An input is always inside the source; "clip" avoids NumPy's buffered copy.
     taken = source.reshape(-1).take(inputs, mode="clip")
     exact = np.einsum("ij,ij->i", taken, done.weights.take(outputs, axis=0)) / done.factors[places[0]]
     return np.floor(exact / 2.0**BITS + 0.5)

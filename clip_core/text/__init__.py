@@ -1,1 +1,1 @@
-"""The parts that the tokenizers in `clip_core.text.tokenizer` are made of. Nothing here imports a framework."""
+"""The tokenizers of `clip_core.text.tokenizer` and their parts. Nothing here imports a framework."""

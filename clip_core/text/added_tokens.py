@@ -1,6 +1,6 @@
-"""Tokens beside the learned vocabulary: special tokens, and those users add. They are cut out of text whole.
+"""Tokens beside the learned vocabulary: special tokens, and those users add. Text is never split inside them.
 
-The slow and the fast tokenizer find them by different rules, so there are two classes with one interface.
+The slow and the fast tokenizer find them by different rules, hence two classes with one interface.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class AddedToken:
     Args:
         content: its text.
         single_word: match only between word boundaries.
-        lstrip: take the white space on its left along.
-        rstrip: take the white space on its right along.
-        special: one of the model's control tokens: skipped by `decode(skip_special_tokens=True)`.
-        normalized: match it in the normalised text rather than in the raw text (the fast tokenizer only). None:
-            True unless the token is, or becomes, special.
+        lstrip: include the white space on its left.
+        rstrip: include the white space on its right.
+        special: a control token, skipped by `decode(skip_special_tokens=True)`.
+        normalized: match it in the normalised text instead of the raw text (fast tokenizer only). None: True unless the
+            token is, or becomes, special.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AddedToken:
         return not self.special if self._normalized is None else self._normalized
 
     def with_special(self, special: bool) -> AddedToken:
-        """A copy with that flag; `normalized` follows where it was not given."""
+        """A copy with that flag; `normalized` follows it if it was not given."""
         return AddedToken(self.content, self.single_word, self.lstrip, self.rstrip, special, self._normalized)
 
     def renamed(self, content: str) -> AddedToken:
@@ -113,22 +113,22 @@ def convert_added_tokens(obj: Any, save: bool, add_type_field: bool) -> Any:
 
 
 def _longest_first(contents: Iterable[str]) -> re.Pattern | None:
-    """A pattern that finds the leftmost and, there, the longest of `contents`."""
+    """A pattern for the leftmost and, at that place, the longest of `contents`."""
     ordered = sorted(filter(None, contents), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
 
 def _probe(content: str) -> str | None:
-    """A piece of punctuation that text must hold, before and after any normalising, for `content` to match.
+    """A punctuation character that text must contain, normalised or not, for `content` to match.
 
-    None when there is none. Semicolon and grave accent don't qualify: NFC makes them from other characters.
+    None if there is none. Semicolon and grave accent don't qualify: NFC makes them from other characters.
     """
     found = re.search(r"[!-/:<-@\[-_{-~]+", content)
     return found.group() if found else None
 
 
 class AddedTokens:
-    """What both kinds share: the tokens by id and by content, and a quick test that a text holds none of them."""
+    """Common to both kinds: the tokens by id and by content, and a quick test for texts without any of them."""
 
     def __init__(self) -> None:
         self.by_id: dict[int, AddedToken] = {}
@@ -144,28 +144,28 @@ class AddedTokens:
         return {token.content: i for i, token in sorted(self.by_id.items())}
 
     def put(self, token: AddedToken, token_id: int) -> None:
-        """Note a token under its id."""
+        """Set the token of an id."""
         self.by_id[token_id] = token
         self.ids[token.content] = token_id
         self._highest = max(self._highest, token_id)
         self._pattern = None
 
     def probes(self) -> list[str] | None:
-        """Strings of which text must hold one for an added token to be in it; None when that can't be told."""
+        """Strings of which a text with an added token contains at least one; None if there is no such set."""
         found: set[str] = set()
         for token in self.by_id.values():
             probe = _probe(token.content)
             if probe is None:
                 return None
             found.add(probe)
-        return [p for p in found if not any(q != p and q in p for q in found)]  # a substring stands for both
+        return [p for p in found if not any(q != p and q in p for q in found)]  # a substring covers both
 
 
 class SlowAddedTokens(AddedTokens):
-    """The slow tokenizer's rules: one pass over the raw text, then white space trimmed from the neighbours."""
+    """The slow tokenizer's rules: one pass over the raw text, then white space is trimmed from the neighbours."""
 
     def split(self, text: str) -> list[tuple[str, bool]]:
-        """`text` as (part, whether it is an added token)."""
+        """The parts of `text` as (part, whether it is an added token)."""
         if not any(content in text for content in self.ids):
             return [(text, False)] if text else []
         parts = self._cut(text)
@@ -188,11 +188,11 @@ class SlowAddedTokens(AddedTokens):
         return [(part, part in self.ids) for part in parts if part]
 
     def _cut(self, text: str) -> list[str]:
-        """`text` cut around every added token: the leftmost, there the longest."""
+        """`text` cut around every added token: the leftmost and, at that place, the longest."""
         if self._pattern is None:
             self._pattern = _trie(self.ids)
         parts: list[str] = []
-        running: dict[int, dict] = {}  # where a token may have begun -> how far into the trie it has come
+        running: dict[int, dict] = {}  # possible start of a token -> the trie's node reached from there
         done = 0
         for i, char in enumerate(text):
             if i < done:
@@ -218,7 +218,7 @@ class SlowAddedTokens(AddedTokens):
 
 
 def _trie(contents: Iterable[str]) -> dict:
-    """Nested dicts by character; the key "" marks an end."""
+    """A trie as nested dicts by character; the key "" marks the end of a token."""
     root: dict = {}
     for content in contents:
         node = root
@@ -229,10 +229,10 @@ def _trie(contents: Iterable[str]) -> dict:
 
 
 def _longest(text: str, position: int, start: int, running: Mapping[int, dict]) -> tuple[int, int]:
-    """(begin, end) of the match where the token begun at `start` is complete before `position`.
+    """(begin, end) of the match when the token begun at `start` is complete before `position`.
 
-    One that began earlier and could still be completed goes before it. transformers tries that also for one that has
-    just failed at `position`, as if it had not; ids depend on it, so it is done here too.
+    A token that began earlier and can still be completed takes precedence. transformers also tries one that has just
+    failed at `position`, as if it had not; ids depend on that, so it is the same here.
     """
     for begin, node in running.items():
         i = position + (begin < start)
@@ -247,9 +247,9 @@ def _longest(text: str, position: int, start: int, running: Mapping[int, dict]) 
 
 
 class FastAddedTokens(AddedTokens):
-    """The fast tokenizer's rules: some tokens are found in the raw text, those that are `normalized` after normalising.
+    """The fast tokenizer's rules: `normalized` tokens are found in the normalised text, others in the raw text.
 
-    Where a content was added twice, the first special and every other form stay findable, the last gives the flags.
+    If a content was added twice, the first special and every other form are found, with the flags of the last.
     """
 
     def __init__(self, normalize: Callable[[str], str] = fast_normalize) -> None:
@@ -263,7 +263,7 @@ class FastAddedTokens(AddedTokens):
         return content in self._specials
 
     def add(self, tokens: Iterable[AddedToken], vocab: Mapping[str, int]) -> int:
-        """Add tokens; one the vocabulary has keeps its id. Returns how many were new or had changed."""
+        """Add tokens; known ones keep their id. Returns the number of new or changed ones."""
         tokens = [token for token in tokens if token.content]
         for token in tokens:
             if token.special:
@@ -282,7 +282,7 @@ class FastAddedTokens(AddedTokens):
         return count
 
     def matches(self, text: str, normalized: bool) -> list[tuple[int | None, int, int]]:
-        """`text` as (id of the added token or None, start, end), covering all of it."""
+        """The parts of `text` as (id of the added token or None, start, end), without gaps."""
         if self._pattern is None:
             self._pattern = (self._compile(False), self._compile(True))
         pattern, ids = self._pattern[normalized]
@@ -326,7 +326,7 @@ def _stands_alone(text: str, start: int, end: int) -> bool:
 def parse_added_tokens(items: Any, where: str) -> dict[int, AddedToken]:
     """tokenizer.json's list or tokenizer_config.json's mapping of added tokens, by id, sorted.
 
-    Raises InputError saying `where` when it is neither.
+    Raises InputError with `where` for anything else.
     """
     if isinstance(items, list):
         pairs = [(item.get("id"), item) if isinstance(item, Mapping) else (None, item) for item in items]

@@ -1,4 +1,4 @@
-"""What the slow and the fast tokenizer offer alike: v4.37's calls, padding, loading and saving."""
+"""Common to the slow and the fast tokenizer: v4.37's calls, padding, loading and saving."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clip_core.text.added_tokens import convert_added_tokens
 from clip_core.text.encoder import TextEncoder
 from clip_core.text.rows import InputTypeError, Options, as_lists, check_texts, collate, logger, resolve
 
-HUB_NAME = "openai/clip-vit-base-patch32"  # the one checkpoint that v4.37's class attributes list
+HUB_NAME = "openai/clip-vit-base-patch32"  # the only checkpoint in v4.37's class attributes
 
 
 class TokenizerBase(TextEncoder, PushToHub):
@@ -83,15 +83,15 @@ class TokenizerBase(TextEncoder, PushToHub):
                 the attention mask is there by default.
             return_offsets_mapping: (start, end) in characters per token (fast only).
             verbose: log warnings.
-            **kwargs: `padding_side` for this call, `split_special_tokens` (slow only: added tokens are cut like any
-                text), and v4.37's deprecated `pad_to_max_length` and `truncation_strategy`. Others: a warning in the
-                log from the slow kind, a TypeError from the fast one, as there.
+            **kwargs: `padding_side` for this call, `split_special_tokens` (slow only: added tokens are split like any
+                text), and v4.37's deprecated `pad_to_max_length` and `truncation_strategy`. Others are a warning in the
+                log from the slow kind, a TypeError from the fast one, as in v4.37.
 
         Returns:
             A mapping: `input_ids` [rows, length] (or [length] for one text without `return_tensors`), …
 
         Raises:
-            InputError (a ValueError): a value that can't be; also a TypeError where the type is wrong.
+            InputError (a ValueError): an invalid value; also a TypeError for a wrong type.
         """
         options = resolve(
             self,
@@ -263,7 +263,7 @@ class TokenizerBase(TextEncoder, PushToHub):
         prepend_batch_axis: bool = False,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """Ids of one text or pair, without special tokens, to what a model takes; arguments as in `__call__`.
+        """Model inputs from the ids of one text or pair, without special tokens; arguments as in `__call__`.
 
         Args:
             prepend_batch_axis: give every tensor a leading axis of 1.
@@ -305,15 +305,15 @@ class TokenizerBase(TextEncoder, PushToHub):
         verbose: bool = True,
         padding_side: str | None = None,
     ) -> BatchEncoding:
-        """Fill encodings up to one length.
+        """Pad encodings to one length.
 
         Args:
             encoded_inputs: an encoding, a mapping of lists, or a list of encodings; lists, arrays or tensors.
-            padding, max_length, pad_to_multiple_of, return_attention_mask, return_tensors: as in `__call__`, padding
-                to the longest by default. Tensors in give tensors of their kind out.
+            padding, max_length, pad_to_multiple_of, return_attention_mask, return_tensors: as in `__call__`, but
+                padding is to the longest by default. Given tensors, returns tensors of the same framework.
 
         Returns:
-            A new mapping; the argument stays as it was.
+            A new mapping; the argument is unchanged.
         """
         main = self.model_input_names[0]
         encoded, kind = as_lists(collate(encoded_inputs, main), main)
@@ -379,15 +379,15 @@ class TokenizerBase(TextEncoder, PushToHub):
         Args:
             pretrained_model_name_or_path: a folder with vocab.json and merges.txt, or with tokenizer.json; or a name
                 that `clip_core.hub` resolves.
-            cache_dir, local_files_only, token, revision: for names; `force_download` changes nothing.
+            cache_dir, local_files_only, token, revision: for hub names; `force_download` has no effect.
             subfolder: the folder within it (diffusers: "tokenizer", "tokenizer_2").
-            **kwargs: `vocab_file`, `merges_file`, `tokenizer_file` name other files than the folder's; the rest
-                override what the files say (`pad_token`, `model_max_length`, `padding_side`, …), and `use_fast` and
-                the like are accepted and change nothing.
+            **kwargs: `vocab_file`, `merges_file`, `tokenizer_file` name other files than the folder's; others override
+                the files' settings (`pad_token`, `model_max_length`, `padding_side`, …); `use_fast` and the like are
+                accepted without effect.
 
         Raises:
             FileNotFoundError: no such folder, or no tokenizer in it.
-            CheckpointError: a damaged file, or a tokenizer that is not CLIP's.
+            CheckpointError: a damaged file, or another model's tokenizer.
         """
         where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         where |= {"revision": revision, "subfolder": subfolder}
@@ -400,7 +400,7 @@ class TokenizerBase(TextEncoder, PushToHub):
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write vocab.json and merges.txt into an existing folder; returns their paths.
 
-        Raises FileNotFoundError or NotADirectoryError when there is no such folder.
+        Raises FileNotFoundError or NotADirectoryError if there is no such folder.
         """
         return persist.save_vocabulary(self.data, save_directory, filename_prefix)
 
@@ -412,13 +412,13 @@ class TokenizerBase(TextEncoder, PushToHub):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> tuple[str, ...]:
-        """Write every file that transformers (4.37 to 5) and this package read, all at once; returns their paths.
+        """Write every file that transformers (4.37 to 5) and this package read, in one step; returns their paths.
 
         Args:
-            save_directory: made when missing.
+            save_directory: made if missing.
             legacy_format: fast only: False writes tokenizer.json without vocab.json and merges.txt, True those without
                 tokenizer.json, None both.
-            filename_prefix: goes before every name, with a hyphen.
+            filename_prefix: put before every name, with a hyphen.
             push_to_hub: upload these files afterwards, through huggingface_hub.
             **kwargs: `repo_id` (default: the folder's name), `commit_message`, `private`, `token`, …: see
                 `clip_core.hub.push_to_hub`.
@@ -458,11 +458,11 @@ class TokenizerBase(TextEncoder, PushToHub):
 
     @classmethod
     def convert_added_tokens(cls, obj: Any, save: bool = False, add_type_field: bool = True) -> Any:
-        """AddedTokens inside of dicts and lists to plain dicts (`save`), or such dicts back to AddedTokens.
+        """Convert AddedTokens inside dicts and lists to plain dicts (`save`), or such dicts back to AddedTokens.
 
         Args:
             save: the direction.
-            add_type_field: with `"__type": "AddedToken"`, from which the way back knows them; else without `special`.
+            add_type_field: include `"__type": "AddedToken"`, needed for the way back; else without `special`.
         """
         return convert_added_tokens(obj, save, add_type_field)
 
@@ -470,7 +470,7 @@ class TokenizerBase(TextEncoder, PushToHub):
 
     @contextlib.contextmanager
     def as_target_tokenizer(self) -> Iterator[None]:
-        """Nothing: CLIP tokenizes targets like texts. Warns, as in v4.37; use `text_target=`."""
+        """No effect: CLIP tokenizes targets like texts. Warns, as in v4.37; use `text_target=`."""
         warnings.warn("as_target_tokenizer is deprecated: use text_target=", stacklevel=3)
         yield
 

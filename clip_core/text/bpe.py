@@ -25,8 +25,8 @@ BYTE_TO_CHAR: dict[int, str] = {byte: chr(_TO_ALPHABET.get(byte, byte)) for byte
 CHAR_TO_BYTE: dict[str, int] = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 _NO_MERGE = 1 << 60
-_LONG_WORD = 200  # from here on the heap is faster than scanning, and its time stays near linear in the length
-_CACHE_LIMIT = 500_000  # words kept; beyond it new words are computed each time, so memory stays bounded
+_LONG_WORD = 200  # length from which the heap is faster than scanning; its time is nearly linear in the length
+_CACHE_LIMIT = 500_000  # cached words; beyond it new words are computed each time, so memory is bounded
 
 
 def to_alphabet(text: str) -> str:
@@ -49,10 +49,10 @@ class BytePairEncoder:
         vocab: token -> id.
         merges: "left right" per merge, best first, in training order (a part is made before it is used).
         end_of_word: the mark on a word's last character.
-        unk_token: the token whose id stands for what the vocabulary lacks; None drops it.
+        unk_token: the token for unknown characters; None drops them.
         fuse_unk: neighbouring unknown characters give one unknown token.
-        whole_words: every vocabulary entry that ends a word is known to be what the merges give for it, so such
-            words need no merging. True of the OpenAI vocabulary (a test proves it), not of vocabularies in general.
+        whole_words: whether every vocabulary entry that ends a word is also the result of its merges, so that such
+            words need no merging. True of OpenAI's vocabulary (a test proves it), not of vocabularies in general.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class BytePairEncoder:
         self.ranks = dict(zip(self.merges, range(len(self.merges)), strict=True))
 
     def keep_whole(self, pieces: Mapping[str, int]) -> None:
-        """Pieces that are tokens as they are, with their ids: special tokens that the pattern cuts out whole."""
+        """Register pieces that are tokens themselves, with their ids: special tokens that the pattern matches whole."""
         self.whole = dict(pieces)
         self._cache = {}
 
@@ -103,7 +103,7 @@ class BytePairEncoder:
         return tuple(token_id for _, token_id, _ in self.tokens(piece))
 
     def encode_all(self, pieces: Iterable[str]) -> list[int]:
-        """The ids of several pieces, in a row."""
+        """The ids of several pieces, concatenated."""
         return [i for piece in pieces for i in self.encode(piece)]
 
     def tokens(self, piece: str) -> list[tuple[str, int, int]]:
@@ -127,11 +127,11 @@ class BytePairEncoder:
         return found
 
     def token_texts(self, piece: str) -> list[str]:
-        """The tokens of one piece, those included that the vocabulary lacks."""
+        """The tokens of one piece, including those outside the vocabulary."""
         return [piece] if piece in self.whole else self.symbols(to_alphabet(piece))
 
     def symbols(self, word: str) -> list[str]:
-        """A word of the byte alphabet, merged as far as the ranks go."""
+        """A word of the byte alphabet after all merges."""
         if not word:
             return []
         symbols = list(word)
@@ -139,7 +139,7 @@ class BytePairEncoder:
         return self._merge(symbols) if len(symbols) < _LONG_WORD else self._merge_long(symbols)
 
     def _merge(self, symbols: list[str]) -> list[str]:
-        """Merge the pair of lowest rank, the leftmost of equals, until none has a rank."""
+        """Merge the pair of lowest rank, the leftmost of equals, until no pair has a rank."""
         rank_of = self.ranks.get
         ranks = [rank_of(f"{left} {right}", _NO_MERGE) for left, right in zip(symbols, symbols[1:], strict=False)]
         while ranks:
@@ -157,7 +157,7 @@ class BytePairEncoder:
         return symbols
 
     def _merge_long(self, symbols: list[str]) -> list[str]:
-        """The same merges by a heap over a linked list: a word of 100,000 characters takes a second, not hours."""
+        """`_merge` by a heap over a linked list: a word of 100,000 characters takes a second, not hours."""
         rank_of = self.ranks.get
         end = len(symbols)
         following = list(range(1, end + 1))
@@ -190,17 +190,16 @@ class BytePairEncoder:
 
 # ---- many texts -----------------------------------------------------------------------------------------------------
 #
-# The short way from a list of strings to ids, which is what nearly every call asks for. Pieces never cross white
-# space, so the ids of a simple text are those of the chunks between its spaces, and a chunk that was seen before costs
-# one look-up. Rows stay packed (int64 in bytes) until they are copied into the batch's array. A test holds its results
-# equal to the long way's.
+# The fast path from a list of strings to ids, for nearly every call. Pieces never cross white space, so the ids of a
+# simple text are those of the chunks between its spaces, and a known chunk costs one look-up. Rows stay packed (int64
+# in bytes) until they are copied into the batch's array. A test compares its results with the general path's.
 
-_CHUNK_LIMIT = 500_000  # chunks kept; beyond it new ones are computed each time, so memory stays bounded
-_CHUNK_LENGTH = 64  # longer chunks are rarely seen twice
+_CHUNK_LIMIT = 500_000  # cached chunks; beyond it new ones are computed each time, so memory is bounded
+_CHUNK_LENGTH = 64  # longer chunks rarely occur twice
 _BLOCK = 64  # texts tested for simplicity at once
 ID_SIZE = 8  # bytes of a packed id
 
-# OpenAI's pattern for text that is ASCII, in lower case and without white space; `re` is faster at it than `regex`.
+# OpenAI's pattern for lower-case ASCII text without white space; `re` is faster at it than `regex`.
 _ASCII_PIECES = re.compile("'(?:s|t|re|ve|m|ll|d)|[a-z]+|[0-9]|[^a-z0-9]+")
 
 
@@ -215,7 +214,7 @@ def pack(ids: Iterable[int]) -> bytes:
 
 
 class _Chunks(dict):
-    """Text between spaces -> its ids, packed; computed when first seen."""
+    """Text between spaces -> its packed ids, computed at the first look-up."""
 
     def __init__(self, encode: Callable[[str], Iterable[int]]) -> None:
         super().__init__()
@@ -263,7 +262,7 @@ class QuickEncoder:
 
 
 def cut(row: bytes, length: int, side: str) -> bytes:
-    """At most `length` ids of a packed row, cut off on that side."""
+    """At most `length` ids of a packed row, truncated on that side."""
     size = length * ID_SIZE
     if len(row) <= size:
         return row

@@ -1,4 +1,4 @@
-"""Texts to batches: what the slow and the fast tokenizer do alike once a call's arguments are resolved."""
+"""Texts to batches, for the slow and the fast tokenizer, after a call's arguments are resolved."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ from clip_core.text.vocabulary import Vocabulary
 
 
 class TextEncoder(Vocabulary):
-    """A vocabulary with what it takes to encode texts. `TokenizerBase` adds v4.37's methods."""
+    """A vocabulary that encodes texts. `TokenizerBase` adds v4.37's methods."""
 
     is_fast = False
+    # Defaults, which a subclass may state as v4.37's subclasses do; an instance has its own.
+    padding_side = "right"
+    truncation_side = "right"
+    model_input_names: Any = ["input_ids", "attention_mask"]
 
     def __init__(self, data: TokenizerData, special_tokens: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         options = dict(options)
@@ -39,9 +43,9 @@ class TextEncoder(Vocabulary):
         self.name_or_path = str(options.pop("name_or_path", ""))
         limit = options.pop("model_max_length", options.pop("max_len", None))
         self.model_max_length = checked_limit("model_max_length", limit)
-        self.padding_side = checked_side("padding_side", options.pop("padding_side", "right"))
-        self.truncation_side = checked_side("truncation_side", options.pop("truncation_side", "right"))
-        names = options.pop("model_input_names", ("input_ids", "attention_mask"))
+        self.padding_side = checked_side("padding_side", options.pop("padding_side", self.padding_side))
+        self.truncation_side = checked_side("truncation_side", options.pop("truncation_side", self.truncation_side))
+        names = options.pop("model_input_names", self.model_input_names)
         self.model_input_names = checked_names("model_input_names", names)
         self.clean_up_tokenization_spaces = options.pop("clean_up_tokenization_spaces", True)
         self.split_special_tokens = options.pop("split_special_tokens", False)
@@ -51,12 +55,12 @@ class TextEncoder(Vocabulary):
         self.engine = BytePairEncoder(
             data.vocab, data.merges, data.end_of_word, data.unk_token, data.fuse_unk, data.whole_words
         )
-        # Which warnings have been given; programs set keys of v4.37 to keep them silent.
+        # Warnings already given; programs set keys of v4.37 here to silence them.
         self.deprecation_warnings: dict[str, bool] = {}
         self._forget()
 
     def _forget(self) -> None:
-        """Drop what was derived from the tokens; called whenever they change."""
+        """Drop everything derived from the tokens; called when they change."""
         self._quick = QuickEncoder(self._chunk_ids, self._text_ids, self._is_simple)
         self._probes = self.added.probes()
 
@@ -94,7 +98,7 @@ class TextEncoder(Vocabulary):
 
     @abstractmethod
     def _text_ids(self, text: str) -> list[int]:
-        """The ids of one text, added tokens cut out, no special tokens around."""
+        """The ids of one text with its added tokens, without special tokens around."""
 
     @abstractmethod
     def _chunk_ids(self, chunk: str) -> list[int]:
@@ -106,7 +110,7 @@ class TextEncoder(Vocabulary):
 
     @abstractmethod
     def _surely_kept(self, options: Options) -> int | None:
-        """How many tokens of a single text truncation leaves; None: all."""
+        """The number of tokens of a single text that truncation keeps; None: all."""
 
     @abstractmethod
     def _encode_one(self, text: Any, pair: Any, options: Options) -> BatchEncoding:
@@ -122,14 +126,14 @@ class TextEncoder(Vocabulary):
 
     @abstractmethod
     def _unknown_keywords(self, names: Mapping[str, Any]) -> None:
-        """What a call does with keywords that it doesn't know."""
+        """Handle unknown keywords of a call."""
 
     def _later(self, texts: Sequence[str], options: Options) -> Callable | None:
-        """Makes the Encodings of a batch when they are asked for; None: this kind has none."""
+        """A function that makes a batch's Encodings when first needed; None for the slow kind."""
         return None
 
     def _may_hurry(self) -> bool:
-        """Whether many texts may be encoded chunk by chunk: no subclass does a step of its own."""
+        """Whether many texts may be encoded chunk by chunk: no subclass overrides a step."""
         return True
 
     # ---- texts to batches ----
@@ -145,12 +149,12 @@ class TextEncoder(Vocabulary):
         if pair is not None or not isinstance(text, str) or self._asks_for_more(options):
             return self._encode_one(text, pair, options)
         if not options.add_special_tokens:
-            return self._encode_one(text, pair, options)  # may be empty, which the slow kind doesn't pad
+            return self._encode_one(text, pair, options)  # rows may be empty, which the slow kind doesn't pad
         batch = self._encode_texts([text], options)
         return batch if options.return_tensors is not None else batch.first_row()
 
     def _asks_for_more(self, options: Options) -> bool:
-        """Whether a call needs more than `_encode_texts` gives."""
+        """Whether a call needs more than `_encode_texts` returns."""
         return (
             not self._may_hurry()
             or options.return_overflowing_tokens
@@ -245,11 +249,11 @@ class TextEncoder(Vocabulary):
 
         Args:
             truncation_strategy: "longest_first", "only_first", "only_second".
-            stride: how many tokens of what stays go into the overflow too.
+            stride: the number of kept tokens that the overflow repeats.
 
         Returns:
-            (ids, pair_ids, overflowing tokens; none for a pair cut by "longest_first"). A text that is too short to
-            give up so much stays whole, and an error is logged.
+            (ids, pair_ids, overflowing tokens; none for a pair truncated by "longest_first"). A text with too few
+            tokens stays whole, and an error is logged.
         """
         return truncate(ids, pair_ids, num_tokens_to_remove, truncation_strategy, stride, self.truncation_side)
 
@@ -266,12 +270,12 @@ class TextEncoder(Vocabulary):
 
     @property
     def max_len_single_sentence(self) -> int:
-        """Tokens that fit in a single text beside the special ones."""
+        """The most tokens of a single text, special tokens excluded."""
         return self.model_max_length - self.num_special_tokens_to_add(pair=False)
 
     @property
     def max_len_sentences_pair(self) -> int:
-        """Tokens that fit in a pair beside the special ones."""
+        """The most tokens of a pair, special tokens excluded."""
         return self.model_max_length - self.num_special_tokens_to_add(pair=True)
 
     def _cleaned(self, text: str, clean: bool | None) -> str:
@@ -280,7 +284,7 @@ class TextEncoder(Vocabulary):
 
     @staticmethod
     def clean_up_tokenization(out_string: str) -> str:
-        """Undo the spaces that tokenizing put before English punctuation and contractions."""
+        """Remove the spaces that decoding leaves before English punctuation and contractions."""
         for mark in (".", "?", "!", ","):
             out_string = out_string.replace(f" {mark}", mark)
         out_string = out_string.replace(" ' ", "'")

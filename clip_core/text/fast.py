@@ -1,4 +1,4 @@
-"""The fast tokenizer: what transformers 4.37.2's CLIPTokenizerFast does over the `tokenizers` library, in its order."""
+"""The fast tokenizer: the steps of transformers 4.37.2's CLIPTokenizerFast and the `tokenizers` library, in order."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class CLIPTokenizerFast(TokenizerBase):
         if data.added_tokens is None:
             if not data.whole_words:
                 check_merges(data, str(merges_file))
-            # Without tokenizer.json the library makes it from a slow tokenizer, whose special tokens are normalised.
+            # Without tokenizer.json the library converts a slow tokenizer, whose special tokens are normalised.
             special |= {name: _normalized(special[name]) for name in ("unk_token", "bos_token", "eos_token")}
             data.unk_token = None if unk_token is None else str(unk_token)
         else:
@@ -95,7 +95,7 @@ class CLIPTokenizerFast(TokenizerBase):
         self._templates = templates(data.post_processor)
 
     def _add_missing(self, given: dict[int, AddedToken]) -> None:
-        """Add the tokens that the configuration knows and tokenizer.json doesn't, special ones among themselves."""
+        """Add the configuration's tokens that tokenizer.json lacks, neighbouring special ones in one call."""
         tokens: list[Any] = [token for _, token in sorted(given.items())]
         known = {*self.added.ids, *map(str, tokens)}
         for token in self.all_special_tokens_extended:
@@ -105,7 +105,7 @@ class CLIPTokenizerFast(TokenizerBase):
         for token in tokens:
             self._add_tokens([token], str(token) in special or getattr(token, "special", False))
         for name, token in self.special_tokens_map_extended.items():
-            if isinstance(token, AddedToken):  # adding it has made it special
+            if isinstance(token, AddedToken):  # adding it made it special
                 setattr(self, name, AddedToken(**{**token.to_dict(), "special": True}))
 
     def _add_tokens(self, new_tokens: Sequence[Any], special_tokens: bool = False) -> int:
@@ -119,7 +119,7 @@ class CLIPTokenizerFast(TokenizerBase):
     def backend_tokenizer(self) -> Any:
         """This tokenizer as the `tokenizers` library's Tokenizer (extra `tokenizers`).
 
-        It is made anew when tokens are added; what is changed on it doesn't change this tokenizer.
+        It is rebuilt when tokens are added; changing it does not change this tokenizer.
         """
         if self._backend is None:
             self._backend = tokenizers_library().Tokenizer.from_str(json.dumps(self._definition()))
@@ -150,7 +150,7 @@ class CLIPTokenizerFast(TokenizerBase):
         stride: int,
         pad_to_multiple_of: int | None,
     ) -> None:
-        """Set the backend's own truncation and padding; calls of this tokenizer take their own arguments."""
+        """Set the backend's own truncation and padding; calls of this tokenizer use their own arguments."""
         tokenizer = self.backend_tokenizer
         cuts, pads = (getattr(value, "value", value) for value in (truncation_strategy, padding_strategy))
         if cuts == "do_not_truncate":
@@ -178,7 +178,7 @@ class CLIPTokenizerFast(TokenizerBase):
         special_tokens_map: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> CLIPTokenizerFast:
-        """A tokenizer of the same steps, with a vocabulary trained on other texts (extra `tokenizers`).
+        """A tokenizer with the same steps and a vocabulary trained on other texts (extra `tokenizers`).
 
         Args:
             text_iterator: strings, or lists of them.
@@ -224,9 +224,9 @@ class CLIPTokenizerFast(TokenizerBase):
         return self.engine.encode_all(normalized[start:end] for start, end in self._pieces(normalized))
 
     def _pieces(self, normalized: str) -> Iterator[tuple[int, int]]:
-        """Where the pieces of a normalised text are."""
+        """The places of the pieces in a normalised text."""
         for match in fast_pattern(self.data.pattern).finditer(normalized):
-            if self.data.pattern == PIECES:  # GPT-2's pattern, which comes next, would find these pieces again
+            if self.data.pattern == PIECES:  # GPT-2's pattern, the next step, would find the same pieces
                 yield match.span()
             else:
                 yield from (again.span() for again in fast_pattern(GPT2_PIECES).finditer(normalized, *match.span()))
@@ -242,7 +242,7 @@ class CLIPTokenizerFast(TokenizerBase):
     # ---- text to Encodings ----
 
     def _text_encoding(self, text: str, word: int | None = None) -> Encoding:
-        """All that is known of a text's tokens; `word`: its index in a list of words."""
+        """The Encoding of one text; `word`: its index in a list of words."""
         text = replace_surrogates(text)
         rows: list[tuple[int, str, int, tuple[int, int]]] = []
         count = 0
@@ -305,7 +305,7 @@ class CLIPTokenizerFast(TokenizerBase):
         else:
             raise InputTypeError(f"text: wanted a string, found {type(item).__name__}")
         encoding.sequence_ids = [index] * len(encoding)
-        # The library numbers the texts here and takes it back later, except from windows without special tokens.
+        # The library sets type ids here and resets them later, except in windows without special tokens.
         encoding.type_ids = [index if options.truncates else 0] * len(encoding)
         return encoding
 
@@ -318,7 +318,7 @@ class CLIPTokenizerFast(TokenizerBase):
         around = places - (1 if second is None else 2) if options.add_special_tokens else 0
         length = options.max_length - around  # type: ignore[operator]
         if length < 0:
-            return first, second  # not even the special tokens fit: nothing is cut
+            return first, second  # not even the special tokens fit: nothing is truncated
         return truncate_pair(first, second, length, options.truncation, options.stride, self.truncation_side)
 
     # ---- batches ----
@@ -363,7 +363,7 @@ class CLIPTokenizerFast(TokenizerBase):
         return BatchEncoding(data, lambda: encodings, options.return_tensors)
 
     def _encodings_of(self, items: Sequence[tuple[Any, Any]], options: Options) -> tuple[list[Encoding], list[int]]:
-        """Padded Encodings, windows included where asked for, and which item each is from."""
+        """Padded Encodings, with windows if asked for, and the item each is from."""
         encodings = [self._encoding(text, pair, options) for text, pair in items]
         lengths = [len(encoding) for encoding in encodings]
         length = padding_length(lengths, options.padding, options.max_length, options.pad_to_multiple_of)
@@ -391,14 +391,14 @@ class CLIPTokenizerFast(TokenizerBase):
         return [ids[place] for place in single[:middle]], [ids[place] for place in single[middle + 1 :]]
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens come with a text, or with a pair."""
+        """The number of special tokens around a text or pair."""
         single, paired, _ = self._templates
         return len(paired) - 2 if pair else len(single) - 1
 
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
     ) -> list[str]:
-        """The tokens of a text, or of a pair in a row."""
+        """The tokens of a text, or of a pair, concatenated."""
         return self.encode_plus(text, pair, add_special_tokens=add_special_tokens, **kwargs).tokens()
 
     # ---- ids to text ----
@@ -418,7 +418,7 @@ class CLIPTokenizerFast(TokenizerBase):
             clean_up_tokenization_spaces: undo spaces before English punctuation; default the attribute of that name.
 
         Raises:
-            InputError: a negative id; also a TypeError for what is no integer.
+            InputError: a negative id; also a TypeError for a value that is not an integer.
         """
         ids, _ = to_list(token_ids)
         tokens: list[str] = []

@@ -1,6 +1,6 @@
-"""What a tokenizer's vocabulary files hold: vocab.json + merges.txt, tokenizer.json, and the bundled vocabulary.
+"""A tokenizer's vocabulary files: vocab.json + merges.txt, tokenizer.json, and the bundled vocabulary.
 
-Every damage is a CheckpointError that names the file; nothing in a file is ever executed.
+A damaged file is a CheckpointError that names it; nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from clip_core.text.normalize import PIECES
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 BUNDLED = Path(__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
-# OpenAI's tokenizer uses this many of the file's 262,144 merges, and transformers never reads more of a merges.txt.
+# OpenAI's tokenizer uses this many of the file's 262,144 merges, and transformers reads at most as many.
 OPENAI_MERGES = 49152 - 256 - 2
 _BUNDLED_BYTES = 540_000  # the first 48,895 lines take 524,619 bytes
 
-# Tokens that no merge makes: control tokens, as "<|endoftext|>", "<unk>", "[MASK]".
+# Tokens that no merge produces: control tokens such as "<|endoftext|>", "<unk>", "[MASK]".
 _CONTROL = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 _EXCEPTIONS = 100
 
-# What may stand before CLIP's own alternatives in a pattern: texts to find whole (bos and eos in transformers 5).
+# Literal alternatives before CLIP's own in a pattern (bos and eos in transformers 5).
 _LITERALS = re.compile(r"(?:(?:[^\\.^$*+?{}\[\]|()]|\\[^\w])+\|)*")
 
 # A place in a template: "A" and "B" are the texts, anything else a special token.
@@ -39,7 +39,7 @@ Template = tuple[str, ...]
 
 @dataclass
 class TokenizerData:
-    """What the files say.
+    """The contents of the files.
 
     Args:
         vocab: token -> id.
@@ -50,8 +50,8 @@ class TokenizerData:
         whole_words: see BytePairEncoder.
         added_tokens: tokenizer.json's, by id; None when there is no tokenizer.json.
         pattern: tokenizer.json's pattern for cutting pieces.
-        post_processor: tokenizer.json's, which says where special tokens go; None: there is no tokenizer.json, or it
-            has none.
+        post_processor: tokenizer.json's, which places the special tokens; None without tokenizer.json, or if it has
+            none.
     """
 
     vocab: dict[str, int]
@@ -75,13 +75,13 @@ def _bundled() -> tuple[dict[str, int], tuple[str, ...]]:
 
 
 def bundled_data() -> TokenizerData:
-    """OpenAI's vocabulary, which comes with the package: 49,408 tokens."""
+    """OpenAI's vocabulary of 49,408 tokens, bundled with the package."""
     vocab, merges = _bundled()
     return TokenizerData(dict(vocab), merges, whole_words=True)
 
 
 def check_regular(path: str | os.PathLike) -> bool:
-    """Whether there is a file. Raises CheckpointError for a folder, a pipe or a device of that name."""
+    """Whether the file exists. Raises CheckpointError for a folder, a pipe or a device of that name."""
     path = Path(path)
     if path.is_file():
         return True
@@ -92,7 +92,7 @@ def check_regular(path: str | os.PathLike) -> bool:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """A JSON file. Raises FileNotFoundError, or CheckpointError when it is damaged or nested too deeply."""
+    """A JSON file. Raises FileNotFoundError, or CheckpointError if it is damaged or nested too deeply."""
     check_regular(path)
     try:
         return json.loads(Path(path).read_bytes().decode("utf-8-sig"))
@@ -103,7 +103,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises as `read_json`, and CheckpointError when it holds something else."""
+    """A JSON file with an object. Raises as `read_json`, and CheckpointError for another value."""
     found = read_json(path)
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: wanted a JSON object, found {type(found).__name__}")
@@ -111,7 +111,7 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_vocab_and_merges(vocab_file: str | os.PathLike, merges_file: str | os.PathLike) -> TokenizerData:
-    """vocab.json and merges.txt. Of merges.txt the first line (a version) is skipped, and 48,894 lines are read."""
+    """vocab.json and merges.txt, of which the first line (a version) is skipped and 48,894 lines are read."""
     vocab = _checked_vocab(read_json(vocab_file), str(vocab_file))
     check_regular(merges_file)
     try:
@@ -119,17 +119,17 @@ def read_vocab_and_merges(vocab_file: str | os.PathLike, merges_file: str | os.P
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{merges_file}: not UTF-8 text ({error})") from error
     lines = text.replace("\r\n", "\n").strip().split("\n")[1 : OPENAI_MERGES + 1]
-    # The last of equal lines gives the rank, as when a mapping is built from them.
+    # The last of equal lines gives the rank, as in a mapping built from them.
     merges = [" ".join(line.split()) for line in lines]
     check_belonging(vocab, merges, str(merges_file))
     return TokenizerData(vocab, merges)
 
 
 def check_belonging(vocab: Mapping[str, int], merges: Sequence[str], where: str, added: Iterable[str] = ()) -> None:
-    """Raise CheckpointError when the merges are not those of the vocabulary: cut short, empty, or another one's.
+    """Raise CheckpointError if the merges are not those of the vocabulary: cut short, empty, or another one's.
 
-    Every token of several characters is made by a merge, and a merge makes a token. Trained vocabularies keep that to
-    the last one; a few exceptions are let through, since people add tokens by hand. `added` tokens need no merge.
+    A merge makes every token of several characters, and every merge makes a token. This holds for trained vocabularies;
+    a few exceptions are allowed, because people add tokens by hand. `added` tokens need no merge.
     """
     made = set("\n".join(merges).replace(" ", "").split("\n"))
     made.discard("")
@@ -162,7 +162,7 @@ def read_tokenizer_json(path: str | os.PathLike) -> TokenizerData:
 
 
 def read_tokenizer_object(tokenizer: Any) -> TokenizerData:
-    """The same of a Tokenizer of the `tokenizers` library."""
+    """As `read_tokenizer_json`, from a Tokenizer of the `tokenizers` library."""
     if not callable(getattr(tokenizer, "to_str", None)):
         raise TypeError(f"tokenizer_object: wanted a tokenizers.Tokenizer, found {type(tokenizer).__name__}")
     return _tokenizer_data(json.loads(tokenizer.to_str()), "tokenizer_object")
@@ -215,7 +215,7 @@ def _checked_merges(merges: Any, vocab: Mapping[str, int], path: str) -> list[st
 
 
 def check_merges(data: TokenizerData, where: str) -> None:
-    """Raise CheckpointError when a merge makes or takes a token that the vocabulary lacks."""
+    """Raise CheckpointError if a merge has a part or a result outside the vocabulary."""
     _checked_merges(list(data.merges), data.vocab, where)
 
 
@@ -239,7 +239,7 @@ def _pattern(pre_tokenizer: Any, path: str) -> str:
     options = (split.get("behavior"), split.get("invert"), byte_level.get("add_prefix_space"))
     if not isinstance(pattern, str) or options != ("Removed", True, False) or byte_level.get("use_regex") is False:
         raise CheckpointError(f"{path}: pre_tokenizer: not CLIP's options: {_brief(pre_tokenizer)}")
-    # No other pattern is run: one from a stranger's file can take for ever on the right text.
+    # No other pattern is run, because a hostile file's pattern could run for ever.
     if not pattern.endswith(PIECES) or not _LITERALS.fullmatch(pattern.removesuffix(PIECES)):
         raise CheckpointError(f"{path}: pre_tokenizer: pattern: wanted CLIP's, found {_brief(pattern)}")
     return pattern
@@ -251,7 +251,7 @@ def roberta_processing(bos: tuple[str, int], eos: tuple[str, int]) -> dict[str, 
 
 
 def templates(processor: Any, path: str = "tokenizer.json") -> tuple[Template, Template, dict[str, int]]:
-    """A post-processor as the order of texts and special tokens for one text and for two, and the tokens' ids."""
+    """A post-processor as (template for one text, template for a pair, the special tokens' ids)."""
     if processor is None:
         return ("A",), ("A", "B"), {}
     try:
@@ -291,12 +291,12 @@ def _brief(value: Any) -> str:
 
 
 def merges_text(merges: Sequence[str]) -> str:
-    """What merges.txt holds."""
+    """The text of merges.txt."""
     return "\n".join(["#version: 0.2", *merges, ""])
 
 
 def tokenizer_json(data: TokenizerData, added_tokens: Mapping[int, AddedToken]) -> dict[str, Any]:
-    """What tokenizer.json holds. Merges are strings: every version of the `tokenizers` library reads those."""
+    """The contents of tokenizer.json, with merges as strings, which every version of the `tokenizers` library reads."""
     spaced = any(merge.count(" ") != 1 for merge in data.merges)
     return {
         "version": "1.0",
@@ -358,16 +358,16 @@ def train_vocabulary(
     renamed: Mapping[str, str],
     options: dict[str, Any],
 ) -> Any:
-    """A tokenizer of the same steps with a vocabulary of its own, as transformers 4.37.2 trains it.
+    """A tokenizer with the same steps and a newly trained vocabulary, as transformers 4.37.2 trains it.
 
     Args:
-        definition: what tokenizer.json holds.
+        definition: the contents of tokenizer.json.
         texts: strings, or lists of them.
         vocab_size: of the new vocabulary, special tokens included.
         length: how many texts there are, for the progress bar.
         special_tokens: in the order of their new ids, which are the first.
         renamed: old special token -> new one.
-        options: further ones of the library's BpeTrainer.
+        options: for the library's BpeTrainer.
 
     Returns the library's Tokenizer.
     """
@@ -392,7 +392,7 @@ def _flags(token: AddedToken) -> dict[str, bool]:
 
 
 def _post_processor(processor: Any, trained: Any, renamed: Mapping[str, str]) -> Any:
-    """The same places for special tokens, with the new tokens and ids."""
+    """The post-processor with the new special tokens and ids."""
 
     def new(token: str) -> tuple[str, int]:
         name = renamed.get(token, token)

@@ -1,13 +1,13 @@
-"""What happens to text before it is cut into pieces: one profile per tokenizer that CLIP users compare with.
+"""Normalisation of text before it is split into pieces, in three profiles.
 
-`slow`: ftfy, whitespace, lower case; without ftfy a cleaner that drops controls and sets CJK characters apart.
+`slow`: ftfy, whitespace, lower case; without ftfy a cleaner that drops controls and puts spaces around CJK characters.
 `fast`: NFC, whitespace, lower case, character by character.
 `openai`: ftfy, HTML entities twice, whitespace, lower case.
 
 transformers 4.37.2's fast tokenizer splits with Oniguruma (Unicode 14) and composes with a Unicode 9 table, while
-`regex`, `unicodedata` and `str.lower` here are as new as their release. To give its ids on any Python, the tables below
-name what was assigned in between (up to Unicode 18) and would change a result. They were found by running every code
-point through tokenizers 0.15.2.
+`regex`, `unicodedata` and `str.lower` follow newer versions. To give its ids on any Python, the tables below list the
+characters assigned in between (up to Unicode 18) that would change a result, found by running every code point through
+tokenizers 0.15.2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
-# Letters and numbers that are neither for the fast tokenizer: they fall in its "anything else" class.
+# Letters and numbers that belong to the fast tokenizer's class "anything else".
 LETTERS = """
 558 58B-58C 88F C5C CDC 1C89-1C8A 208F 209D-209F A7CB-A7CF A7D2 A7D4 A7DA-A7DD A7E2 A7F1 AB6C-AB6D 105C0-105F3
 107BB-107BF 10940-10959 10D4A-10D65 10D6F-10D85 10EC2-10EC7 10ED9-10EEE 1123F-11240 11380-11389 1138B 1138E
@@ -33,7 +33,7 @@ NUMBERS = """
 16FF4-16FF6 1CCF0-1CCF9 1D2C0-1D2D3 1E4F0-1E4F9 1E5F1-1E5FA
 """
 
-# Combining marks that it takes for starters, and the letters whose composition it doesn't know (the last line).
+# Combining marks that it treats as starters, and letters whose composition it doesn't know (the last line).
 MARKS = """
 5C8-5C9 7FD 897-89F 8CA-8D3 9FE C3C D3B-D3C EBA 1715 1ABF-1AF0 1DF6-1DFA A82C 10D24-10D27 10D69-10D6D 10EAB-10EAC
 10ECB-10ECF 10EF0-10EFB 10EFD-10EFF 10F46-10F50 10F82-10F85 11070 1133B 1145E 11839-1183A 1193D-1193E 11943 119E0
@@ -50,17 +50,17 @@ CAPITALS = """
 
 
 def char_ranges(table: str) -> str:
-    """A table above as the inside of a character class, for `re` and `regex` alike."""
+    """A table above as the inside of a character class, for both `re` and `regex`."""
     return "".join("-".join(rf"\U{int(end, 16):08X}" for end in item.split("-")) for item in table.split())
 
 
-# The pieces of OpenAI's pattern. `regex` is imported when first needed: it costs a third of the core's import time.
+# The pieces of OpenAI's pattern. `regex` is imported lazily: it takes a third of the core's import time.
 SPECIALS = r"<\|startoftext\|>|<\|endoftext\|>|"
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # GPT-2's pattern, which the fast tokenizer's byte-level step applies to every piece once more.
 GPT2_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-# Unicode's white space, which is what `\s` means in both patterns (and not quite what `str.isspace` says).
+# Unicode's white space, as `\s` in both patterns (`str.isspace` differs slightly).
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 SPACE_RUN = re.compile(f"[{SPACES}]+")
 # `str.split` also splits at these four, which Unicode (and so the patterns) doesn't call white space.
@@ -90,7 +90,7 @@ def fast_pattern(source: str = PIECES) -> Any:
 
 
 def nfc(text: str) -> str:
-    """Unicode NFC by the fast tokenizer's tables (Unicode 9: later combining marks stay where they are)."""
+    """NFC by the fast tokenizer's tables (Unicode 9: later combining marks keep their places)."""
     if text.isascii():
         return text
     if _STARTERS_ONLY.search(text) is None:
@@ -105,7 +105,7 @@ def is_starter_only(char: str) -> bool:
 
 
 def lower(text: str) -> str:
-    """Lower case character by character: a final sigma stays a plain one, unlike in `str.lower`."""
+    """Lower case character by character: unlike in `str.lower`, a final sigma becomes an ordinary one."""
     if _LOWER_EXCEPTIONS.search(text) is None:
         return text.lower()
     capitals = re.compile(f"[{char_ranges(CAPITALS)}]")
@@ -113,12 +113,12 @@ def lower(text: str) -> str:
 
 
 def fast_normalize(text: str) -> str:
-    """NFC, every run of white space one space, lower case."""
+    """NFC, runs of white space as one space, lower case."""
     return lower(SPACE_RUN.sub(" ", nfc(text)))
 
 
 def replace_surrogates(text: str) -> str:
-    """Lone surrogates as the fast tokenizer receives them: three replacement characters each."""
+    """Lone surrogates replaced by three replacement characters each, as the fast tokenizer receives them."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -139,12 +139,12 @@ def find_ftfy() -> Callable[[str], str] | None:
 
 
 def ftfy_keeps(text: str) -> bool:
-    """Whether ftfy surely returns this text as it is: printable ASCII without an HTML entity."""
+    """Whether ftfy is certain not to change this text: printable ASCII without an HTML entity."""
     return text.isascii() and text.isprintable() and "&" not in text
 
 
 def slow_clean(text: str, fix_text: Callable[[str], str] | None) -> str:
-    """What the slow tokenizer cuts into pieces, with ftfy's `fix_text` or without (None)."""
+    """The slow tokenizer's cleaned text, with ftfy's `fix_text` or without (None)."""
     if fix_text is None:
         return basic_clean(text)
     fixed = text if ftfy_keeps(text) else fix_text(text)
@@ -157,7 +157,7 @@ _CJK = re.compile(
 
 
 def basic_clean(text: str) -> str:
-    """The path without ftfy: no controls, NUL or U+FFFD, CJK characters apart, NFC, lower case, single spaces."""
+    """Without ftfy: drop controls, NUL and U+FFFD, put spaces around CJK characters, NFC, lower case, single spaces."""
     kept = "".join(" " if char in "\t\n\r" else char for char in text if char in "\t\n\r" or _is_kept(char))
     words = unicodedata.normalize("NFC", _CJK.sub(r" \1 ", kept)).split()
     return " ".join(" ".join(word.lower() for word in words).split())
@@ -171,7 +171,7 @@ def _is_kept(char: str) -> bool:
 
 
 def openai_clean(text: str, fix_text: Callable[[str], str]) -> str:
-    """What OpenAI's and open_clip's tokenizers cut into pieces."""
+    """The cleaned text of OpenAI's and open_clip's tokenizers."""
     fixed = text if ftfy_keeps(text) else fix_text(text)
     if "&" in fixed:
         import html
@@ -181,15 +181,15 @@ def openai_clean(text: str, fix_text: Callable[[str], str]) -> str:
 
 
 # ---- where characters come from -------------------------------------------------------------------------------------
-# `fast_normalize` once more, keeping where each character came from: slower, so it runs only for offsets and word ids.
-# The rules are those of NormalizedString in the library `tokenizers` (0.15.2), so that offsets come out the same.
+# `fast_normalize` with the origin of each character: slower, so it runs only for offsets and word ids. The rules are
+# those of NormalizedString in the library `tokenizers` (0.15.2), so that offsets are equal.
 
 # The origin of a character that was inserted before the first one.
 NOWHERE = -1
 
 
 def aligned_normalize(text: str, start: int) -> tuple[str, list[int]]:
-    """`fast_normalize(text)` and, per character, the position it is from, where `text` begins at `start`."""
+    """`fast_normalize(text)` and the original position of each character, if `text` begins at `start`."""
     origins = list(range(start, start + len(text)))
     composed = nfc(text)
     if composed != text:
@@ -224,7 +224,7 @@ def _apply(changes: Iterable[tuple[str, int]], origins: list[int]) -> tuple[str,
 
 
 def _collapse(text: str, origins: list[int]) -> tuple[str, list[int]]:
-    """White space runs to one space, which counts as the run's last character."""
+    """Collapse runs of white space to one space, whose origin is the run's last character."""
     chars: list[str] = []
     moved: list[int] = []
     done = 0
@@ -236,7 +236,7 @@ def _collapse(text: str, origins: list[int]) -> tuple[str, list[int]]:
 
 
 def _composition(text: str) -> list[tuple[str, int]]:
-    """NFC of `text` as changes for `_apply`: decompose, sort marks by class, compose, adding the changes up."""
+    """NFC of `text` as changes for `_apply`: decompose, sort marks by class, compose, and add up the changes."""
     pieces = [(char, int(i > 0)) for source in text for i, char in enumerate(_decompose(source))]
     ordered: list[tuple[str, int]] = []
     marks: list[tuple[str, int]] = []
@@ -252,7 +252,7 @@ def _composition(text: str) -> list[tuple[str, int]]:
 
 def _recompose(pieces: list[tuple[str, int]]) -> list[tuple[str, int]]:
     result: list[tuple[str, int]] = []
-    starter: int | None = None  # index in `result` of the character that marks may join
+    starter: int | None = None  # index in `result` of the character with which marks may compose
     last_class = 0
     for char, change in pieces:
         mark_class = _mark_class(char)

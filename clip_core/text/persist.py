@@ -1,4 +1,4 @@
-"""A tokenizer's folder: which file says what, as transformers 4.37.2 reads and writes it."""
+"""A tokenizer's folder: settings and vocabulary files, as transformers 4.37.2 reads and writes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FILES = (CONFIG, SPECIAL_MAP, ADDED, TOKENIZER, VOCAB, MERGES)
 SINGLE_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 SPECIAL_TOKENS = (*SINGLE_TOKENS, "additional_special_tokens")
 
-# Of tokenizer_config.json: what says where files were rather than what the tokenizer is.
+# Entries of tokenizer_config.json about the location of files, which are not settings.
 _NOT_OPTIONS = (
     "tokenizer_class",
     "vocab_file",
@@ -60,10 +60,10 @@ _IGNORED = (*hub.ACCEPTED_ARGUMENTS, "use_fast", "from_slow", "tokenizer_type") 
 def constructor_arguments(
     name_or_path: str | os.PathLike, fast: bool, where: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a tokenizer's constructor gets from a folder or hub name.
+    """A tokenizer's constructor arguments from a folder or hub name.
 
     Args:
-        fast: the kind: it decides which vocabulary file is preferred.
+        fast: the kind, which decides the preferred vocabulary file.
         where: `clip_core.hub.HUB_ARGUMENTS`.
         given: the caller's keywords, which win over the files.
     """
@@ -90,7 +90,7 @@ def _warn_of_another_class(folder: Path) -> None:
 
 @contextlib.contextmanager
 def named_errors(folder: str | os.PathLike) -> Iterator[None]:
-    """A wrong value of a file as a CheckpointError that says where it is from."""
+    """Turn errors about a file's values into a CheckpointError that names the folder."""
     try:
         yield
     except InputError as error:
@@ -100,8 +100,8 @@ def named_errors(folder: str | os.PathLike) -> Iterator[None]:
 def vocabulary_files(folder: Path, fast: bool, own: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor's file arguments for a folder: the slow kind prefers vocab.json, the fast kind tokenizer.json.
 
-    `own` are files that the caller names himself; with one of vocab.json and merges.txt, the folder has the other.
-    Raises FileNotFoundError when the folder holds no vocabulary.
+    `own`: files named by the caller; given only one of vocab.json and merges.txt, the folder supplies the other.
+    Raises FileNotFoundError if the folder has no vocabulary.
     """
     if "tokenizer_file" in own:
         return dict(own)
@@ -120,7 +120,7 @@ def vocabulary_files(folder: Path, fast: bool, own: Mapping[str, Any]) -> dict[s
 
 
 def load_data(vocab_file: Any, merges_file: Any, tokenizer_file: Any) -> TokenizerData:
-    """TokenizerData from what the constructor got; the bundled vocabulary when it got nothing."""
+    """TokenizerData from the constructor's files; the bundled vocabulary without any."""
     for name, path in (("vocab_file", vocab_file), ("merges_file", merges_file), ("tokenizer_file", tokenizer_file)):
         if path is not None and not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"{name}: wanted a path, found {type(path).__name__}")
@@ -135,8 +135,8 @@ def load_data(vocab_file: Any, merges_file: Any, tokenizer_file: Any) -> Tokeniz
 
 
 def read_options(folder: Path, given: Mapping[str, Any], single: Any) -> dict[str, Any]:
-    """Constructor arguments from tokenizer_config.json and, where that predates `added_tokens_decoder`, from
-    special_tokens_map.json, added_tokens.json and `single` (tokenizer.json), which then win. `given` wins over all."""
+    """Constructor arguments from tokenizer_config.json. Without `added_tokens_decoder` in it (older files), those of
+    special_tokens_map.json, added_tokens.json and `single` (tokenizer.json) win; `given` wins over all."""
     config = read_json_object(folder / CONFIG) if check_regular(folder / CONFIG) else {}
     options = {name: _token_or_value(value) for name, value in config.items() if name not in _NOT_OPTIONS}
     extra = options.pop("extra_special_tokens", None)  # transformers 5's name for additional_special_tokens
@@ -161,7 +161,7 @@ def read_options(folder: Path, given: Mapping[str, Any], single: Any) -> dict[st
 
 
 def _token_or_value(value: Any) -> Any:
-    """{"__type": "AddedToken", …} as an AddedToken; lists item by item; anything else as it is."""
+    """{"__type": "AddedToken", …} as an AddedToken; lists item by item; anything else unchanged."""
     if isinstance(value, dict) and isinstance(value.get("content"), str):
         return as_added_token(value)
     return [_token_or_value(item) for item in value] if isinstance(value, list) else value
@@ -222,13 +222,13 @@ def as_json(value: Any, sort_keys: bool = True) -> str:
 
 
 def kept_options(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a constructor's options, those that tokenizer_config.json keeps."""
+    """The constructor's options that tokenizer_config.json stores."""
     left_out = (*_NOT_OPTIONS, *SPECIAL_TOKENS)
     return {name: value for name, value in init_kwargs.items() if name not in left_out and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON can hold it."""
+    """Whether JSON can hold the value."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
@@ -255,7 +255,7 @@ def vocabulary_content(
 def save_vocabulary(
     data: TokenizerData, save_directory: str | os.PathLike, filename_prefix: str | None
 ) -> tuple[str, ...]:
-    """vocab.json and merges.txt into a folder that is there."""
+    """Write vocab.json and merges.txt into an existing folder."""
     folder = Path(save_directory)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"save_directory: wanted a folder, found a file: {folder}")
@@ -275,7 +275,7 @@ def save(
     push: bool,
     upload: dict[str, Any],
 ) -> tuple[str, ...]:
-    """Write files, all at once, and upload them where asked for; returns their paths."""
+    """Write files in one step, and upload them if asked for; returns their paths."""
     where = hub.upload_arguments(upload, save_directory)
     folder = Path(save_directory)
     if folder.exists() and not folder.is_dir():

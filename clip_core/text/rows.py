@@ -1,6 +1,6 @@
-"""From a call's arguments to rows a model takes: options checked once, truncation, padding.
+"""Options of a call, checked once; truncation and padding of rows.
 
-The slow tokenizer's way, as transformers does it in Python, and what both kinds use of it.
+Truncation and padding are the slow tokenizer's, written in Python in transformers; the fast kind uses parts of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from clip_core.errors import InputError
 
 logger = logging.getLogger("clip_core.text.tokenizer")
 
-NO_LIMIT = int(1e30)  # `model_max_length` of a tokenizer that knows no limit
+NO_LIMIT = int(1e30)  # `model_max_length` of a tokenizer without a limit
 _LARGE = int(1e20)
 PADDINGS = ("longest", "max_length", "do_not_pad")
 TRUNCATIONS = ("only_first", "only_second", "longest_first", "do_not_truncate")
@@ -26,12 +26,12 @@ SIDES = ("right", "left")
 
 
 class InputTypeError(InputError, TypeError):
-    """An argument of the wrong type. Also a ValueError: that is what transformers raises for texts."""
+    """An argument of the wrong type; also a ValueError, which transformers raises for texts."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """See `TokenizerBase.__call__` for what each means."""
+    """The options of a call; see `TokenizerBase.__call__`."""
 
     add_special_tokens: bool = True
     padding: str = "do_not_pad"
@@ -53,17 +53,17 @@ class Options:
 
     @property
     def pads(self) -> bool:
-        """Whether rows get filled up."""
+        """Whether rows are padded."""
         return self.padding != "do_not_pad"
 
     @property
     def truncates(self) -> bool:
-        """Whether rows get cut."""
+        """Whether rows are truncated."""
         return self.truncation != "do_not_truncate"
 
 
 def checked_side(name: str, side: Any) -> str:
-    """ "right" or "left", else ValueError."""
+    """The side, "right" or "left"; raises ValueError for others."""
     if side not in SIDES:
         raise InputError(f"{name}: wanted 'right' or 'left', found {side!r}")
     return side
@@ -98,7 +98,7 @@ def _checked_number(name: str, value: Any) -> int | None:
     if value is None:
         return None
     try:
-        number = value.__index__()  # NumPy's integers are as good as Python's
+        number = value.__index__()  # accepts NumPy's integers
     except AttributeError:
         raise InputTypeError(f"{name}: wanted an integer, found {type(value).__name__} ({value!r})") from None
     if number < 0:
@@ -118,7 +118,7 @@ def _choice(name: str, value: Any, true: str, false: str, choices: tuple[str, ..
 
 
 def check_texts(name: str, value: Any) -> None:
-    """Raise when `value` is no string, list of strings, or list of lists of strings."""
+    """Raise unless `value` is a string, a list of strings, or a list of lists of strings."""
     first = value[0] if isinstance(value, (list, tuple)) and value else None
     inner = first[0] if isinstance(first, (list, tuple)) and first else ""
     if not isinstance(value, (str, list, tuple)) or not isinstance(first, (str, list, tuple, type(None))):
@@ -131,7 +131,7 @@ def check_texts(name: str, value: Any) -> None:
 
 
 class Defaults(Protocol):
-    """What `resolve` asks a tokenizer for."""
+    """The attributes of a tokenizer that `resolve` uses."""
 
     is_fast: bool
     padding_side: str
@@ -148,11 +148,11 @@ def resolve(tokenizer: Defaults, padding: Any, truncation: Any, further: Mapping
     """Options from a call's arguments, with the tokenizer's defaults and v4.37's warnings filled in.
 
     Args:
-        further: the call's other keywords: `padding_side`, and `pad_to_max_length`, `truncation_strategy`, which
-            v4.37 deprecates, and, of a slow tokenizer, `split_special_tokens`. For the rest the tokenizer decides
-            (`_unknown_keywords`).
+        further: the call's other keywords: `padding_side`; `pad_to_max_length` and `truncation_strategy`, which
+            v4.37 deprecates; for a slow tokenizer `split_special_tokens`. Others go to the tokenizer's
+            `_unknown_keywords`.
 
-    Raises InputError (a ValueError) for a value that can't be, TypeError for a type that can't be.
+    Raises InputError (a ValueError) for an invalid value, TypeError for an invalid type.
     """
     further = dict(further)
     verbose = given.get("verbose", True)
@@ -199,7 +199,7 @@ def resolve(tokenizer: Defaults, padding: Any, truncation: Any, further: Mapping
 def _with_old_names(
     padding: Any, truncation: Any, max_length: int | None, pad_to_max_length: Any, strategy: Any, verbose: bool
 ) -> tuple[Any, Any]:
-    """`padding` and `truncation`, from the names that v4.37 deprecates where the new ones aren't given."""
+    """`padding` and `truncation`, from the deprecated names of v4.37 if the new ones aren't given."""
     if padding is False and pad_to_max_length:
         if verbose:
             warnings.warn("pad_to_max_length is deprecated: use padding='max_length'", FutureWarning)
@@ -216,7 +216,7 @@ def _with_old_names(
 def _with_model_limit(
     tokenizer: Defaults, pads: str, cuts: str, max_length: int | None, verbose: bool
 ) -> tuple[str, str, int | None]:
-    """`model_max_length` where no `max_length` was given; where there is no limit, no padding or truncation to it."""
+    """Use `model_max_length` without a `max_length`; a tokenizer without a limit neither pads nor truncates to it."""
     if max_length is not None:
         return pads, cuts, max_length
     unlimited = tokenizer.model_max_length > _LARGE
@@ -250,13 +250,13 @@ def padding_length(lengths: Sequence[int], strategy: str, max_length: int | None
 
 @dataclass(frozen=True)
 class Padder:
-    """Fills rows up to one length.
+    """Pads rows to one length.
 
     Args:
-        main: the name of the ids, whose length counts (`input_ids`).
-        fillings: name -> what it is filled up with; other names stay as they are.
+        main: the name of the ids, which have the row's length (`input_ids`).
+        fillings: name -> padding value; other names are not padded.
         side: "right" or "left".
-        mask: whether `attention_mask` is wanted; it is made where it is missing.
+        mask: whether to return `attention_mask`; it is made if missing.
     """
 
     main: str
@@ -265,7 +265,7 @@ class Padder:
     mask: bool
 
     def row(self, row: Mapping[str, Any], length: int | None) -> dict[str, Any]:
-        """One row's values, filled up to `length` (None: as they are)."""
+        """One row's values, padded to `length` (None: not padded)."""
         padded = dict(row)
         size = len(row[self.main])
         missing = 0 if length is None else max(0, length - size)
@@ -278,7 +278,7 @@ class Padder:
         return padded
 
     def rows(self, encoded: Mapping[str, Any], length: int | None) -> dict[str, Any]:
-        """The same for every row of a batch."""
+        """`row` for every row of a batch."""
         rows = [
             self.row({name: values[i] for name, values in encoded.items()}, length)
             for i in range(len(encoded[self.main]))
@@ -288,7 +288,7 @@ class Padder:
     def batch(
         self, encoded: Mapping[str, Any], strategy: str, max_length: int | None, multiple: int | None
     ) -> dict[str, Any]:
-        """One encoding (a list of ids) or a batch of them (a list of such lists), filled up by a strategy."""
+        """One encoding (a list of ids) or a batch of them (a list of such lists), padded by a strategy."""
         ids = encoded[self.main]
         if not ids:
             return {**encoded, "attention_mask": []} if self.mask else dict(encoded)
@@ -301,7 +301,7 @@ class Padder:
 
 
 def as_lists(encoded: Mapping[str, Any], main: str) -> tuple[dict[str, Any], Any]:
-    """Values as plain lists, and the `return_tensors` name of the kind that `main` was (None for lists)."""
+    """Values as plain lists, and the `return_tensors` name of the type of `main` (None for lists)."""
     found: dict[str, Any] = {}
     kind = None
     for name, value in encoded.items():
@@ -312,7 +312,7 @@ def as_lists(encoded: Mapping[str, Any], main: str) -> tuple[dict[str, Any], Any
 
 
 def to_list(value: Any) -> tuple[Any, str | None]:
-    """An array or tensor of any framework, or a list that may hold some, as plain lists; and its kind."""
+    """An array or tensor of any framework, or a list that may contain some, as plain lists; and its kind."""
     if isinstance(value, np.ndarray):
         return value.tolist(), "np"
     if isinstance(value, (list, tuple)):
@@ -331,9 +331,9 @@ def to_list(value: Any) -> tuple[Any, str | None]:
 
 
 def collate(rows: Any, main: str) -> dict[str, Any]:
-    """A list of encodings as one mapping of lists; a mapping as it is.
+    """A list of encodings as one mapping of lists; a mapping unchanged.
 
-    Raises InputError when `main` is missing or rows lack a name that the first has.
+    Raises InputError if `main` is missing, or a row lacks a name of the first row.
     """
     if isinstance(rows, (list, tuple)) and rows and isinstance(rows[0], Mapping):
         try:
@@ -347,7 +347,7 @@ def collate(rows: Any, main: str) -> dict[str, Any]:
 
 
 def split_pairs(items: Iterable[Any]) -> list[tuple[Any, Any]]:
-    """Items of a batch as (text, pair or None): a list or tuple of two is a pair."""
+    """Items of a batch as (text, pair or None); a list or tuple of two is a pair."""
     pairs: list[tuple[Any, Any]] = []
     for item in items:
         if isinstance(item, (list, tuple)):
@@ -365,7 +365,7 @@ def split_pairs(items: Iterable[Any]) -> list[tuple[Any, Any]]:
 def truncate(
     ids: list[int], pair_ids: list[int] | None, number: int, strategy: Any, stride: int, side: str
 ) -> tuple[list[int], list[int] | None, list[int]]:
-    """Cut `number` tokens off one text or a pair; see `TokenizerBase.truncate_sequences`."""
+    """Remove `number` tokens from one text or a pair; see `TokenizerBase.truncate_sequences`."""
     strategy = getattr(strategy, "value", strategy)
     if number <= 0 or strategy == "do_not_truncate":
         return ids, pair_ids, []
@@ -391,7 +391,7 @@ def _cut(ids: list[int], number: int, stride: int, side: str) -> tuple[list[int]
 
 
 def _cut_longest(ids: list[int], pair: list[int], number: int, side: str) -> tuple[list[int], list[int]]:
-    """The longer text gives until both are alike, then both in turn."""
+    """Remove tokens from the longer text until both are equally long, then from both in turn."""
     from_longer = min(abs(len(pair) - len(ids)), number)
     half = (number - from_longer) // 2
     rest = number - from_longer - half
@@ -402,13 +402,13 @@ def _cut_longest(ids: list[int], pair: list[int], number: int, side: str) -> tup
 
 
 def check_overflow(pair: Any, options: Options) -> None:
-    """Raise InputError where the slow kind can't return what is asked for."""
+    """Raise InputError for options that the slow kind can't serve."""
     if options.return_token_type_ids and not options.add_special_tokens:
         raise InputError("return_token_type_ids: needs add_special_tokens=True")
     if not options.return_overflowing_tokens:
         return
     if options.truncation == "longest_first" and pair is not None:
-        raise InputError(  # v4.37's words: programs look for them
+        raise InputError(  # v4.37's message, which programs match
             "Not possible to return overflowing tokens for pair of sequences with the `longest_first`. Please select "
             "another truncation strategy than `longest_first`, for instance `only_second` or `only_first`."
         )
@@ -419,9 +419,9 @@ def check_overflow(pair: Any, options: Options) -> None:
 def truncate_pair(
     first: Encoding, second: Encoding | None, length: int, strategy: str, stride: int, side: str
 ) -> tuple[Encoding, Encoding | None]:
-    """Both texts cut so that together they have at most `length` tokens.
+    """Truncate both texts to at most `length` tokens together.
 
-    Raises InputError when the strategy names a text that isn't there or that is too short to give up so much.
+    Raises InputError if the strategy's text is missing or has too few tokens to remove.
     """
     total = len(first) + (len(second) if second is not None else 0)
     if total <= length:
@@ -445,7 +445,7 @@ def truncate_pair(
 
 
 def _share(n_first: int, n_second: int, length: int) -> tuple[int, int]:
-    """How many tokens each of two texts keeps: the longer gives first, then both alike."""
+    """The number of tokens that each of two texts keeps: the longer is shortened first, then both equally."""
     short, long = sorted((n_first, n_second))
     long = short if short > length else max(short, length - short)
     if short + long > length:

@@ -1,4 +1,4 @@
-"""The slow tokenizer: what transformers 4.37.2's CLIPTokenizer does, in its order."""
+"""The slow tokenizer: the steps of transformers 4.37.2's CLIPTokenizer, in order."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class CLIPTokenizer(TokenizerBase):
 
     Args:
         vocab_file, merges_file: vocab.json and merges.txt. Without any file: OpenAI's vocabulary, bundled.
-        errors: what decoding does with bytes that are no UTF-8, as in `bytes.decode`.
+        errors: how decoding handles invalid UTF-8, as in `bytes.decode`.
         unk_token, bos_token, eos_token, pad_token: special tokens.
         tokenizer_file: tokenizer.json instead of the two files.
         **kwargs: `model_max_length` (no limit by default, 77 for the bundled vocabulary), `padding_side`,
             `truncation_side`, `additional_special_tokens`, `added_tokens_decoder`, `clean_up_tokenization_spaces`,
-            `model_input_names`, `split_special_tokens`, `name_or_path`; others are kept and saved, and change nothing.
+            `model_input_names`, `split_special_tokens`, `name_or_path`; others are kept and saved without effect.
 
     Raises:
         CheckpointError: a damaged file, or one of another kind of tokenizer.
@@ -37,7 +37,7 @@ class CLIPTokenizer(TokenizerBase):
 
     added: SlowAddedTokens
 
-    # A subclass that changes one of these steps gets every text through them.
+    # If a subclass overrides one of these steps, every text goes through them.
     _STEPS = ("tokenize", "_tokenize", "bpe", "prepare_for_tokenization", "convert_tokens_to_ids")
 
     def __init__(
@@ -57,7 +57,7 @@ class CLIPTokenizer(TokenizerBase):
         if self.fix_text is None:
             _say_without_ftfy()
         self._pattern = None
-        # What `bpe` has merged: a word of the byte alphabet -> its tokens, with spaces between.
+        # Results of `bpe`: a word of the byte alphabet -> its tokens, separated by spaces.
         self.cache: dict[str, str] = {BOS: BOS, EOS: EOS}
         self.added = SlowAddedTokens()
         data = load_data(vocab_file, merges_file, tokenizer_file)
@@ -90,7 +90,7 @@ class CLIPTokenizer(TokenizerBase):
 
     @property
     def pat(self) -> Any:
-        """The pattern that cuts pieces."""
+        """The pattern for pieces."""
         if self._pattern is None:
             self._pattern = slow_pattern()
         return self._pattern
@@ -120,7 +120,7 @@ class CLIPTokenizer(TokenizerBase):
         return ftfy_keeps(text) and self._holds_no_added_token(text)
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        """The tokens of a text, added tokens whole (`split_special_tokens=True`: cut like any text)."""
+        """The tokens of a text, added tokens whole (with `split_special_tokens=True` split like any text)."""
         if not isinstance(text, str):
             raise InputTypeError(f"text: wanted a string, found {type(text).__name__}")
         split = kwargs.pop("split_special_tokens", self.split_special_tokens)
@@ -135,11 +135,11 @@ class CLIPTokenizer(TokenizerBase):
     def prepare_for_tokenization(
         self, text: str, is_split_into_words: bool = False, **kwargs: Any
     ) -> tuple[str, dict[str, Any]]:
-        """(text, keywords that are left): what a subclass may do to a text first; here nothing."""
+        """(text, remaining keywords): a hook for subclasses to change a text first."""
         return text, kwargs
 
     def _tokenize(self, text: str) -> list[str]:
-        """The tokens of text that holds no added token."""
+        """The tokens of text without added tokens."""
         tokens: list[str] = []
         for piece in self._pieces(text):
             word = "".join(BYTE_TO_CHAR[byte] for byte in piece.encode("utf-8"))
@@ -147,7 +147,7 @@ class CLIPTokenizer(TokenizerBase):
         return tokens
 
     def bpe(self, token: str) -> str:
-        """A word of the byte alphabet, merged: its tokens with spaces between."""
+        """The tokens of a word of the byte alphabet, separated by spaces."""
         found = self.cache.get(token)
         if found is None:
             found = self.cache[token] = " ".join(self.engine.symbols(token))
@@ -157,7 +157,7 @@ class CLIPTokenizer(TokenizerBase):
         logger.warning(f"Keyword arguments {dict(names)} not recognized.")
 
     def _ids_of(self, item: Any, options: Options) -> list[int]:
-        """The ids of one text, of a list of words, of a list of tokens, or of a list of ids (as they are)."""
+        """The ids of one text, a list of words, a list of tokens, or a list of ids (unchanged)."""
         if isinstance(item, str):
             return self._text_ids(item, options)
         kinds = {type(member) for member in item} if isinstance(item, (list, tuple)) else set()
@@ -186,7 +186,7 @@ class CLIPTokenizer(TokenizerBase):
             second_ids = None if second is None else self._ids_of(second, options)
             row = self._row(self._ids_of(first, options), second_ids, options)
             if options.return_length:
-                row["length"] = len(row["input_ids"])  # before padding, unlike for a single text
+                row["length"] = len(row["input_ids"])  # before padding, unlike with a single text
             rows.append(row)
         padded = self._pad_rows({name: [row[name] for row in rows] for name in rows[0]}, options)
         return BatchEncoding(padded, None, options.return_tensors)
@@ -199,7 +199,7 @@ class CLIPTokenizer(TokenizerBase):
         if not options.truncates or not options.max_length or options.truncation == "only_second":
             return None
         keep = options.max_length - (self.num_special_tokens_to_add() if options.add_special_tokens else 0)
-        return keep if keep > 0 else None  # nothing would be left: the text stays whole
+        return keep if keep > 0 else None  # no token would be left: the text stays whole
 
     def _around(self) -> tuple[list[int], list[int]]:
         bos, eos = self._ends()
@@ -220,7 +220,7 @@ class CLIPTokenizer(TokenizerBase):
             else:
                 token = as_added_token(item)
                 if special_tokens:
-                    # The flag comes on top: whether it is normalised was decided without it.
+                    # `special` is set afterwards, because `normalized` was decided without it.
                     token = as_added_token({**token.to_dict(), "special": True})
             if not token.content:
                 continue
@@ -242,7 +242,7 @@ class CLIPTokenizer(TokenizerBase):
 
     @property
     def decoder(self) -> dict[int, str]:
-        """The same, id -> token."""
+        """The learned vocabulary, id -> token."""
         return self._tokens_by_id
 
     @property
@@ -252,7 +252,7 @@ class CLIPTokenizer(TokenizerBase):
 
     @property
     def byte_decoder(self) -> dict[str, int]:
-        """The same, character -> byte."""
+        """A vocabulary's character -> byte."""
         return CHAR_TO_BYTE
 
     @property
@@ -283,7 +283,7 @@ class CLIPTokenizer(TokenizerBase):
         """
         ids, _ = to_list(token_ids)
         if not isinstance(ids, list):
-            ids, skip_special_tokens = [ids], False  # a single id is never left out
+            ids, skip_special_tokens = [ids], False  # a single id is never skipped
         tokens = self.convert_ids_to_tokens(ids, skip_special_tokens)
         if None in tokens:
             wrong = next(i for i in ids if self._id_to_token(i) is None)
@@ -316,7 +316,7 @@ _said: set[str] = set()
 
 
 def _say_without_ftfy() -> None:
-    """Once in a process: ids of decorated or broken text differ without ftfy."""
+    """Warn once in a process that ids of decorated or broken text differ without ftfy."""
     if not _said:
         _said.add("ftfy")
         logger.warning(
@@ -326,5 +326,5 @@ def _say_without_ftfy() -> None:
 
 
 def _plain_token(token: Any) -> Any:
-    """A special token given as a string, as the slow tokenizer keeps it."""
+    """A special token given as a string, in the slow tokenizer's form."""
     return AddedToken(token, normalized=True) if isinstance(token, str) else token

@@ -1,21 +1,21 @@
-"""CLIPTokenizer and CLIPTokenizerFast: transformers 4.37.2's slow and fast ids, to the id, in pure Python.
+"""CLIPTokenizer and CLIPTokenizerFast: exactly transformers 4.37.2's slow and fast ids, in pure Python.
 
-Both are one byte-level BPE (`clip_core.text.bpe`); they differ in how text is cleaned before it is cut into pieces
-(`clip_core.text.normalize`) and in how added tokens are found in it (`clip_core.text.added_tokens`). `openai_tokenize`
+Both use one byte-level BPE (`clip_core.text.bpe`); they differ in the normalisation before text is split into pieces
+(`clip_core.text.normalize`) and in the search for added tokens (`clip_core.text.added_tokens`). `openai_tokenize`
 gives the ids of OpenAI's and open_clip's own tokenizers.
 
-What differs from transformers 4.37.2, on purpose:
+Deliberate differences from transformers 4.37.2:
 - An empty list of texts is an InputError that says so (there: ValueError or IndexError), and so is an id outside the
   vocabulary given to the slow `decode` (there: TypeError). Arguments are never changed.
 - The slow tokenizer also loads from tokenizer.json alone. The fast one refuses a tokenizer.json whose steps are not
-  CLIP's, instead of running another's patterns; its `backend_tokenizer` (extra `tokenizers`) is made from it, so that
+  CLIP's, instead of running other patterns; its `backend_tokenizer` (extra `tokenizers`) is derived from it, so that
   changes of the backend don't change it. `vocab_file=` and `merges_file=` win over a folder's tokenizer.json.
 - Merges that don't belong to the vocabulary (a file cut short, another model's) are a CheckpointError.
 - Keywords that `prepare_for_model` doesn't know are logged (there: ignored). Chat templates are not offered.
-- Merges are taken to be in training order (a part is made before it is used), as every trained vocabulary has them.
-- Characters: the fast ids are those of tokenizers 0.15.2 whatever Python runs, up to Unicode 18; an added token's
+- Merges are assumed to be in training order (a part is made before it is used), as in every trained vocabulary.
+- Characters: the fast ids are those of tokenizers 0.15.2 on any Python, up to Unicode 18; an added token's
   `single_word` uses the word characters of the installed `regex`. The slow ids follow the installed Python, `regex` and
-  ftfy, as they do there.
+  ftfy, as in transformers.
 - `tokens()`, `word_ids()` and the like don't survive pickling a batch.
 """
 
@@ -39,7 +39,7 @@ from clip_core.text.slow import BUNDLED_LENGTH, CLIPTokenizer
 __all__ = ["AddedToken", "CLIPTokenizer", "CLIPTokenizerFast", "openai_tokenize"]
 
 
-# The two tokenizers differ in which strings inside a text they take for the start and end tokens.
+# The strings inside a text that each tokenizer reads as start and end tokens.
 _SPECIAL_STRINGS = {"openai": (BOS, EOS), "open_clip": ("<start_of_text>", "<end_of_text>")}
 
 
@@ -51,21 +51,21 @@ def openai_tokenize(
 ) -> np.ndarray:
     """The ids of OpenAI's `clip.tokenize` and of open_clip's tokenizer: padded with 0.
 
-    The text is mended by ftfy, HTML entities are resolved twice, white space collapsed, letters made small.
+    The text is repaired by ftfy, HTML entities are resolved twice, white space is collapsed, letters become lower case.
 
     Args:
         texts: a string or a list of them.
         context_length: length of every row, start and end token included.
-        truncate: cut longer texts, keeping the end token (True), or raise (False); default: as the profile's library,
-            which is to raise in OpenAI's and to cut in open_clip's.
+        truncate: truncate longer texts, keeping the end token (True), or raise (False); default as in the profile's
+            library: OpenAI's raises, open_clip's truncates.
         profile: "openai" or "open_clip".
 
     Returns:
         int64 [texts, context_length].
 
     Raises:
-        InputError: a text that is too long and not to be cut, no text, an impossible length, another profile.
-        MissingDependencyError: ftfy is not installed, which those tokenizers need, too.
+        InputError: a text that is too long without truncation, no text, an impossible length, an unknown profile.
+        MissingDependencyError: ftfy is not installed, which those tokenizers need too.
     """
     if profile not in _SPECIAL_STRINGS:
         raise InputError(f"profile: wanted one of {', '.join(_SPECIAL_STRINGS)}, found {profile!r}")

@@ -32,7 +32,7 @@ class _TokenName:
             try:
                 value = as_added_token(value)
             except TypeError as error:
-                # ValueError, because that is what code written for transformers catches here.
+                # ValueError, which code written for transformers catches here.
                 raise ValueError(f"{self.name}: {error}") from error
         tokenizer.__dict__[self.private] = value
 
@@ -54,11 +54,11 @@ class _TokenId:
 
 
 class _NoListError(InputTypeError, AssertionError):
-    """v4.37 asserts that further special tokens come in a list."""
+    """Also an AssertionError, because v4.37 asserts that further special tokens are in a list."""
 
 
 class Vocabulary(ABC):
-    """What every tokenizer knows of its tokens. The special ones are in `_bos_token`, …, as str, AddedToken or None."""
+    """A tokenizer's tokens. Special ones are in `_bos_token`, …, as str, AddedToken or None."""
 
     SPECIAL_TOKENS_ATTRIBUTES = list(SPECIAL_TOKENS)
 
@@ -83,7 +83,7 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def _add_tokens(self, new_tokens: Sequence[Any], special_tokens: bool = False) -> int:
-        """Add tokens by the rules of the kind; returns how many were new."""
+        """Add tokens by the kind's rules; returns the number of new ones."""
 
     def _init_special_tokens(self, given: Mapping[str, Any]) -> None:
         self.__dict__.update({f"_{name}": None for name in SINGLE_TOKENS})
@@ -106,7 +106,7 @@ class Vocabulary(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """Size of the learned vocabulary, added tokens not counted."""
+        """The size of the learned vocabulary, without added tokens."""
         return len(self.data.vocab)
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class Vocabulary(ABC):
 
     @property
     def vocab(self) -> dict[str, int]:
-        """The same."""
+        """As `get_vocab()`."""
         return self.get_vocab()
 
     @property
@@ -143,7 +143,7 @@ class Vocabulary(ABC):
         return found
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """A token's id, or a list's; the unknown token's id for what is not in the vocabulary; None for None."""
+        """A token's id, or a list's; the unknown token's id for tokens outside the vocabulary; None for None."""
         if tokens is None:
             return None
         if isinstance(tokens, str):
@@ -173,7 +173,7 @@ class Vocabulary(ABC):
 
     @property
     def additional_special_tokens(self) -> list[str] | None:
-        """Further tokens that count as special; None where that was set."""
+        """Further special tokens; None if set to None."""
         found = self._additional_special_tokens
         return None if found is None else [str(token) for token in found]
 
@@ -201,7 +201,7 @@ class Vocabulary(ABC):
 
     @property
     def special_tokens_map_extended(self) -> dict[str, Any]:
-        """The same with the AddedTokens, where that is what was set."""
+        """`special_tokens_map`, with AddedTokens for those set as such."""
         values = {name: self.__dict__[f"_{name}"] for name in SPECIAL_TOKENS}
         return {name: value for name, value in values.items() if value}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -17,6 +18,9 @@ from .reference import ACTIVATIONS
 
 CLASSES = {"full": CLIPConfig, "text": CLIPTextConfig, "vision": CLIPVisionConfig}
 DTYPES = ("float32", "float32", "float16", "bfloat16")
+FULL_ONLY = ("open_clip", "kerashub")  # which have no class for one tower, and not every value of a config
+_NO_ACTIVATION = {"torch": ("selu",), "tf": ("selu", "gelu_pytorch_tanh"), "flax": ("selu", "gelu_pytorch_tanh")}
+_NO_CLASS = {"tf": ("text_projection", "vision_projection"), "flax": ("vision_projection",)}
 
 
 class Drawn(NamedTuple):
@@ -32,11 +36,49 @@ class Drawn(NamedTuple):
         return CLASSES[self.scope.split("_")[0]].from_dict(self.config)
 
 
-def draw(seed: int, small: bool = False) -> Drawn:
-    """The model of a seed. small: never 49,408 tokens or 12 layers."""
-    rng = random.Random(seed)
+def draw(seed: int, small: bool = False, home: str | None = None) -> Drawn:
+    """The model of a seed. small: never 49,408 tokens or 12 layers. home: a kind of library that can hold it."""
+    for attempt in itertools.count():
+        drawn = _draw(random.Random(seed + 1_000_003 * attempt), small, home)
+        if home is None or holds(home, drawn):
+            return drawn
+    raise AssertionError
+
+
+def holds(kind: str, drawn: Drawn) -> bool:
+    """Whether a library has a class for the model, its activations, and what its format can't state."""
+    parts = [getattr(drawn.made, key, drawn.made) for key in ("text_config", "vision_config")]
+    acts = {part.hidden_act for part in parts}
+    if drawn.scope in _NO_CLASS.get(kind, ()) or acts & set(_NO_ACTIVATION.get(kind, ())):
+        return False
+    if kind in FULL_ONLY:
+        built = all(part.num_hidden_layers for part in parts) or kind != "open_clip"  # it builds no empty tower
+        return built and not reasons_against(kind, drawn.made, drawn.scope)
+    return kind != "flax" or getattr(parts[1], "num_channels", 3) == 3  # its classes are built with 3
+
+
+def reasons_against(to: str, config: Any, scope: str) -> list[str]:
+    """Why a format can't hold a model, one of which its refusal must name. Empty: it can."""
+    if to not in FULL_ONLY:
+        return []
+    if scope != "full":
+        return ["only full models"]
+    text, vision = config.text_config, config.vision_config
+    acts = {text.hidden_act, vision.hidden_act}
+    if to == "open_clip":
+        plain = acts == {"quick_gelu"} or acts <= {"gelu", "gelu_new", "gelu_pytorch_tanh"}
+        return ["hidden_act"] * (not plain) + ["num_channels"] * (vision.num_channels != 3)
+    found = ["no activation"] * (not acts <= {"quick_gelu", "gelu", "relu", "selu"})
+    found += ["layer_norm_eps"] * ({text.layer_norm_eps, vision.layer_norm_eps} != {1e-5})
+    return found + ["eos_token_id"] * (text.eos_token_id not in (2, text.vocab_size - 1))
+
+
+def _draw(rng: random.Random, small: bool, home: str | None) -> Drawn:
     scope = rng.choice(("full",) * 6 + ("text", "text_projection", "vision", "vision_projection"))
     text, vision = _text(rng, small), _vision(rng, small)
+    if home in FULL_ONLY:  # else nearly all would be refused by them
+        scope = "full"
+        _like(home, text, vision, rng)
     if scope == "full":
         config: dict[str, Any] = {"model_type": "clip", "text_config": text, "vision_config": vision}
         config["projection_dim"] = rng.choice((3, 8, 12, 512))
@@ -47,6 +89,15 @@ def draw(seed: int, small: bool = False) -> Drawn:
         config["model_type"] = f"clip_{scope.split('_')[0]}_model"
     made = CLASSES[scope.split("_")[0]].from_dict(config)
     return Drawn(config, scope, _tensors(made, scope, rng), _inputs(made, rng))
+
+
+def _like(home: str, text: dict[str, Any], vision: dict[str, Any], rng: random.Random) -> None:
+    """Activations, and for KerasHub the epsilon, that the library has."""
+    acts = rng.choice((("quick_gelu",), ("gelu", "gelu_new", "gelu_pytorch_tanh")))
+    for part in (text, vision):
+        part["hidden_act"] = rng.choice(acts)
+        if home == "kerashub":
+            part |= {"hidden_act": rng.choice(("quick_gelu", "gelu", "relu", "selu")), "layer_norm_eps": 1e-5}
 
 
 def _shared(rng: random.Random, width: int, default_heads: int, small: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from clip_core.checkpoint import Checkpoint, CheckpointError, convert, load
 from clip_core.checkpoint.convert import checked_config
 
 from . import reference
-from .models import CLASSES, Drawn, values
+from .models import CLASSES, Drawn, reasons_against, values
 
 FORMATS = ("hf", "hf-flat", "hf-bin", "tf", "flax", "openai", "open_clip", "kerashub")
 SINGLE = {"hf": ".safetensors", "hf-bin": ".bin", "openai": ".pt", "open_clip": ".safetensors"}
@@ -22,29 +22,26 @@ ACTING += ("image_size", "patch_size", "num_channels")
 TOLERANCE = 1e-6  # of the largest output; numbers only move, so what is left is float64's rounding
 
 
-def reasons_against(to: str, config: Any, scope: str) -> list[str]:
-    """Why a format can't hold a model, one of which its refusal must name. Empty: it can."""
-    if to not in ("open_clip", "kerashub"):
-        return []
-    if scope != "full":
-        return ["only full models"]
-    text, vision = config.text_config, config.vision_config
-    acts = {text.hidden_act, vision.hidden_act}
-    if to == "open_clip":
-        plain = acts == {"quick_gelu"} or acts <= {"gelu", "gelu_new", "gelu_pytorch_tanh"}
-        return ["hidden_act"] * (not plain) + ["num_channels"] * (vision.num_channels != 3)
-    found = ["no activation"] * (not acts <= {"quick_gelu", "gelu", "relu", "selu"})
-    found += ["layer_norm_eps"] * ({text.layer_norm_eps, vision.layer_norm_eps} != {1e-5})
-    return found + ["eos_token_id"] * (text.eos_token_id not in (2, text.vocab_size - 1))
+def step(
+    here: Path,
+    folder: Path,
+    to: str,
+    drawn: Drawn,
+    rng: random.Random,
+    files: float = 0.2,
+    sizes: tuple[str | None, ...] = (None, "5GB", "2KB"),
+    dtype: str | None = None,
+) -> Path | None:
+    """The next place of the chain; None where the format can't hold the model, and said so.
 
-
-def step(here: Path, folder: Path, to: str, drawn: Drawn, rng: random.Random, dtype: str | None = None) -> Path | None:
-    """The next place of the chain; None where the format can't hold the model, and said so."""
-    single = to in SINGLE and rng.random() < 0.2  # Random(0) begins with 0.84
+    files: how often a single file is written, instead of a folder, where the format has such files.
+    sizes: of the largest shard, of which one is drawn.
+    """
+    single = to in SINGLE and rng.random() < files
     target = folder / f"model{SINGLE[to]}" if single else folder
     against = reasons_against(to, drawn.made, drawn.scope) if not single else []
     try:
-        convert(here, target, to=to, dtype=dtype, shard_size=rng.choice((None, "5GB", "2KB")))
+        convert(here, target, to=to, dtype=dtype, shard_size=rng.choice(sizes))
     except CheckpointError as error:
         assert any(reason in str(error) for reason in against), f"{to}: {error}"
         return None

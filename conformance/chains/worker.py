@@ -8,6 +8,8 @@ One JSON object a line on standard input: {"source", "target", "scope", "inputs"
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import sys
@@ -18,6 +20,9 @@ from typing import Any
 import numpy as np
 
 os.environ.update(HF_HUB_OFFLINE="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1", KERAS_BACKEND="tensorflow")
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # small models: compiling is what takes time
+# transformers' TF classes are Keras 2's: from its own package where TensorFlow's keras is 3
+os.environ["TF_USE_LEGACY_KERAS"] = "1" if importlib.util.find_spec("tf_keras") else "0"
 KEPT: list[Any] = []
 CLASSES = {
     "full": "CLIPModel",
@@ -96,16 +101,29 @@ def tf_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any
     ids, pixels = (tf.constant(inputs[n]) if n in inputs else None for n in ("ids", "pixels"))
     found = features(model, job["scope"], ids, pixels)
     model.save_pretrained(job["target"], safe_serialization=job["options"].get("safe_serialization", False))
+    tf.keras.backend.clear_session()
     return {name: value.numpy() for name, value in found.items()}
 
 
 def flax_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import jax
     import transformers
 
-    model = getattr(transformers, f"Flax{CLASSES[job['scope']]}").from_pretrained(job["source"])
-    model.params = model.to_fp32(model.params)  # else it computes partly in half precision
-    found = features(model, job["scope"], inputs.get("ids"), inputs.get("pixels"))
-    model.save_pretrained(job["target"], params=model.params)
+    name = f"Flax{CLASSES[job['scope']]}"
+    # with _do_init it draws random weights first, which takes most of the time
+    model, params = getattr(transformers, name).from_pretrained(job["source"], _do_init=False)
+    params = model.to_fp32(params)  # else it computes partly in half precision
+
+    @jax.jit
+    def compute(params: Any, ids: Any, pixels: Any) -> dict[str, Any]:
+        if job["scope"] == "full":
+            text, image = model.get_text_features(ids, params=params), model.get_image_features(pixels, params=params)
+            return {"text": text, "image": image}
+        return features(functools.partial(model, params=params), job["scope"], ids, pixels)
+
+    found = compute(params, inputs.get("ids"), inputs.get("pixels"))
+    model.save_pretrained(job["target"], params=params)
+    jax.clear_caches()
     return {name: np.asarray(value) for name, value in found.items()}
 
 
@@ -135,6 +153,7 @@ def open_clip_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[s
 
 
 def kerashub_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    import keras
     import keras_hub
 
     model = keras_hub.models.Backbone.from_preset(job["source"], dtype="float32")
@@ -144,6 +163,7 @@ def kerashub_step(job: dict[str, Any], inputs: dict[str, np.ndarray]) -> dict[st
         "image": model.get_vision_embeddings(pixels),
     }
     model.save_to_preset(job["target"])
+    keras.utils.clear_session()
     return {name: np.asarray(value) for name, value in found.items()}
 
 

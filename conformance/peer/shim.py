@@ -178,13 +178,9 @@ def _load_state_dict(checkpoint_file: Any) -> Any:
 
 
 def _symbolic_trace(model: Any, input_names: list[str] | None = None) -> Any:
-    """torch.fx over the inputs that are named; the others have their defaults."""
-    import inspect
+    from .tracing import symbolic_trace
 
-    fx = importlib.import_module("torch.fx")
-    parameters = inspect.signature(model.forward).parameters
-    given = {name: p.default for name, p in parameters.items() if name not in (input_names or ())}
-    return fx.GraphModule(model, fx.Tracer().trace(model, concrete_args=given))
+    return symbolic_trace(model, input_names)
 
 
 class _Logging(types.ModuleType):

@@ -152,7 +152,8 @@ def anchors() -> dict[str, float]:
     sample = np.random.default_rng(5).integers(0, 20, PAIRS).astype(np.int32)
     with tf.GradientTape() as tape:
         tape.watch([x, y, table])
-        share = loss.anchor_loss(x, table, sample, 16.0, 0.1) + 0.5 * loss.anchor_loss(y, table, sample, 16.0, 0.1)
+        unit = tf.math.l2_normalize(table, axis=-1, epsilon=0.0)
+        share = loss.anchor_loss(x, unit, sample, 16.0, 0.1) + 0.5 * loss.anchor_loss(y, unit, sample, 16.0, 0.1)
     found = [share, *tape.gradient(share, [x, y, table])]
     wanted = reference.anchored(*(part.numpy() for part in (x, y, table)), sample, 16.0, 1.0, 0.5, 0.1)
     names = ("value", "x", "y", "anchors")

@@ -20,6 +20,7 @@ from clip_core.checkpoint import (
     positions,
     safetensors_file,
     save,
+    torch_writer,
 )
 from clip_core.checkpoint.dialects import OPENAI, translate
 from clip_core.weights import weight_table
@@ -279,3 +280,40 @@ def test_weights_under_another_model_s_config(kind, tmp_path):
     shutil.copy(tmp_path / "c.json", tmp_path / "a" / "config.json")
     with pytest.raises(CheckpointError, match=f"config.json: wanted a CLIP, found model_type '{kind}'"):
         load(tmp_path / "a")
+
+
+# --- Long-CLIP -------------------------------------------------------------------------------------------------------
+
+
+def long_clip(folder, name="longclip-B.pt", **changes):
+    """(config, tensors with the joined table) of a state dict as Long-CLIP saves it."""
+    small = {"hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 256}
+    text = {**TEXT, **small, "max_position_embeddings": 248, "eos_token_id": 2}
+    made, tensors = written(folder / "a", text, {**VISION, **small, "image_size": 64})
+    numbers = np.random.default_rng(5)
+    first, second = (numbers.normal(0, 0.3, (248, 64)).astype("f4") for _ in range(2))
+    kept = np.arange(248)[:, None] < 20
+    foreign = translate(tensors, OPENAI)
+    foreign |= {"positional_embedding": Tensor.from_numpy(first), positions.LONG: Tensor.from_numpy(second)}
+    torch_writer.write(folder / name, foreign | {key: Tensor.from_numpy(value) for key, value in changes.items()})
+    joined = first * kept + second * ~kept  # as its code computes it
+    return made, {**tensors, "text_model.embeddings.position_embedding.weight": Tensor.from_numpy(joined)}
+
+
+@pytest.mark.parametrize("to", ["hf", "openai"])
+def test_long_clip_s_two_position_tables_are_one(to, tmp_path):
+    made, tensors = long_clip(tmp_path)
+    saved = convert(tmp_path / "longclip-B.pt", tmp_path / "b", to=to)
+    assert any("rows 0 to 19 of positional_embedding" in note for note in saved.notes)
+    read = load(tmp_path / "b")
+    text = read.config["text_config"]
+    assert (text["max_position_embeddings"], text["hidden_act"], text["eos_token_id"]) == (248, "quick_gelu", 2)
+    ids = [[3] * 100 + [59] + [0] * 147, [4, 9, 59] + [0] * 245]
+    for name, value in outputs(made, read.tensors, ids).items():
+        np.testing.assert_array_equal(value, outputs(made, tensors, ids)[name])
+
+
+def test_half_of_long_clip_s_positions_is_refused(tmp_path):
+    long_clip(tmp_path, **{positions.LONG: np.zeros((77, 64), "f4")})
+    with pytest.raises(CheckpointError, match=r"longclip-B.pt: positional_embedding_res: wanted.*\(248, 64\) beside"):
+        convert(tmp_path / "longclip-B.pt", tmp_path / "b")

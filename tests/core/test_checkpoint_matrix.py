@@ -76,7 +76,7 @@ def test_source_has_the_reference_bits(name, reference):
     assert_same_bits(read.tensors, {n: reference[n].astype(t.dtype) for n, t in read.tensors.items()})
 
 
-@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("to", [t for t in TARGETS if t != "gguf"])  # which rounds: test_checkpoint_gguf.py
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_to_every_target(name, to, tmp_path):
     path, options, _, count = source(name)
@@ -127,7 +127,7 @@ def test_a_chain_through_all_of_them_is_exact_at_one_dtype(dtype, tmp_path):
     assert_same_bits(load(here).tensors, {n: t.astype(dtype or t.dtype) for n, t in wanted.items()})
 
 
-@pytest.mark.parametrize("to", [t for t in TARGETS if t not in ("openai", "open_clip", "orbax")])
+@pytest.mark.parametrize("to", [t for t in TARGETS if t not in ("openai", "open_clip", "orbax", "gguf")])
 def test_shards_are_read_back(to, tmp_path):
     convert(GOLDEN / "hf", tmp_path / "x", to=to, shard_size="20KB")
     read = load(tmp_path / "x")

@@ -11,7 +11,6 @@ from clip_core.checkpoint import (
     CheckpointError,
     containers,
     convert,
-    inspect,
     load,
     safetensors_file,
     scope,
@@ -214,27 +213,3 @@ def test_a_new_single_file(reference, tmp_path):
     assert all(name.startswith("cond_stage_model.transformer.text_model.") for name in names)
     got = load(tmp_path / "new.safetensors", config=CONFIG["text_config"]).tensors
     assert set(got) == set(text_of(reference, False))
-
-
-def resnet_state(reference):
-    rng = np.random.default_rng(0)
-    state = translate({**text_of(reference), "logit_scale": reference["logit_scale"]}, OPENAI)
-    shapes = {"conv1.weight": (4, 3, 3, 3), "bn1.weight": (4,), "bn1.num_batches_tracked": ()}
-    shapes |= {"attnpool.positional_embedding": (2, 16), "attnpool.c_proj.weight": (8, 16)}
-    for stage, blocks in enumerate((3, 4, 6, 3), 1):
-        shapes |= {f"layer{stage}.{i}.conv1.weight": (4, 4, 1, 1) for i in range(blocks)}
-    return state | {f"visual.{n}": Tensor.from_numpy(rng.normal(size=s).astype("f4")) for n, s in shapes.items()}
-
-
-def test_openai_resnets_are_recognised_and_their_text_tower_can_be_had(reference, tmp_path):
-    path = tmp_path / "RN50.pt"
-    torch_writer.write(path, resnet_state(reference))
-    with pytest.raises(CheckpointError, match=r'only ViT towers are implemented.*component="text"'):
-        load(path)
-    facts = inspect(path)
-    assert facts["architecture"].startswith("RN50 (OpenAI's RN50 family")
-    read = load(path, component="text", config=CONFIG["text_config"])
-    assert set(read.tensors) == set(text_of(reference))
-    saved = convert(path, tmp_path / "text", component="text", config=CONFIG["text_config"])
-    assert (tmp_path / "text" / "model.safetensors") in saved.files
-    assert load(path, scope="text", config=CONFIG["text_config"]).tensors.keys() == text_of(reference, False).keys()

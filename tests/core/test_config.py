@@ -142,7 +142,7 @@ SIZES = {
 @pytest.mark.parametrize("cls, key", [(cls, key) for cls, keys in SIZES.items() for key in keys])
 def test_impossible_sizes(cls: type, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{cls.__name__}: {key}: wanted an integer from 1 to \d+, found") as raised:
-        cls(**{key: value})
+        cls(**{key: value}).validate()
     assert repr(value) in str(raised.value)
 
 
@@ -151,9 +151,9 @@ def test_impossible_sizes(cls: type, key: str, value: Any) -> None:
 def test_impossible_numbers(cls: type, value: Any) -> None:
     for key in ("initializer_range", "initializer_factor", "attention_dropout", "layer_norm_eps"):
         with pytest.raises(ConfigError, match=f"{cls.__name__}: {key}: wanted"):
-            cls(**{key: value})
+            cls(**{key: value}).validate()
     with pytest.raises(ConfigError, match="CLIPConfig: logit_scale_init_value: wanted a finite number"):
-        CLIPConfig(logit_scale_init_value=value)
+        CLIPConfig(logit_scale_init_value=value).validate()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_impossible_numbers(cls: type, value: Any) -> None:
 )
 def test_other_impossible_values(cls: type, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        cls(**values)
+        cls(**values).validate()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,8 @@ def test_a_local_path_is_not_written(cls: type, tmp_path: Path, monkeypatch: Any
     monkeypatch.chdir(tmp_path)
     for place in (tmp_path / "secret" / "folder", "secret/folder", "secret/folder/config.json", "./secret/folder"):
         config = cls.from_pretrained(place)
-        assert config.name_or_path == str(place)
+        assert config.name_or_path == ""  # a model's is the place that it was loaded from
+        config.name_or_path = place
         config.save_pretrained(tmp_path / "out")
         assert "secret" not in (tmp_path / "out" / "config.json").read_text()
     full = CLIPConfig.from_text_vision_configs(
@@ -251,7 +252,7 @@ def test_other_names_of_fields(tmp_path: Path) -> None:
     assert config.hidden_size == config.n_embd == 64
     config.n_embd = 32
     assert (config.hidden_size, "n_embd" in config.to_dict()) == (32, False)
-    assert CLIPTextConfig.attribute_map == {} and not CLIPTextConfig.is_composition and CLIPConfig.is_composition
+    assert CLIPTextConfig.attribute_map == {} and not CLIPTextConfig.is_composition and not CLIPConfig.is_composition
     with pytest.raises(AttributeError, match="'CLIPTextConfig' object has no attribute 'n_embd'"):
         CLIPTextConfig().n_embd  # noqa: B018
     assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(CLIPTextConfig(hidden_size=32)))
@@ -339,6 +340,15 @@ def test_an_impossible_value_in_a_file_names_the_file(tmp_path: Path) -> None:
     for act in (lambda: CLIPConfig.from_pretrained(tmp_path), lambda: CLIPConfig.from_json_file(path)):
         with pytest.raises(ConfigError, match=f"{tmp_path}.*CLIPTextConfig: hidden_size: wanted"):
             act()
+
+
+@pytest.mark.parametrize("cls, key", [(cls, key) for cls, keys in SIZES.items() for key in keys])
+def test_a_constructor_takes_what_is_completed_later(cls: type, key: str) -> None:
+    for value in (0, None, "?"):
+        config = cls(**{key: value})
+        setattr(config, key, 8)
+        config.update({"hidden_size": 8, "num_attention_heads": 1, "image_size": 32})
+        config.validate()
 
 
 def test_values_set_later_are_checked_when_used() -> None:

@@ -238,6 +238,9 @@ def test_fetching_pictures(web, monkeypatch):
     assert processor.fetch_images(f"{web}/a.png").tobytes() == PICTURE.tobytes()
     nested = processor.fetch_images([f"{web}/a.png", [f"{web}/a.png"]])
     assert nested[1][0].size == (80, 60)
+    array = np.zeros((2, 2, 3), np.uint8)
+    kept = processor.fetch_images([PICTURE, [array]])  # as transformers' processors ask of every picture
+    assert kept[0] is PICTURE and kept[1][0] is array
     for wrong in (f"{web}/a.txt", f"{web}/none.png", "http://127.0.0.1:1/a.png"):
         with pytest.raises(OSError, match=wrong.replace("http://", "")):
             processor.fetch_images(wrong)

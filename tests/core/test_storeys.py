@@ -141,6 +141,9 @@ DISTRIBUTION = {
     "python_multipart": "python-multipart",
     "orbax": "orbax-checkpoint",
     "umap": "umap-learn",
+    "pillow_heif": "pillow-heif",
+    "rich_argparse": "rich-argparse",
+    "qdrant_client": "qdrant-client",
 }
 # distribution -> the declared one that depends on it
 COMES_WITH = {

@@ -62,8 +62,13 @@ def check_triclip(arguments: list[str]) -> None:
         parsed = parser.parse_args(arguments)
     except SystemExit as error:
         raise AssertionError(f"triclip {shlex.join(arguments)}: refused by the parser") from error
-    command = next(action for action in parser._actions if action.dest == "command").choices[parsed.command]
-    shortened = {word for word in arguments if word.startswith("--")} - set(command._option_string_actions)
+    known: set[str] = set()
+    for dest in ("command", "action"):  # of `triclip data convert`: `data`, then `convert`
+        inner = next((action for action in parser._actions if action.dest == dest and action.choices), None)
+        if inner is not None:
+            parser = inner.choices[getattr(parsed, dest)]
+            known |= set(parser._option_string_actions)
+    shortened = {word for word in arguments if word.startswith("--")} - known
     assert not shortened, f"triclip {parsed.command}: {shortened}: the parser guesses what this stands for"
     for override in getattr(parsed, "overrides", ()):
         assert load.parse_override(override)[0] in load._all_keys(), f"no key {override}"

@@ -281,6 +281,63 @@ def test_modules_written_for_v437_are_called_as_there(full: Any, inputs: Any) ->
     assert relative_error(model(ids, pixels), np.asarray(texts @ images.T)) <= ACROSS
 
 
+def written_for_v437(kind: Any) -> Any:
+    """A subclass of a part that knows the parameters of v4.37 alone, and computes something else."""
+
+    class Part(kind):
+        def __call__(  # type: ignore[override]
+            self,
+            hidden_states: Any,
+            attention_mask: Any = None,
+            deterministic: bool = True,
+            output_attentions: Any = False,
+        ) -> Any:
+            out = super().__call__(hidden_states, attention_mask, deterministic, output_attentions)
+            return (out[0] + jnp.arange(out[0].shape[-1])[None, None], *out[1:])
+
+    return Part
+
+
+@pytest.mark.parametrize("name", ["FlaxCLIPEncoderLayer", "FlaxCLIPAttention"])
+def test_parts_written_for_v437_take_the_places_of_ours(name: str, inputs: Any, monkeypatch: Any) -> None:
+    model = FlaxCLIPModel.from_pretrained(CHECKPOINT)
+    ids, before = inputs["input_ids"], model.get_text_features(inputs["input_ids"])
+    monkeypatch.setattr(clip_flax.modeling, name, written_for_v437(getattr(clip_flax.modeling, name)))
+    changed = model.get_text_features(ids)
+    assert not np.allclose(changed, before)
+    want = model(ids, inputs["pixel_values"]).text_model_output.pooler_output
+    assert relative_error(changed, np.asarray(want @ model.params["text_projection"]["kernel"])) <= ACROSS
+
+
+def test_embeddings_and_encoders_written_for_v437(inputs: Any, monkeypatch: Any) -> None:
+    """They are made of a config and a dtype, and called with pixels, or with states, a mask and flags."""
+
+    class Embeddings(nn.Module):
+        config: Any
+        dtype: Any = jnp.float32
+
+        @nn.compact
+        def __call__(self, pixel_values: Any) -> Any:
+            return nn.Dense(self.config.hidden_size)(pixel_values.mean((1, 2)))[:, None].repeat(3, 1)
+
+    class Encoder(nn.Module):
+        config: Any
+        dtype: Any = jnp.float32
+
+        @nn.compact
+        def __call__(
+            self, inputs_embeds: Any, attention_mask: Any = None, deterministic: bool = True,
+            output_attentions: bool = False, output_hidden_states: bool = False, return_dict: bool = True,
+        ) -> Any:  # fmt: skip
+            return BaseModelOutput(last_hidden_state=2 * inputs_embeds)
+
+    monkeypatch.setattr(clip_flax.modeling, "FlaxCLIPVisionEmbeddings", Embeddings)
+    monkeypatch.setattr(clip_flax.modeling, "FlaxCLIPEncoder", Encoder)
+    tower = clip_flax.FlaxCLIPVisionTransformer(VISION)
+    out, _ = tower.init_with_output(jax.random.PRNGKey(0), jnp.ones((2, 16, 16, 3)))
+    assert out.last_hidden_state.shape == (2, 3, 16)
+
+
 # -- outputs ----------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 import clip_tf
+from clip_core.absent import ABSENT
 from clip_core.errors import CheckpointError, InputError
 
 from . import golden437
@@ -35,7 +36,8 @@ def test_every_public_name_works_or_says_what_to_use(name: str, config: Any) -> 
     model = make(name, config)
     wanted = golden437.names()[name]
     missing = [n for n in wanted if not hasattr(model, n)]
-    assert len(missing) < len(wanted) / 3
+    generation = {n for n, instead in ABSENT["tf_model"].items() if "it generates none" in instead}
+    assert len(set(missing) - generation) <= (len(wanted) - len(generation)) / 10
     for n in missing:
         with pytest.raises(AttributeError, match=f"has no '{n}': .{{10,}}"):
             getattr(model, n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,13 @@ def test_saving_is_ours(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     again = clip_torch.CLIPTextModel.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(again[name], weight) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.usefixtures("with_theirs")
+def test_the_adapted_class_is_pickled_by_what_it_was_made_of() -> None:
+    """It has transformers' name, under which pickle would find another class."""
+    kind = type(clip_torch.as_transformers(clip_torch.CLIPTextModel.from_pretrained("emoji")))
+    assert pickle.loads(pickle.dumps(kind)) is kind
 
 
 def test_adapters_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:

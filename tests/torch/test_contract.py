@@ -232,6 +232,27 @@ def test_vision_positions_that_were_changed() -> None:
     assert model(pixels).last_hidden_state.shape == (2, 3, config.hidden_size)
 
 
+@torch.no_grad()
+def test_a_vision_embedding_that_says_its_new_size() -> None:
+    """What is checked is the module: its size, its channels and its stride, not the config's."""
+    model = build("CLIPVisionModel")
+    embeddings, config = model.vision_model.embeddings, model.config
+    side, stride, channels = 3 * config.image_size, config.patch_size // 2, config.num_channels + 1
+    count = (side // stride) ** 2 + 1
+    embeddings.patch_embedding = nn.Conv2d(channels, config.hidden_size, stride, stride, bias=False)
+    embeddings.position_embedding = nn.Embedding(count, config.hidden_size)
+    embeddings.position_ids = torch.arange(count)[None]
+    embeddings.image_size, embeddings.num_positions = side, count
+    assert model(torch.randn(2, channels, side, side)).last_hidden_state.shape[1] == count
+    for wrong in ((config.num_channels, side, side), (channels, config.image_size, config.image_size)):
+        with pytest.raises(InputError, match=rf"wanted \[batch, {channels}, {side}, {side}\]"):
+            model(torch.randn(2, *wrong))
+
+    embeddings.patch_embedding = nn.Sequential(nn.Conv2d(1, config.hidden_size, stride, stride))
+    embeddings.patch_embedding.weight = embeddings.patch_embedding[0].weight  # whose dtype v4.37 asks for
+    assert model(torch.randn(2, 1, side, side)).last_hidden_state.shape[1] == count
+
+
 def test_resized_positions(tmp_path: Path) -> None:
     model, ids = build(), inputs()["input_ids"]
     text, vision = model.get_position_embeddings()

@@ -57,6 +57,25 @@ class Wrapper(nn.Module):
         return changed(self.inner(*args, **kwargs))
 
 
+class Lora(nn.Module):
+    """As peft's layer of this name."""
+
+    def __init__(self, base: nn.Linear, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.base_layer, self.scaling = base, 2.0
+        self.lora_dropout = nn.ModuleDict({"default": nn.Dropout(dropout) if dropout else nn.Identity()})
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, base.out_features, bias=False)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.lora_A["default"](self.lora_dropout["default"](x))
+        return self.base_layer(x) + self.scaling * self.lora_B["default"](inner)
+
+
+Lora.__module__ = Lora.forward.__module__ = "peft.tuners.lora.layer"
+Lora.__name__ = "Linear"
+
+
 class OwnTower(CLIPTextTransformer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         out = super().forward(*args, **kwargs)
@@ -316,3 +335,24 @@ def test_half_precision_without_such_arithmetic(dtype: torch.dtype, monkeypatch:
     assert kinds.count(torch.float32) > 12
     # bfloat16 keeps 8 bits (4e-3 per rounding): weights and what layers hand on are rounded, nothing in between.
     assert relative_error(out.logits_per_image.float(), want) <= (5e-2 if dtype == torch.bfloat16 else 1e-2)
+
+
+def test_lora_leaves_the_pooled_rows_their_short_cut() -> None:
+    """It computes row by row; with dropout in training, a hook or a forward of one's own it is called for every row."""
+    model, ids = build(), inputs()["input_ids"]
+    attention = model.text_model.encoder.layers[-1].self_attn
+    lora = attention.q_proj = Lora(attention.q_proj, dropout=0.5)
+    seen: list[tuple[int, ...]] = []
+    with torch.no_grad():
+        assert may_pool(model.eval().text_model)
+        want = model.text_projection(model.text_model(ids).pooler_output)
+        assert relative_error(model.get_text_features(ids), want) <= ACROSS
+        assert not may_pool(model.train().text_model)
+        lora.lora_dropout["default"].p = 0.0
+        assert may_pool(model.text_model)
+        handle = lora.lora_A["default"].register_forward_hook(lambda module, args, out: seen.append(out.shape))
+        model.get_text_features(ids)
+        assert seen[0][1] == ids.shape[1]
+        handle.remove()
+        lora.forward = lambda x: x
+        assert not may_pool(model.text_model)

@@ -237,6 +237,27 @@ def test_tied_weights_are_one_tensor_again(tmp_path: Path) -> None:
     assert model.lm_head.weight.equal(build("CLIPTextModel").text_model.embeddings.token_embedding.weight)
 
 
+def test_a_constructor_ties_and_draws_nothing_while_a_file_is_loaded(tmp_path: Path) -> None:
+    """As in v4.37: what is tied may be made after the base class's constructor."""
+
+    class Speaker(CLIPTextModel):
+        _tied_weights_keys = ["lm_head.weight"]
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.post_init()
+
+        def get_output_embeddings(self) -> nn.Module:
+            return self.lm_head
+
+    build("CLIPTextModel").save_pretrained(tmp_path)
+    model = Speaker.from_pretrained(tmp_path)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path)
+    assert torch.equal(Speaker.from_pretrained(tmp_path).lm_head.weight, model.lm_head.weight)
+
+
 def test_lists_of_names_that_are_passed_over(tmp_path: Path) -> None:
     class Quiet(Classifier):
         _keys_to_ignore_on_load_missing = [r"classifier\.", "extra", "mean", "norm"]

@@ -533,12 +533,13 @@ def test_a_missing_library_is_named(monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".index"])
 def test_fingerprint_and_root_are_kept(tmp_path, suffix):
-    source = Index(random_unit(3), list("abc"), "emoji", None, "f00d", "/photos")
+    source = Index(random_unit(3), list("abc"), "emoji", None, "f00d", "/photos", "#102030", '{"hidden": true}')
     source.save(tmp_path / f"a{suffix}")
     found = open_index(tmp_path / f"a{suffix}")
-    assert found.origin == ("emoji", "f00d", "/photos") and found.origin.path_of("a") == "/photos/a"
+    assert found.origin == source.origin == Origin("emoji", "f00d", "/photos", "#102030", '{"hidden": true}')
+    assert found.take(np.array([1])).origin == source.origin and found.origin.path_of("a") == "/photos/a"
     Index(random_unit(3), list("abc"), "emoji").save(tmp_path / f"b{suffix}")
-    assert open_index(tmp_path / f"b{suffix}").origin == ("emoji", "", "")
+    assert open_index(tmp_path / f"b{suffix}").origin == Origin("emoji")
 
 
 def test_who_may_search_an_index():

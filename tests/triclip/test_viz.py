@@ -405,3 +405,55 @@ def test_a_figure_shows_itself_in_a_notebook():
     assert first == second and first[0].startswith(b"\x89PNG")
     width, height = Image.open(io.BytesIO(first[0])).size
     assert abs(width / height - first[1]["width"] / first[1]["height"]) < 0.02 and first[1]["width"] == 363
+
+
+def test_the_search_sheet_wraps_and_names():
+    found = [picture() for _ in range(8)]
+    figure = viz.search_sheet("a query", found, [0.9 - 0.1 * i for i in range(8)], [f"name {i}" for i in range(8)])
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == 8 and len({round(axes.get_position().y0, 2) for axes in shown}) == 2
+    assert [axes.get_xlabel() for axes in shown] == [f"name {i}" for i in range(8)]
+    assert shown[7].get_title() == "0.200" and "a query" in words_of(figure)
+    with pytest.raises(InputError, match="one score and one name"):
+        viz.search_sheet("x", found, [0.5])
+
+
+def test_clusters_and_their_names():
+    from triclip.viz.clusters import cluster_names, clusters
+
+    rng = np.random.default_rng(0)
+    middles = np.eye(4, 16)[:3]
+    vectors = np.repeat(middles, 20, 0) + 0.05 * rng.normal(size=(60, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    numbers = clusters(vectors, 3)
+    assert len({tuple(numbers[start : start + 20]) for start in (0, 20, 40)}) == 3
+    assert all(len(set(numbers[start : start + 20])) == 1 for start in (0, 20, 40))
+    names = cluster_names(vectors, numbers, ["cat", "dog", "car", "sky"], np.eye(4, 16))
+    assert [names[numbers[start]].split(", ")[0] for start in (0, 20, 40)] == ["cat", "dog", "car"]
+    assert clusters(vectors[:2], 7).tolist() in ([0, 1], [1, 0], [0, 0])
+
+
+def test_thumbnails_are_spread_over_a_map():
+    from triclip.viz.maps import spread_sample
+
+    points = np.random.default_rng(0).random((2000, 2))
+    chosen = spread_sample(points, 60)
+    assert 40 <= len(chosen) <= 60 and len(set(chosen.tolist())) == len(chosen)
+    gaps = np.linalg.norm(points[chosen][:, None] - points[chosen][None], axis=-1) + 9 * np.eye(len(chosen))
+    assert gaps.min() > 0.03
+    assert spread_sample(points[:5]).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_map_as_a_page(tmp_path):
+    names = ["</script><b>", "ordinary", "猫"]
+    (tmp_path / "broken.png").write_bytes(b"none")
+    pictures = [picture(), tmp_path / "broken.png", picture()]
+    viz.save_page(tmp_path / "map.html", np.eye(3), names, ["a", "b", "a"], pictures, title="T</script>")
+    text = (tmp_path / "map.html").read_text(encoding="utf-8")
+    assert text.count("</script>") == 1 and "http" not in text.replace("http-equiv", "")
+    data = json.loads(text.split("const data = ", 1)[1].split(";\n", 1)[0])
+    assert [item["name"] for item in data["items"]] == names and data["items"][0]["group"] == "a"
+    assert ["picture" in item for item in data["items"]] == [True, False, True]
+    assert all(0 <= item[axis] <= 1 for item in data["items"] for axis in "xy")
+    with pytest.raises(InputError, match="ending in .html"):
+        viz.save_page(tmp_path / "map.pdf", np.eye(3), names)

@@ -1,6 +1,6 @@
 """The tools' backend in JAX: see `triclip.backends.Backend`.
 
-Batches are padded to few shapes, since each one compiles.
+Batches are padded to few shapes, because each new shape compiles.
 """
 
 from __future__ import annotations
@@ -18,18 +18,35 @@ import numpy as np
 from clip_flax.modeling import FlaxCLIPModel
 
 from ..prefixes import pad_rows_of_ids
-from . import PairAttentions
+from . import PairAttentions, no_such_device
 
 Path = tuple[str, ...]
 _COMPILED: WeakKeyDictionary[FlaxCLIPModel, dict[bool, Callable[..., Any]]] = WeakKeyDictionary()
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> FlaxCLIPModel:
-    """A FlaxCLIPModel; `device` is a jax.Device or a platform's name."""
+    """A FlaxCLIPModel; `device` is a jax.Device or a name such as "cuda:1"."""
     model = FlaxCLIPModel.from_pretrained(name_or_path, dtype=dtype or "float32", **kwargs)
     if device is not None:
-        model.params = jax.device_put(model.params, jax.devices(device)[0] if isinstance(device, str) else device)
+        model.params = jax.device_put(model.params, find_device(device)[0] if isinstance(device, str) else device)
     return model
+
+
+def find_device(name: str) -> tuple[jax.Device, str]:
+    """See `Backend.find_device`; also a platform of JAX's own, such as "tpu"."""
+    wanted, _, number = name.partition(":")
+    found = jax.devices() if wanted == "auto" else _of_platform({"cuda": "gpu", "mps": "metal"}.get(wanted, wanted))
+    place = int(number) if number.isdecimal() else 0
+    if place >= len(found) or number and not number.isdecimal():
+        raise no_such_device(name, [*(f"{one.platform}:{one.id}" for one in jax.devices()), "cpu"])
+    return found[place], "cpu" if found[place].platform == "cpu" else str(found[place])
+
+
+def _of_platform(platform: str) -> list[jax.Device]:
+    try:
+        return jax.devices(platform)
+    except RuntimeError:  # it isn't there
+        return []
 
 
 def text_features(model: FlaxCLIPModel, input_ids: np.ndarray) -> np.ndarray:
@@ -82,7 +99,7 @@ def pad_columns(input_ids: np.ndarray, limit: int, multiple: int = 8) -> np.ndar
 def pair_attentions(
     model: FlaxCLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
 ) -> PairAttentions:
-    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
+    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients."""
     compiled = _COMPILED.setdefault(model, {})
     if gradients not in compiled:  # for a model; and by JAX for a length of the text
         compiled[gradients] = jax.jit(_traced(model.module.clone(gradient_checkpointing=False), gradients))
@@ -114,10 +131,11 @@ def _traced(module: nn.Module, gradients: bool) -> Callable[..., Any]:
 
 
 def _gradients(logit: Callable[[], jax.Array]) -> dict[Path, jax.Array]:
-    """The logit's gradient by the attention weights [1, H, N, N] of every attention module, by its path.
+    """Module path -> the logit's gradient with respect to that module's attention weights [1, H, N, N].
 
-    JAX gives no gradients by intermediate values. Context is weights @ values, so the gradient by the weights is that
-    by the context, which `out_proj` takes, times the values: a zero is added to the one, the other is kept.
+    JAX has no gradients with respect to intermediate values. The context is weights @ values, so the weights' gradient
+    is the context's gradient times the values. A zero added to the context (the input of `out_proj`) gives the
+    gradient; the values are recorded.
     """
 
     def recorded(zeros: dict[Path, jax.Array] | None) -> tuple[jax.Array, tuple[dict, dict]]:

@@ -16,13 +16,24 @@ from clip_tf.modeling import TFCLIPModel
 from clip_tf.shortcuts import settings, untouched
 
 from ..prefixes import pad_rows_of_ids
-from . import PairAttentions
+from . import PairAttentions, no_such_device
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> TFCLIPModel:
-    """A TFCLIPModel; `device` is a name such as "/GPU:0"."""
+    """A TFCLIPModel; `device` is a name such as "cuda" or "/GPU:0"."""
+    if device is not None and not device.startswith("/"):
+        device = find_device(device)[0]
     with tf.device(device):
         return TFCLIPModel.from_pretrained(name_or_path, dtype=dtype, **kwargs)
+
+
+def find_device(name: str) -> tuple[str, str]:
+    """See `Backend.find_device`."""
+    gpus = [f"cuda:{number}" for number in range(len(tf.config.list_logical_devices("GPU")))]
+    wanted = (gpus or ["cpu"])[0] if name == "auto" else "cuda:0" if name in ("cuda", "gpu", "mps") else name
+    if wanted not in (*gpus, "cpu"):
+        raise no_such_device(name, [*gpus, "cpu"])
+    return ("/CPU:0" if wanted == "cpu" else f"/GPU:{wanted.partition(':')[2]}"), wanted
 
 
 def text_features(model: TFCLIPModel, input_ids: np.ndarray) -> np.ndarray:
@@ -55,7 +66,7 @@ def _run(model: TFCLIPModel, method: str, input_name: str, values: tf.Tensor) ->
 def _graph(model: TFCLIPModel, method: str, input_name: str) -> Any:
     """A method as a graph, kept with its model: several times as fast as eager layers on small batches.
 
-    A graph has the layers and settings of the moment when it was traced: others are traced anew.
+    A graph keeps the layers and settings of its tracing; if they changed, it is traced again.
     """
     graphs = vars(model).setdefault("_pipeline_graphs", {})
     state, graph = graphs.get(method, ((), None))
@@ -81,10 +92,10 @@ def one_core_workers(count: int) -> Executor:
 def pair_attentions(
     model: TFCLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
 ) -> PairAttentions:
-    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
+    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         if gradients:
-            for variable in model.variables:  # frozen ones too: what follows from no watched one is not recorded
+            for variable in model.variables:  # frozen ones too: else nothing is recorded
                 tape.watch(variable.value)
         out = model(
             input_ids=tf.constant(input_ids, tf.int32),

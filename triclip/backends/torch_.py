@@ -14,13 +14,29 @@ from clip_core import machine
 from clip_torch.modeling import CLIPModel
 
 from ..prefixes import pad_rows_of_ids, shared_prefixes
-from . import PairAttentions
+from . import PairAttentions, no_such_device
 from .torch_prefixes import features, may_share
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> CLIPModel:
     """A CLIPModel in evaluation mode."""
+    if isinstance(device, str):
+        device = find_device(device)[0]
     return CLIPModel.from_pretrained(name_or_path, dtype=dtype, device_map=device, **kwargs)
+
+
+def find_device(name: str) -> tuple[torch.device, str]:
+    """See `Backend.find_device`."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus += ["mps"] if torch.backends.mps.is_available() else []
+    wanted = (gpus or ["cpu"])[0] if name == "auto" else "cuda:0" if name == "cuda" else name
+    if wanted.partition(":")[0] in ("cuda", "mps") and wanted not in gpus:
+        raise no_such_device(name, [*gpus, "cpu"])
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise no_such_device(name, [*gpus, "cpu"]) from error
+    return device, f"{wanted} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else wanted
 
 
 @torch.inference_mode()
@@ -31,7 +47,7 @@ def text_features(model: CLIPModel, input_ids: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def row_features(model: CLIPModel, rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Of texts' ids, each up to its end token: what they begin with in common is computed once, where that may be."""
+    """Of texts' ids, each up to its end token. Shared prefixes are computed once if the model is unchanged."""
     if not may_share(model):
         return text_features(model, pad_rows_of_ids(rows))
     return features(model, shared_prefixes(rows)).float().cpu().numpy()
@@ -44,7 +60,7 @@ def image_features(model: CLIPModel, pixel_values: np.ndarray) -> np.ndarray:
 
 
 def separate_cores(model: CLIPModel) -> int:
-    """How many cores may compute a batch each (`one_core_workers`); 1 where they can't: off the CPU."""
+    """How many cores may compute a batch each (`one_core_workers`); 1 off the CPU."""
     return min(torch.get_num_threads(), machine.usable_cpus()) if model.device.type == "cpu" else 1
 
 
@@ -56,7 +72,7 @@ def one_core_workers(count: int) -> Executor:
     started = threading.Barrier(count)
     with _changing_threads:
         own = torch.get_num_threads()
-        # The number is of the thread that sets it, and what later threads begin with: this is put back.
+        # Setting the number of threads also sets the default of later threads, which is restored here.
         workers = ThreadPoolExecutor(count, "triclip-core", _use_one_core)
         list(workers.map(lambda _: started.wait(), range(count)))
         torch.set_num_threads(own)
@@ -64,7 +80,7 @@ def one_core_workers(count: int) -> Executor:
 
 
 def _use_one_core() -> None:
-    torch.get_num_threads()  # a thread's first question sets its number to the common one
+    torch.get_num_threads()  # a thread's first query sets its number to the default
     torch.set_num_threads(1)
 
 
@@ -76,9 +92,9 @@ def logit_scale(model: CLIPModel) -> float:
 def pair_attentions(
     model: CLIPModel, pixel_values: np.ndarray, input_ids: np.ndarray, gradients: bool
 ) -> PairAttentions:
-    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients by them."""
+    """float32 [1, C, H, W] and int64 [1, S] -> attention weights and, if asked for, the logit's gradients."""
     towers = (model.vision_model, model.text_model)
-    # Where all parameters are frozen, a graph begins at the embedded tokens.
+    # With all parameters frozen, the graph begins at the embedded tokens.
     hooks = [tower.embeddings.register_forward_hook(lambda _m, _i, x: x.requires_grad_()) for tower in towers]
     try:
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):

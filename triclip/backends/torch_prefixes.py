@@ -1,4 +1,4 @@
-"""Text embeddings from shared beginnings: see `triclip.prefixes`."""
+"""Text embeddings from shared prefixes: see `triclip.prefixes`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..prefixes import Prefixes
 
 
 def may_share(model: CLIPModel) -> bool:
-    """Whether `features` gives what `get_text_features` does: everything in the text tower is as it was made."""
+    """Whether `features` equals `get_text_features`: nothing in the text tower was replaced."""
     own = type(model).get_text_features is CLIPModel.get_text_features and "get_text_features" not in vars(model)
-    # The ids are cut at the config's end token, which the tower has from there.
+    # The ids are cut at the config's end token, so the tower must use the same one.
     return (
         own
         and may_skip(model.text_projection, *below(model.text_model))
@@ -25,7 +25,7 @@ def may_share(model: CLIPModel) -> bool:
 
 
 def features(model: CLIPModel, prefixes: Prefixes) -> Tensor:
-    """`get_text_features` [B, P] of the texts. Everything but attention is computed once for each beginning."""
+    """`get_text_features` [B, P] of the texts. Everything but attention is computed once for each prefix."""
     tower = model.text_model
     tokens, positions, paths, places, ends = (torch.from_numpy(array).to(model.device) for array in prefixes)
     last = paths[torch.arange(len(paths), device=paths.device), ends]  # [B]
@@ -40,7 +40,7 @@ def features(model: CLIPModel, prefixes: Prefixes) -> Tensor:
 
 
 def layer_of_prefixes(layer: CLIPEncoderLayer, x: Tensor, paths: Tensor, places: Tensor) -> Tensor:
-    """What `layer` gives for every beginning: [T, D] -> [T, D]. Attention sees whole texts."""
+    """The output of `layer` for every prefix: [T, D] -> [T, D]. Attention runs over whole texts."""
     attention, normed = layer.self_attn, layer.layer_norm1(x)
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     q, k, v = (attention.heads(linear(project, normed)[paths]) for project in projections)  # [B, H, S, d]
@@ -51,7 +51,7 @@ def layer_of_prefixes(layer: CLIPEncoderLayer, x: Tensor, paths: Tensor, places:
 
 
 def layer_of_ends(layer: CLIPEncoderLayer, x: Tensor, paths: Tensor, last: Tensor, ends: Tensor) -> Tensor:
-    """What `layer` gives for the last token of every text: [T, D] -> [B, D]."""
+    """The output of `layer` for the last token of every text: [T, D] -> [B, D]."""
     attention, normed = layer.self_attn, layer.layer_norm1(x)
     q = attention.heads(linear(attention.q_proj, normed[last])[:, None])  # [B, H, 1, d]
     k, v = (attention.heads(linear(project, normed)[paths]) for project in (attention.k_proj, attention.v_proj))

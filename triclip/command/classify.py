@@ -1,4 +1,4 @@
-"""`triclip classify`: which label fits each picture."""
+"""`triclip classify`: the labels that fit each picture."""
 
 from __future__ import annotations
 
@@ -6,14 +6,32 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from .shared import check_plot, embed_readable, lines, load, model_arguments, plot_argument, positive, print_json
+from .output import print_json
+from .shared import (
+    check_plot,
+    embed_readable,
+    inputs,
+    lines,
+    load,
+    model_arguments,
+    plot_argument,
+    positive,
+    warn_of_photographs,
+)
 
 _GRID = 40  # pictures and labels of a grid: more can't be read on paper
 
+EXAMPLES = """
+  triclip classify photos/ --labels "a cat" "a dog"
+  triclip classify photo.jpg --labels-file labels.txt --template "a photo of a {}" --json
+  find photos -name "*.png" | triclip classify - --labels day night
+"""
+
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("classify", help="which label fits each picture")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, folders or glob patterns")
+    parser = commands.add_parser("classify", help="which label fits each picture", examples=EXAMPLES)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, folders or glob patterns; -: as standard "
+                        "input lists them")  # fmt: skip
     labels = parser.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", nargs="+", metavar="LABEL", help="the labels")
     labels.add_argument("--labels-file", metavar="FILE", help="the labels, one a line")
@@ -26,12 +44,15 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    labels = args.labels or lines(args.labels_file)
+    from ..zero_shot import as_labels
+
+    labels = as_labels(args.labels or lines(args.labels_file))  # before a model is loaded
     if args.plot_grid and not args.plot:
         raise ValueError("classify: wanted --plot FILE with --plot-grid, found none")
     check_plot(args)
     clip = load(args)
-    found = embed_readable(clip, args.images, args.model)
+    found = embed_readable(clip, inputs(args.images))
+    warn_of_photographs(args.model, found.sources)
     result = clip.classify(found.vectors, labels, args.template)
     rows = [(str(source), ranked[: args.top]) for source, ranked in zip(found.sources, result, strict=True)]
     if args.plot:
@@ -47,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plot_classes(args: argparse.Namespace, clip: Any, found: Any, ranked: Sequence[Any], labels: Any) -> None:
-    """The likeliest labels of each picture; or all cosines, of a label the mean of its sentences."""
+    """The most probable labels of each picture, or all cosines (for a label: with the mean of its sentences)."""
     from .. import viz
 
     if not args.plot_grid:

@@ -7,9 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+EXAMPLES = """
+  triclip conform my-model/
+  triclip conform emoji --backends torch,tf --html report.html
+"""
+
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("conform", help="run a checkpoint through every installed backend and compare")
+    parser = commands.add_parser(
+        "conform", help="run a checkpoint through every installed backend and compare", examples=EXAMPLES
+    )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, file, hub name or 'emoji'")
     parser.add_argument("--backends", metavar="NAMES", help="torch,tf,flax or some of them (default: all installed)")
     parser.add_argument(
@@ -40,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         from .. import viz
         from ..conform.figure import draw_report
 
-        viz.check_output(args.plot)  # before the work, not after it
+        viz.check_output(args.plot)  # checked before the work
     options = {"dtype": args.dtype, "tolerance": args.tolerance}
     report = conform(args.checkpoint, backends, args.reference, args.images, args.texts, **options)
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+# Of `checkpoint.convert`, as a tuple so that --help imports no NumPy.
+FORMATS = ("hf", "hf-flat", "hf-bin", "tf", "flax", "openai", "open_clip", "kerashub", "orbax", "sd1", "sdxl")
+EXAMPLES = """
+  triclip convert openai/clip-vit-base-patch32 clip-flax --to flax
+  triclip convert ViT-B-32.pt clip-hf --dtype float16
+"""
+
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("convert", help="a checkpoint of any format into another format")
+    parser = commands.add_parser("convert", help="a checkpoint of any format into another format", examples=EXAMPLES)
     parser.add_argument("source", metavar="SRC", help="folder, file or hub name")
     parser.add_argument("target", metavar="DST", help="folder or file to write")
-    parser.add_argument("--to", default="hf", metavar="FORMAT", help="the format to write (default hf)")
+    parser.add_argument("--to", default="hf", choices=FORMATS, help="the format to write (default hf)")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="default: kept per tensor")
     parser.add_argument("--component", help="text, vision, text_encoder, text_encoder_2, …")
     parser.add_argument("--shard-size", metavar="SIZE", help='e.g. "2GB"')

@@ -8,11 +8,17 @@ from typing import Any
 
 from .shared import BACKENDS
 
+EXAMPLES = """
+  triclip demo --output demo-output
+"""
+
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("demo", help="classify the bundled pictures with the embedded model")
+    parser = commands.add_parser(
+        "demo", help="classify the bundled pictures with the embedded model", examples=EXAMPLES
+    )
     parser.add_argument("--output", default="demo-output", metavar="FOLDER", help="where the picture grid goes")
-    parser.add_argument("--backend", default="torch", choices=BACKENDS)
+    parser.add_argument("--backend", choices=BACKENDS, help="default: the first of them that is installed")
     parser.set_defaults(run=run)
 
 

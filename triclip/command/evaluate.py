@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ..data.config import FORMATS
-from .shared import load, model_arguments, positive, print_json
+from .output import print_json
+from .shared import load, model_arguments, positive
+
+EXAMPLES = """
+  triclip evaluate --retrieval test.jsonl --model openai/clip-vit-base-patch32
+  triclip evaluate --zero-shot pictures/ --labels imagenet --json figures.json
+"""
 
 
 def add(commands: Any) -> None:
     """The sub-command `evaluate`."""
-    parser = commands.add_parser("evaluate", help="retrieval and zero-shot figures of a model on your data")
+    parser = commands.add_parser(
+        "evaluate", help="retrieval and zero-shot figures of a model on your data", examples=EXAMPLES
+    )
     model_arguments(parser, json=False)
     parser.add_argument("--retrieval", nargs="+", metavar="PATH", help="image-text data: shards, tables, folders")
     parser.add_argument("--zero-shot", nargs="+", metavar="PATH", help="image-label data, also one folder per class")
@@ -44,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("evaluate: wanted --retrieval PATH or --zero-shot PATH, found neither")
     if (args.labels or args.templates) and not args.zero_shot:
         raise ValueError("evaluate: wanted --zero-shot PATH with --labels and --templates, found none")
-    labels = None if args.labels is None else read_labels(args.labels)  # before a model is loaded
+    labels = None if args.labels is None else read_labels(args.labels)  # checked before a model is loaded
     templates = args.templates or default_templates(args.labels)
     if args.plot:
         _check_plot(args)
@@ -56,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if args.plot:
         _plot(args, found, predictions)
-    report = {"model": str(args.model), "backend": args.backend, **found}
+    report = {"model": str(args.model), "backend": clip.backend, **found}
     if args.json == "-":
         print_json(report)
         return 0

@@ -1,15 +1,22 @@
-"""`triclip explain`: what the similarity of a picture and a text rests on."""
+"""`triclip explain`: the patches and words that cause the similarity of a picture and a text."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from .shared import check_plot, load, model_arguments, plot_argument, print_json, warn_of_photographs
+from .output import print_json
+from .shared import check_plot, load, model_arguments, plot_argument, warn_of_photographs
+
+EXAMPLES = """
+  triclip explain photo.jpg "a cat on a sofa" --plot why.pdf
+"""
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("explain", help="what the similarity of a picture and a text rests on")
+    parser = commands.add_parser(
+        "explain", help="what the similarity of a picture and a text rests on", examples=EXAMPLES
+    )
     parser.add_argument("image", metavar="IMAGE", help="a picture")
     parser.add_argument("text", metavar="TEXT", help="a sentence")
     parser.add_argument("--method", choices=("relevance", "rollout"), default="relevance", help="default: relevance")

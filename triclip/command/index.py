@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .shared import INDEX_TYPES, INDEX_TYPES_HELP, appended_to, check_replaced, json_argument, print_json
+from .output import print_json
+from .shared import INDEX_TYPES, INDEX_TYPES_HELP, appended_to, check_replaced, json_argument
+
+EXAMPLES = """
+  triclip index vectors/ -o photos.index --index-type hnsw
+  triclip index one.npz two.npz -o both.index --dtype float16
+"""
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("index", help="embedded files into one index that opens at once, however large")
+    parser = commands.add_parser(
+        "index", help="embedded files into one index that opens at once, however large", examples=EXAMPLES
+    )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="files or folders that `triclip embed` wrote")
     parser.add_argument("--output", "-o", required=True, metavar="FOLDER", help="the index, a name ending in .index")
     parser.add_argument("--append", action="store_true", help="add what is new to the index that is there")

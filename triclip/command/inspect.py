@@ -1,4 +1,4 @@
-"""`triclip inspect`: what a checkpoint is; with `--machine`, what the machine has and which short cuts are taken."""
+"""`triclip inspect`: a checkpoint's format and sizes; with `--machine`, the machine and its short cuts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import argparse
 import contextlib
 from typing import Any
 
-from .shared import json_argument, print_json
+from .output import print_json
+from .shared import json_argument
+
+EXAMPLES = """
+  triclip inspect openai/clip-vit-base-patch32
+  triclip inspect --machine
+"""
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("inspect", help="what a checkpoint is: format, config, parameters, dtype, processor")
+    parser = commands.add_parser(
+        "inspect", help="what a checkpoint is: format, config, parameters, dtype, processor", examples=EXAMPLES
+    )
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="folder, file, hub name or 'emoji'")
     parser.add_argument(
         "--machine",
@@ -44,7 +52,7 @@ def _inspect_machine(args: argparse.Namespace) -> int:
     if args.checkpoint is not None:
         raise ValueError(f"inspect: wanted a checkpoint or --machine, found both ({args.checkpoint})")
     measure()
-    with contextlib.suppress(ImportError):  # without PyTorch its step stays undecided
+    with contextlib.suppress(ImportError):  # without PyTorch the step "linear" is undecided
         from clip_torch import layers
 
         machine.choice("linear", layers.avx512)

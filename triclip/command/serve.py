@@ -1,4 +1,4 @@
-"""`triclip serve`: its arguments, and running until it is asked to stop."""
+"""`triclip serve`: its arguments, and running until a signal stops it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
-from .shared import INDEX_TYPES, model_arguments, report_skipped, warn_of_photographs
+from .kept import kept_index, update_argument
+from .shared import INDEX_TYPES, load, model_arguments, report_skipped, warn_of_photographs
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+EXAMPLES = """
+  triclip serve photos/
+  triclip serve photos.index --port 8080
+"""
 
 
 def add(commands: Any) -> None:
@@ -22,6 +29,7 @@ def add(commands: Any) -> None:
         help="a page and a JSON API to search a folder of pictures",
         description="Serve a page and a JSON API that search pictures by words, by a picture, or both. A folder is "
         "embedded at the start; for many pictures, make an index once: `triclip embed FOLDER -o pictures.index`.",
+        examples=EXAMPLES,
     )
     parser.add_argument("source", metavar="FOLDER|INDEX", help="pictures, or what `triclip embed` or `index` wrote")
     parser.add_argument("--folder", metavar="FOLDER", help="where an index's pictures lie; nothing else is opened")
@@ -29,6 +37,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
     parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any that is free")
     parser.add_argument("--index-type", choices=INDEX_TYPES, default="exact", help="default: exact")
+    update_argument(parser)
     model_arguments(parser, default=None, json=False)
     parser.add_argument("--upload-limit", type=float, default=10, metavar="MB", help="of a request (default 10)")
     parser.add_argument("--results", type=int, default=200, metavar="N", help="the most of one search (default 200)")
@@ -37,36 +46,38 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; returns 0 then."""
+    """Serve until SIGINT or SIGTERM; then returns 0."""
     from clip_core.hub import DEFAULT_MODEL
 
     from ..fingerprint import fingerprint
     from ..photographs import LOOKED_AT
-    from ..pipeline import Clip
+    from ..search.opening import index_at, is_index, open_index
     from ..serve.library import open_library
     from ..serve.limits import Limits
     from ..serve.web import create_app, make_server, require_framework
 
-    require_framework()  # before the work, not after it
+    require_framework()  # checked before the work
     limits = Limits(
         upload_bytes=int(args.upload_limit * (1 << 20)), results=args.results, searches_per_minute=args.rate,
         requests_per_minute=50 * args.rate,
     )  # fmt: skip
     with listening(args.host, args.port) as listener:
-
-        def load(model: str | None) -> Clip:
-            return Clip.from_pretrained(args.model or model or DEFAULT_MODEL, backend=args.backend, dtype=args.dtype)
+        if index_at(args.source) != Path(args.source):
+            kept_index(args, args.source)
+        origin = open_index(args.source).origin if is_index(args.source) else None
 
         def check(origin: Any) -> None:
             name = args.model or origin.model
             if not args.force:
                 origin.check_model(name, fingerprint(name) if origin.fingerprint else "")
 
-        library = open_library(args.source, load, args.folder, limits, report_skipped, check=check)
+        library = open_library(
+            args.source, lambda _: load(args, origin), args.folder, limits, report_skipped, check=check
+        )
         if args.index_type != "exact":
-            library.index.candidates(args.index_type)  # built now, not at the first search
+            library.index.candidates(args.index_type)  # built before the first search
         shown = [os.path.join(library.folder.real, found.name) for found in library.sample(LOOKED_AT)]
-        warn_of_photographs(args.model or library.index.model or DEFAULT_MODEL, shown)
+        warn_of_photographs(args.model or (origin.model if origin is not None else DEFAULT_MODEL), shown)
         local = is_loopback(args.host)
         if not local:
             _warn(args.host, library)
@@ -78,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(server: Any, listener: socket.socket) -> None:
-    """uvicorn hands a signal on once it has stopped; by then there is nothing left to do."""
+    """Run the server. uvicorn raises the signal again after it has stopped; it is ignored then."""
     kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[listener])
@@ -98,7 +109,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises OSError naming host and port, ValueError for a port that can't be."""
+    """A listening socket. Raises OSError naming host and port, ValueError for an invalid port."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port: wanted a number from 0 to 65535, found {port}")
     try:

@@ -1,10 +1,16 @@
-"""`triclip train`: a run as a file describes it."""
+"""`triclip train`: a training run from a configuration file."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
 from typing import Any
+
+EXAMPLES = """
+  triclip train --config run.yaml
+  triclip train --config run.yaml optimizer.lr=1e-4 backend=torch
+  triclip train --config run.yaml --export my-model
+"""
 
 
 def add(commands: Any) -> None:
@@ -14,6 +20,7 @@ def add(commands: Any) -> None:
         help="train or fine-tune a model, as a file describes",
         description="Train as a YAML, TOML or JSON file describes, or go on with the run in its output folder. Paths "
         "in the file are relative to it, those of key=value to the working directory.",
+        examples=EXAMPLES,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's configuration")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-4 backend=torch")
@@ -22,7 +29,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train or export; returns the exit code: 0 also for a run that was asked to stop and has saved its state."""
+    """Train or export; returns the exit code, 0 also for a run that was stopped by a signal and saved its state."""
     from ..train.load import load_config
     from ..train.loop import export, train
 

@@ -1,7 +1,7 @@
-"""Why two traces part: hypotheses, each tried by running the checkpoint with that one thing changed.
+"""Causes of a difference between two traces: hypotheses, each tested by a run with one change.
 
-A hypothesis is reported only when it makes the numbers agree: at the first field that broke, and it says whether at all
-later ones too. Embeddings and logits need no run; their relation is looked at directly.
+A hypothesis is reported only if it makes the first differing field agree; the report says whether all later fields
+agree too. Embeddings and logits need no run; their relation is examined directly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SQUARE = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def relative_error(got: Any, want: Any) -> float:
-    """The largest difference over the largest magnitude wanted; infinite for another shape or a NaN."""
+    """The largest difference over the largest expected magnitude; infinite for another shape or a NaN."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape or not (np.isfinite(got).all() and np.isfinite(want).all()):
         return float("inf")
@@ -35,7 +35,7 @@ def relative_error(got: Any, want: Any) -> float:
 
 
 class Change(NamedTuple):
-    """A hypothesis: what is changed, in words, and the changed ingredients of a run."""
+    """A hypothesis: the change in words, and the changed inputs of a run."""
 
     kind: str
     words: str
@@ -45,10 +45,10 @@ class Change(NamedTuple):
 
 @dataclass
 class Scene:
-    """What is known where a break is explained.
+    """The facts about a break to be explained.
 
-    runner: the backend that hypotheses run in; usual: its unchanged trace; odd: the trace that departs from it, of
-    `culprit`; field: where that begins.
+    runner: the backend that runs hypotheses; usual: its unchanged trace; odd: the deviating trace, of `culprit`; field:
+    the first that deviates.
     """
 
     runner: str
@@ -69,7 +69,7 @@ class Scene:
 
 
 def explain(scene: Scene) -> list[str]:
-    """Likely causes, in words; empty when no hypothesis fits."""
+    """Likely causes, in words; empty if no hypothesis fits."""
     kind = scene.field.rpartition(".")[2]
     shapes = [np.shape(trace[scene.field]) for trace in (scene.odd, scene.usual)]
     if shapes[0] != shapes[1] and not (kind == "pixel_values" or kind.startswith("logits")):
@@ -89,7 +89,7 @@ def explain(scene: Scene) -> list[str]:
 
 
 def _tried(scene: Scene, changes: Iterator[Change]) -> Iterator[tuple[str, str]]:
-    """The changes that make the break go away; as soon as one explains every later field, only that one."""
+    """The changes that remove the break; only one if it explains every later field too."""
     partial = []
     tower = scene.tower
     for change in changes:
@@ -106,7 +106,7 @@ def _tried(scene: Scene, changes: Iterator[Change]) -> Iterator[tuple[str, str]]
 
 
 def _run_tower(scene: Scene, change: Change) -> Trace:
-    """Only the tower in question is run, under the names that it has in the full model."""
+    """Run only the tower in question, with its fields named as in the full model."""
     if scene.scope != "full":
         return run_changed(scene.runner, scene.scope, change.loaded, change.arrays)
     names = ("pixel_values",) if scene.tower == "vision" else ("input_ids", "attention_mask", "position_ids")
@@ -118,7 +118,7 @@ def _run_tower(scene: Scene, change: Change) -> Trace:
 
 
 def _changes(scene: Scene) -> Iterator[Change]:
-    """Hypotheses for a field inside a tower, the common ones first."""
+    """Hypotheses for a field inside a tower, common ones first."""
     yield from _configs(scene)
     if scene.tower == "text":
         yield from _masks(scene)
@@ -168,7 +168,7 @@ def _until_end(ids: np.ndarray, end: int) -> np.ndarray:
 
 
 def _ends(scene: Scene) -> Iterator[Change]:
-    """Another token to pool at."""
+    """Hypotheses about the pooled token."""
     ids = scene.arrays["input_ids"]
     config = getattr(scene.loaded.config, "text_config", scene.loaded.config)
     if config.eos_token_id != 2:
@@ -191,7 +191,7 @@ def _patches(scene: Scene) -> Iterator[Change]:
 
 
 def _transposed(scene: Scene) -> Iterator[Change]:
-    """Square weights of the layer that broke, and of all layers: only these fit in either way."""
+    """Hypotheses of transposed weights, in the broken layer and in all layers: only square ones fit both ways."""
     start = f"{scene.tower}_model.encoder.layers."
     square = [
         name
@@ -267,7 +267,7 @@ def _of_logits(scene: Scene) -> Iterator[tuple[str, str]]:
 
 
 def _of_pixels(scene: Scene) -> Iterator[tuple[str, str]]:
-    """Other ways to preprocess the same pictures; without them, one side's values against the other's."""
+    """Other preprocessings of the same pictures; without pictures, one side's values against the other's."""
     config = getattr(scene.loaded.config, "vision_config", scene.loaded.config)
     if scene.pictures:
         for kind, words, pixels in preprocessing_variants(scene.folder, config, scene.pictures):
@@ -293,7 +293,7 @@ def _of_pixels(scene: Scene) -> Iterator[tuple[str, str]]:
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """y = a x + b by least squares, and what it leaves, relative to the largest y."""
+    """The least-squares line y = a x + b, and its residual relative to the largest y."""
     a, b = np.polyfit(x.ravel(), y.ravel(), 1) if np.ptp(x) else (0.0, float(y.mean()))
     return float(a), float(b), relative_error(a * x + b, y)
 

@@ -1,4 +1,4 @@
-"""`triclip conform` as a figure: how far every field of every backend is from what it is compared with."""
+"""`triclip conform` as a figure: the error of every field of every backend."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .trace import tower_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FLOOR = 1e-9  # errors below it, and none at all, are drawn here: float32 has seven digits
-_BACKENDS = {"torch": 0, "tf": 1, "flax": 2}  # colours stay the same from figure to figure
+_FLOOR = 1e-9  # smaller errors and zero are drawn here: float32 has seven digits
+_BACKENDS = {"torch": 0, "tf": 1, "flax": 2}  # the same colours in every figure
 
 
 _TOWERS = {"vision": "vision tower", "text": "text tower", "both": "both towers", "": ""}
-_TICKS = 34  # that can be read below one panel
+_TICKS = 34  # the most labels that are legible below one panel
 
 
 @drawn
 def draw_report(report: Report | Mapping[str, Any], title: str | None = None) -> Figure:
     """A panel for each tower: fields in the order of computation, the relative error of each backend (logarithmic), and
-    the tolerance. What is beyond it is ringed; errors that are infinite (another shape, NaN) stand at the upper edge.
+    the tolerance. Larger errors are ringed; infinite ones (another shape, NaN) are at the upper edge.
 
-    `report`: what `triclip.conform.conform` returns, or the JSON that `triclip conform --json` writes. Raises
-    InputError when it is neither.
+    `report`: from `triclip.conform.conform`, or the JSON of `triclip conform --json`. Raises InputError for anything
+    else.
     """
     about = report.to_dict() if isinstance(report, Report) else report
     rows = _rows(about)
@@ -51,7 +51,7 @@ def draw_report(report: Report | Mapping[str, Any], title: str | None = None) ->
     grid[0].set(yscale="log", ylim=(_FLOOR / 2, top * 3), ylabel="relative error")
     lowest, highest = round(math.log10(_FLOOR)), math.floor(math.log10(top * 3))
     powers = range(lowest, highest + 1, -(-(highest - lowest) // 7))
-    # The usual labels of a logarithmic scale are formulas, which need another font.
+    # The default labels of a logarithmic scale are formulas, which need another font.
     grid[0].set_yticks([10.0**power for power in powers], [_power(10.0**power) for power in powers])
     grid[0].yaxis.minorticks_off()
     handles, names = grid[0].get_legend_handles_labels()
@@ -60,7 +60,7 @@ def draw_report(report: Report | Mapping[str, Any], title: str | None = None) ->
 
 
 def _tower(field: str, rows: list[Mapping[str, Any]]) -> str:
-    """The panel of a field: the mask and positions of a full model are its text's."""
+    """The panel of a field; a full model's mask and positions belong to the text tower."""
     of_a_full_model = any(tower_of(row["field"]) == "text" for row in rows)
     return tower_of(field) or ("text" if of_a_full_model else "")
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is run on: a person's pictures and sentences, or made-up ones, through its own processor."""
+"""The inputs of a comparison: given pictures and sentences, or synthetic ones, through the checkpoint's processor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = (
 
 
 def make_inputs(folder: Path, config: Any, scope: str, images: Any, texts: Any) -> tuple[Trace, list[Any], list[str]]:
-    """(the call's arrays, the pictures that they show, notes)."""
+    """(the call's arrays, their pictures, notes)."""
     arrays: Trace = {}
     pictures: list[Any] = []
     notes: list[str] = []
@@ -84,7 +84,7 @@ def image_processor(folder: Path, config: Any) -> Any:
 
 
 def load_pictures(images: Any) -> list[Any]:
-    """Pictures, arrays and paths as pictures and arrays; folders and patterns as the files they hold."""
+    """Paths opened as pictures, folders and patterns expanded; pictures and arrays unchanged."""
     from clip_core.image.input import load_image
 
     from ..pipeline import expand_images
@@ -93,7 +93,7 @@ def load_pictures(images: Any) -> list[Any]:
 
 
 def made_up_pictures(side: int) -> list[Any]:
-    """Four RGB pictures of awkward sizes: a colour ramp, a checkerboard, noise, and rings on white."""
+    """Four synthetic RGB pictures of unusual sizes: a colour ramp, a checkerboard, noise, and rings on white."""
     from PIL import Image
 
     ratios = ((1.31, 1.0), (1.0, 1.52), (0.77, 0.62), (2.3, 2.1))
@@ -129,7 +129,7 @@ def _rings(height: int, width: int) -> np.ndarray:
 
 
 def preprocessing_variants(folder: Path, config: Any, pictures: Sequence[Any]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(kind, words, pixel values) of the same pictures, preprocessed in ways that other programs do it."""
+    """(kind, description, pixel values) of the same pictures in other programs' preprocessings."""
     processor = image_processor(folder, config)
     side = processor.crop_size if processor.crop_size else {"height": config.image_size, "width": config.image_size}
     imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

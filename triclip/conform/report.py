@@ -1,4 +1,4 @@
-"""What `conform` found, as a table, JSON, and a page."""
+"""The result of `conform`, as a table, JSON, and an HTML page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Row:
-    """One field of one backend against the one it is compared with."""
+    """The comparison of one field of one backend."""
 
     field: str
     layer: str
@@ -25,7 +25,7 @@ class Row:
 
 @dataclass
 class Break:
-    """Where a tower of a backend first parts from what it is compared with, and why, as far as that was found."""
+    """The first deviating field of a backend's tower, and its causes if found."""
 
     tower: str
     field: str
@@ -48,13 +48,13 @@ class Report:
     Attributes:
         checkpoint: its folder or file.
         scope: "full", "text", "text_projection", "vision" or "vision_projection".
-        against: what everything is compared with: a reference, or the first backend.
-        backends: the ones that ran.
+        against: the other side of the comparison: a reference, or the first backend.
+        backends: those that ran.
         dtype: of the weights and the computation.
         rows: every field of every compared backend, in the order of computation.
         breaks: at most one per tower and backend.
         inputs: name -> shape.
-        notes: what was assumed.
+        notes: assumptions.
     """
 
     checkpoint: str
@@ -77,7 +77,7 @@ class Report:
         return max(self.rows, key=lambda row: row.error / row.tolerance)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON. Errors that are infinite (another shape, NaN) are written as null."""
+        """Plain JSON. Infinite errors (another shape, NaN) are written as null."""
         rows = [{**asdict(row), "ok": row.ok, "error": finite(row.error)} for row in self.rows]
         breaks = [{**asdict(one), "error": finite(one.error)} for one in self.breaks]
         return {**asdict(self), "ok": self.ok, "rows": rows, "breaks": breaks}
@@ -110,7 +110,7 @@ class Report:
         return f"{len(self.breaks)} break{'s' if len(self.breaks) > 1 else ''}"
 
     def to_html(self) -> str:
-        """A page that needs nothing beside it."""
+        """A self-contained HTML page."""
         cells = []
         for row in self.rows:
             share = min(100.0, 100 * row.error / row.tolerance)

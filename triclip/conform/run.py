@@ -38,13 +38,13 @@ from .trace import (
     tower_of,
 )
 
-# Between backends, float32: one rounding is 6e-8, a layer some hundred of them in another order. Twelve layers stay
-# below 1e-5; deeper towers are allowed proportionally more. The half types keep 11 and 8 bits.
+# Between backends, float32: one rounding is 6e-8, and a layer has some hundred of them in another order. Twelve layers
+# stay below 1e-5; deeper towers are allowed proportionally more. The half types have 11 and 8 bits.
 ACROSS = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
-# A reference orders its operations in ways of its own.
+# A reference has its own order of operations.
 REFERENCE = 2.0
 USUAL_LAYERS = 12
-# Softmax makes an absolute error of a score a relative one of a weight, and scores of trained towers reach 100.
+# Softmax turns an absolute error of a score into a relative error of a weight, and trained towers' scores reach 100.
 ATTENTIONS = 10.0
 SIDES = {"pixel_values": "vision", "input_ids": "text"}
 
@@ -63,16 +63,16 @@ def conform(
     Args:
         checkpoint: a folder, file, bundled or hub name; a full model or one tower.
         backends: "torch", "tf", "flax"; default all that are installed.
-        reference: "transformers" (the installed library), the path of a .npz (see `save_reference`) or a mapping, of
-            fields such as "image_embeds" or "text_model_output.hidden_states.3"; it may hold the inputs too
-            ("pixel_values", "input_ids", "attention_mask"), which are then run where no others are given. Default:
-            the first backend is what the others are compared with.
-        images, texts: what to run it on; default four made-up pictures and four sentences, or random ids where there is
-            no tokenizer.
+        reference: "transformers" (the installed library), the path of a .npz (see `save_reference`) or a mapping, with
+            fields such as "image_embeds" or "text_model_output.hidden_states.3"; it may include the inputs
+            ("pixel_values", "input_ids", "attention_mask"), which are used if no others are given. Default: the first
+            backend is the reference for the others.
+        images, texts: the inputs; default four synthetic pictures and four sentences, or random ids without a
+            tokenizer.
         dtype: "float32", "float16" or "bfloat16".
-        tolerance: the largest relative error allowed, in place of the documented ones.
+        tolerance: the largest allowed relative error, in place of the documented ones.
 
-    Raises what loading raises, MissingDependencyError for a backend that isn't installed, and InputError when there is
+    Raises the errors of loading, MissingDependencyError for a backend that isn't installed, and InputError if there is
     nothing to compare.
     """
     if dtype not in ACROSS:
@@ -97,7 +97,7 @@ def conform(
         raise InputError(f"{base_name}: no field in common: it has {', '.join(base)}")
     breaks = []
     for row in _first_breaks(rows, scope):
-        # Hypotheses run in the first backend; whichever side it doesn't agree with is the one to be explained.
+        # Hypotheses run in the first backend; the side with which it disagrees is explained.
         usual = traces[names[0]]
         base_is_odd = relative_error(base[row.field], usual[row.field]) > row.tolerance
         odd, culprit = (base, base_name) if base_is_odd else (traces[row.backend], row.backend)
@@ -115,7 +115,7 @@ def save_reference(
     images: Sequence[Any] | None = None,
     texts: Sequence[str] | None = None,
 ) -> None:
-    """Write a .npz that `conform` takes as `reference`: inputs and fields of a checkpoint in one backend."""
+    """Write a .npz for `conform(reference=...)`: inputs and fields of a checkpoint in one backend."""
     name = check_backends(None if backend is None else [backend])[0]
     folder = resolve_folder(checkpoint, weights=True)
     scope = scope_of(folder)
@@ -137,8 +137,8 @@ def _given_reference(reference: Any) -> Reference | None:
 def _inputs(
     folder: Path, scope: str, loaded: Loaded, known: Reference | None, images: Any, texts: Any
 ) -> tuple[Trace, list[Any], list[str]]:
-    """The inputs to run. Those that came with a reference, except where pictures or sentences are given: then the
-    processor's own are run, and compared with the reference's as its first field."""
+    """The inputs to run: the reference's, unless pictures or sentences are given; these are processed, run, and
+    compared with the reference's inputs as the first field."""
     if known is None or not known.inputs:
         return made.make_inputs(folder, loaded.config, scope, images, texts)
     sides = [side for side, tower in SIDES.items() if scope == "full" or scope.startswith(tower)]
@@ -174,7 +174,7 @@ def _compare(base: Trace, others: Mapping[str, Trace], bound: float) -> list[Row
 
 
 def _first_breaks(rows: list[Row], scope: str) -> list[Row]:
-    """The first row out of bounds of every tower of every backend. Logits only where no tower broke before."""
+    """The first row out of tolerance of every tower of every backend; logits only if no tower broke before."""
     found: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: position(row.field)):
         tower = tower_of(row.field) or scope.partition("_")[0]

@@ -1,4 +1,4 @@
-"""Traces: every field that a model computes on given inputs, as NumPy arrays, in the order of computation."""
+"""Traces: every field of a model's outputs on given inputs, as NumPy arrays, in the order of computation."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Trace = dict[str, np.ndarray]
 
 
 def installed() -> list[str]:
-    """Names of the backends that can run here."""
+    """Names of the installed backends."""
     return [name for name, (_, _, needed) in BACKENDS.items() if importlib.util.find_spec(needed) is not None]
 
 
 def check_backends(names: Sequence[str] | None) -> list[str]:
-    """The backends to run: all that are installed, or those asked for, which must be."""
+    """The backends to run: all installed ones, or those asked for, which must be installed."""
     here = installed()
     if names is None:
         if not here:
@@ -66,7 +66,7 @@ def model_class(backend: str, scope: str) -> Any:
 
 
 def scope_of(folder: Path) -> str:
-    """Which model class a checkpoint is for: the full model, or one tower with or without its projection."""
+    """The scope of a checkpoint: the full model, or one tower with or without its projection."""
     from clip_core import checkpoint
 
     names = checkpoint.load(folder).tensors
@@ -100,16 +100,16 @@ def run_checkpoint(backend: str, folder: Path, scope: str, arrays: Mapping[str, 
 
 
 def run_changed(backend: str, scope: str, loaded: Loaded, arrays: Mapping[str, np.ndarray]) -> Trace:
-    """A model of other weights or another config than the checkpoint's."""
+    """A run of the checkpoint with changed weights or another config."""
     changed = loaded._replace(config=copy.deepcopy(loaded.config))
     model = model_class(backend, scope)._from_weights(changed)
     if backend == "flax":
-        model.jit = False  # many models, each run once: they share operations, but no compiled program
+        model.jit = False  # many models, each run once: eager operations are shared, a compiled program would not be
     return run_model(backend, model, arrays)
 
 
 def run_model(backend: str, model: Any, arrays: Mapping[str, np.ndarray]) -> Trace:
-    """All fields of a call. Attentions come from a second call, because asking for them takes another path."""
+    """All fields of a call. Attentions come from a second call, because they need another code path."""
     call = {"torch": _call_torch, "tf": _call_native, "flax": _call_native}[backend]
     fields = flatten(call(model, arrays, {"output_hidden_states": True, "return_dict": True}))
     with_attentions = flatten(call(model, arrays, {"output_attentions": True, "return_dict": True}))
@@ -169,7 +169,7 @@ def tower_of(name: str) -> str:
 
 
 def position(name: str) -> tuple[int, int, int]:
-    """Where in the computation a field comes."""
+    """A sort key for fields in the order of computation."""
     rank = {"vision": 0, "text": 1, "": 0, "both": 2}[tower_of(name)]
     parts = name.split(".")
     kind = parts[-2] if parts[-1].isdigit() else parts[-1]
@@ -205,7 +205,7 @@ def layer_of(name: str) -> str:
 
 @dataclass
 class Reference:
-    """What to compare with: fields, and the inputs they were computed on where these came along."""
+    """A reference: fields, and the inputs they were computed on if included."""
 
     name: str
     fields: Trace
@@ -252,6 +252,6 @@ def run_transformers(folder: Path, scope: str, arrays: Mapping[str, np.ndarray])
         with_attentions = flatten(_call_torch(model, arrays, {"output_attentions": True}))
     fields |= {name: value for name, value in with_attentions.items() if "attentions" in name}
     if int(transformers.__version__.partition(".")[0]) >= 5 and scope == "full":
-        # Since version 5 a full model's towers carry their projected embedding in the place of what they pooled.
+        # Since version 5 a full model's towers hold their projected embedding in the place of the pooled output.
         fields = {name: value for name, value in fields.items() if not name.endswith("pooler_output")}
     return in_order(fields)

@@ -1,9 +1,9 @@
 """Image-text pairs for training and evaluation: sources of many formats, one deterministic pipeline over them.
 
     source = open_source(["shards/{000..127}.tar"])           # len(source), source[i] -> Sample
-    pipeline = open_pipeline(config, processor, process)      # next(pipeline) -> the batch an Engine takes
+    pipeline = open_pipeline(config, processor, process)      # next(pipeline) -> a batch for an Engine
 
-No framework is imported here, in worker processes neither. Names are imported on first use.
+No framework is imported here or in worker processes. Names are imported on first use.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ from .files import MissingShards, Parts
 from .rows import TableRows
 from .source import Keys, Sample
 
-OPEN_FILES = 64  # of a process: a few hundred shards must not meet the limit on open files
-RANDOM_ACCESS = {"max_parallelism": "0"}  # the library's advice for it
+OPEN_FILES = 64  # per process: a few hundred shards must stay below the limit on open files
+RANDOM_ACCESS = {"max_parallelism": "0"}  # as the library recommends
 
 
 class ArrayRecords(TableRows):
-    """Records of ArrayRecord files, one after the other; features are chosen as columns are."""
+    """Records of ArrayRecord files, concatenated; features are chosen like columns."""
 
     def __init__(self, paths: Sequence[Path], keys: Keys, missing: MissingShards) -> None:
         super().__init__(keys)
@@ -40,7 +40,7 @@ class ArrayRecords(TableRows):
         self._lock, self._opened = threading.Lock(), OrderedDict()
 
     def _records(self, path: str) -> Any:
-        """The file's records. What is dropped here is closed when the last thread that reads it is done."""
+        """The file's records. A file dropped here is closed after the last thread has finished reading it."""
         with self._lock:
             if path not in self._opened:
                 self._opened[path] = _open(path)

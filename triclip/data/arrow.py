@@ -1,11 +1,12 @@
-"""Columns kept by Arrow: parquet tables, and the folders that Hugging Face's `save_to_disk` writes.
+"""Arrow data: parquet tables, and folders written by Hugging Face's `save_to_disk`.
 
-Both are read with pyarrow alone. Pictures are taken as they are stored, {bytes, path}, and decoded when needed.
+Both are read with pyarrow alone. Pictures stay as stored, {bytes, path}, and are decoded when needed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
@@ -20,7 +21,10 @@ from .files import MissingShards, Parts
 from .rows import TableRows
 from .source import Keys, Sample
 
+logger = logging.getLogger("triclip")
+
 ROW_GROUP_MEMORY = 1 << 30  # bytes of decoded parquet row groups that a process keeps
+LARGE_GROUP = 4 << 20  # bytes: decoding a smaller one takes no longer than decoding a picture
 
 
 def _pyarrow() -> Any:
@@ -32,7 +36,7 @@ def _pyarrow() -> Any:
 
 
 class ArrowRows(TableRows):
-    """Rows of several Arrow tables, one after the other."""
+    """Rows of several Arrow tables, concatenated."""
 
     def __init__(self, paths: Sequence[Path], keys: Keys) -> None:
         super().__init__(keys)
@@ -40,7 +44,7 @@ class ArrowRows(TableRows):
         self._begin()
 
     def _begin(self) -> None:
-        """(Re)create what can't be pickled."""
+        """Create the state that can't be pickled."""
         self._lock = threading.RLock()
 
     def _set_lengths(self, lengths: Sequence[int], where: Any) -> None:
@@ -57,7 +61,7 @@ class ArrowRows(TableRows):
 
     @abstractmethod
     def _table(self, part: int) -> Any:
-        """The columns wanted of a part, as a pyarrow.Table."""
+        """The chosen columns of a part, as a pyarrow.Table."""
 
     @abstractmethod
     def _file(self, part: int) -> tuple[Path, int]:
@@ -83,24 +87,25 @@ class ArrowRows(TableRows):
         return self.sample(values, str(self._file(part)[0].parent), name)
 
     def _take_features(self, features: Any) -> None:
-        """The names of label numbers, where Hugging Face's features tell them."""
+        """Take the names of label numbers from Hugging Face's features, if they have them."""
         feature = features.get(self.label) if isinstance(features, dict) and self.label else None
         if isinstance(feature, dict) and isinstance(feature.get("names"), list):
             self.label_names = [str(name) for name in feature["names"]]
 
 
 class Parquet(ArrowRows):
-    """Parquet files, by row groups; as many as fit into ROW_GROUP_MEMORY stay decoded.
+    """Parquet files, by row groups, of which as many as fit into ROW_GROUP_MEMORY stay decoded.
 
-    Pictures beyond that are better kept as tar shards or `save_to_disk` folders, which are read row by row.
+    Larger sets of pictures are better kept as tar shards or `save_to_disk` folders, which are read row by row.
     """
 
     def __init__(self, paths: Sequence[Path], keys: Keys, missing: MissingShards) -> None:
         super().__init__(paths, keys)
         self.paths = [path for path in self.paths for _ in missing.passing_over(path, _checked)]
         missing.check_some_left(self.paths)
-        self._begin()  # readers are numbered as the paths that are left
+        self._begin()  # readers are numbered like the remaining paths
         self.skipped_shards = missing.names
+        self._warn_of_large_groups()
         groups: list[tuple[int, int, int]] = []  # file, row group, first row in the file
         lengths: list[int] = []
         for number, path in enumerate(self.paths):
@@ -114,6 +119,17 @@ class Parquet(ArrowRows):
             self._take_features(_features(file.schema_arrow))
         self._groups = groups
         self._set_lengths(lengths, self.paths[0])
+
+    def _warn_of_large_groups(self) -> None:
+        """Read in a drawn order, a row group that is not kept is decoded whole for one row."""
+        metadata = [self._reader(number).metadata for number in range(len(self.paths))]
+        sizes = [one.row_group(group).total_byte_size for one in metadata for group in range(one.num_row_groups)]
+        if sum(sizes) > ROW_GROUP_MEMORY and max(sizes) > LARGE_GROUP:
+            logger.warning(
+                "%s: row groups of up to %d MB, %d MB in all: in a shuffled order each row decodes a whole one. Keep "
+                "the data as shards instead: triclip data convert SOURCE FOLDER --to webdataset",
+                self.paths[0], max(sizes) >> 20, sum(sizes) >> 20,
+            )  # fmt: skip
 
     def _begin(self) -> None:
         super()._begin()
@@ -161,7 +177,7 @@ def _checked(path: Path) -> None:
 
 
 class SavedDataset(ArrowRows):
-    """What `datasets.Dataset.save_to_disk` wrote: Arrow files, mapped into memory."""
+    """Folders written by `datasets.Dataset.save_to_disk`: Arrow files, mapped into memory."""
 
     def __init__(self, folders: Sequence[Path], keys: Keys) -> None:
         super().__init__([folder / name for folder in folders for name in _data_files(folder)], keys)
@@ -197,7 +213,7 @@ class SavedDataset(ArrowRows):
 
 
 def open_saved(folders: Sequence[Path], keys: Keys) -> SavedDataset:
-    """Folders that `save_to_disk` wrote. Raises DataError for one of several splits, naming them."""
+    """Open folders of `save_to_disk`. Raises DataError for a folder of several splits, naming them."""
     for folder in folders:
         splits = folder / "dataset_dict.json"
         if splits.is_file():

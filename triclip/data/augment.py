@@ -1,7 +1,7 @@
-"""Random crops, mirroring, turning and recolouring of training pictures, in Pillow and NumPy.
+"""Random crops, flips, rotation and colour jitter of training pictures, in Pillow and NumPy.
 
-Every draw comes from the generator given, in a fixed order, and no arithmetic depends on threads or libraries beyond
-Pillow and NumPy's elementwise operations: the same generator gives the same bytes.
+All random numbers come from the given generator, in a fixed order, and the arithmetic is Pillow's and NumPy's
+elementwise operations: the same generator gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .config import AugmentSection
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 BLACK: Colour = (0, 0, 0)
-ATTEMPTS = 10  # at a crop that fits, before the largest central one is taken (as torchvision's RandomResizedCrop)
+ATTEMPTS = 10  # for a crop that fits; then the largest central one is used (as in torchvision's RandomResizedCrop)
 CONTRAST = 64  # least difference in luma of a one-coloured drawing from its background, of 255
 SAME_COLOUR = 8  # difference of a channel, which rounding at an edge may make
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601: what Pillow's "L" is made with
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow's conversion to "L"
 
 
 class Augmenter:
-    """The changes an AugmentSection asks for, to pictures that are to become `height` x `width` pixels."""
+    """The augmentations of an AugmentSection, for pictures of `height` x `width` pixels."""
 
     def __init__(self, section: AugmentSection, height: int, width: int, resample: Any) -> None:
         self.section, self.height, self.width, self.resample = section, height, width, resample
@@ -34,9 +34,9 @@ class Augmenter:
         self.is_plain = not (self.crops or changes)
 
     def background(self, random: np.random.Generator) -> Colour:
-        """The colour behind transparent pixels, and in the corners that turning lays bare.
+        """The colour behind transparent pixels, and in the corners that rotation exposes.
 
-        "random" is white for half of the pictures, as most pages are, and any colour for the others.
+        "random" is white for half of the pictures, like most pages, and a random colour for the others.
         """
         if self.section.background == "random" and random.random() < 0.5:
             red, green, blue = random.integers(0, 256, 3).tolist()
@@ -59,14 +59,14 @@ class Augmenter:
         return tinted
 
     def crop(self, picture: Image.Image, random: np.random.Generator) -> Image.Image | None:
-        """A random part of the picture at the wanted size; None when the plain central crop is asked for."""
+        """A random part of the picture at the wanted size; None for the plain central crop."""
         if not self.crops:
             return None
         box = crop_box(picture.width, picture.height, self.section.crop_scale, self.section.crop_ratio, random)
         return picture.crop(box).resize((self.width, self.height), self.resample)
 
     def change(self, picture: Image.Image, background: Colour, random: np.random.Generator) -> np.ndarray:
-        """Mirrored, turned, recoloured, made grey, each as drawn: uint8 [H, W, 3]."""
+        """Randomly flipped, rotated, recoloured and made grey: uint8 [H, W, 3]."""
         section = self.section
         if section.flip > 0 and random.random() < section.flip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -117,10 +117,10 @@ def crop_box(
 
 
 def recolour(pixels: np.ndarray, jitter: list[float], random: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation and hue changed, each by at most its share of `jitter`: uint8 [H, W, 3].
+    """Colour jitter: brightness, contrast, saturation and hue, each by at most its value in `jitter`: uint8 [H, W, 3].
 
-    One affine map of the colours: scaling, then away from the mean grey, then away from each pixel's grey, then a turn
-    about the grey axis. Clipped to bytes once, at the end.
+    One affine map of the colours: scaling, contrast about the mean grey, saturation about each pixel's grey, and a
+    rotation about the grey axis. Clipped to bytes once, at the end.
     """
     brightness, contrast, saturation = (1 + random.uniform(-min(share, 1.0), share) for share in jitter[:3])
     turn = 2 * math.pi * random.uniform(-jitter[3], jitter[3])
@@ -135,13 +135,13 @@ def recolour(pixels: np.ndarray, jitter: list[float], random: np.random.Generato
     planes = [pixels[..., channel].astype(np.float32) for channel in range(3)]
     out = np.empty_like(pixels)
     for channel in range(3):
-        # Written out: a matrix product may round differently from one BLAS, and one number of threads, to another.
+        # Written out, because the rounding of a matrix product may depend on the BLAS and its number of threads.
         plane = planes[0] * matrix[channel, 0]
         plane += planes[1] * matrix[channel, 1]
         plane += planes[2] * matrix[channel, 2]
         plane += np.float32(offset[channel] + 0.5)
         np.clip(plane, 0, 255, out=plane)
-        out[..., channel] = plane  # the half was added: cutting off rounds
+        out[..., channel] = plane  # a half was added, so truncation rounds
     return out
 
 

@@ -1,4 +1,4 @@
-"""Evaluation data: every sample once, in order, all of its pictures and captions, decoded ahead of time in threads."""
+"""Evaluation data: every sample once, in order, with all of its pictures and captions, prefetched in threads."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MOST_THREADS = 16
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """Up to `batch_size` pictures and the captions of their samples; empty arrays when a process has run out.
+    """Up to `batch_size` pictures and the captions of their samples; empty arrays in a process that has no more.
 
     pixel_values: float32 [I, C, H, W]; image_sample: int64 [I], the sample's number in the source.
     input_ids: int32 [T, S]; text_sample: int64 [T]. captions: the T texts.
-    labels: one per picture, or empty where none were asked for.
+    labels: one per picture, or empty if none were asked for.
     """
 
     pixel_values: np.ndarray
@@ -47,14 +47,14 @@ class EvaluationBatch:
 
 
 class Evaluation:
-    """One process's share of the evaluation data, to be iterated over, as often as wanted.
+    """One process's share of the evaluation data; can be iterated repeatedly.
 
-    Every process gets equally many batches, so that all can compute together: neighbouring samples, the first process
-    the first ones, the last batches possibly short or empty. Gathered in the order of the processes, results are in the
-    order of the data.
+    Every process has the same number of batches, so that all can compute together: contiguous samples, beginning with
+    the first process; the last batches may be short or empty. Gathered in the order of the processes, results are in
+    the order of the data.
 
-    samples: how many the source has, over all processes. skipped: how many broken ones this process has met; they are
-    named in the log, and left out of the figures. label_names: see `Source`.
+    samples: the source's number of samples, over all processes. skipped: broken ones found by this process; they are
+    named in the log and excluded from the figures. label_names: see `Source`.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Evaluation:
         return -(-self.samples // self.process.count)
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        """The batches, in order. Raises DataError from the source only when a file as a whole can't be read."""
+        """The batches, in order. Raises the source's DataError only if a whole file can't be read."""
         first = self.process.index * self._share()
         last = min(first + self._share(), self.samples)
         threads = min(MOST_THREADS, usable_cpus())
@@ -149,9 +149,9 @@ def open_evaluation(
     Args:
         paths: as in `open_source`, or a source.
         processor: the model's CLIPProcessor. Pixel values are exactly its own.
-        process: which process's share; default all.
+        process: the process whose share to read; default all.
         format, image_key, caption_key, label_key: as in `open_source`.
-        labelled: read labels, by the usual names when `label_key` is None; captions are then left aside.
+        labelled: read labels instead of captions, by the usual names if `label_key` is None.
         batch_size: samples per process and batch.
         length: of the texts' rows, in tokens; default the tokenizer's `model_max_length`.
     Raises:

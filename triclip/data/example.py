@@ -1,13 +1,14 @@
-"""tf.train.Example from its bytes, by protobuf: TensorFlow is not needed."""
+"""tf.train.Example from its bytes and to them, by protobuf: TensorFlow is not needed."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_core.errors import DataError, MissingDependencyError
 
-# The messages of tensorflow/core/example/{example,feature}.proto, as the descriptor that protoc would make of them.
+# The messages of tensorflow/core/example/{example,feature}.proto, as the descriptor that protoc makes of them.
 _DESCRIPTOR = """
 name: "triclip/example.proto" package: "triclip" syntax: "proto3"
 message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
@@ -37,7 +38,7 @@ message_type {
 
 @functools.cache
 def _example() -> Any:
-    """The message's class, from a pool of its own: TensorFlow's, where it is loaded, stays as it is."""
+    """The message's class, from a separate pool, so that TensorFlow's own, if loaded, is not affected."""
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
     except ImportError as error:
@@ -48,7 +49,7 @@ def _example() -> Any:
 
 
 def parse_example(record: bytes, name: str) -> dict[str, list[Any]]:
-    """Feature -> its values: bytes, floats or whole numbers. Raises DataError for anything but an Example."""
+    """Feature -> its values: bytes, floats or integers. Raises DataError for anything but an Example."""
     example = _example()()
     from google.protobuf.message import DecodeError
 
@@ -60,6 +61,18 @@ def parse_example(record: bytes, name: str) -> dict[str, list[Any]]:
     if not found:
         raise DataError(f"{name}: wanted a tf.train.Example with features, found none")
     return found
+
+
+def make_example(features: Mapping[str, Sequence[bytes | int]]) -> bytes:
+    """A serialised tf.train.Example of features that are bytes or whole numbers."""
+    example = _example()()
+    for key, values in features.items():
+        feature = example.features.feature[key]
+        if values and isinstance(values[0], int):
+            feature.int64_list.value.extend(values)
+        else:
+            feature.bytes_list.value.extend(values)
+    return example.SerializeToString(deterministic=True)
 
 
 def _values(feature: Any) -> list[Any]:

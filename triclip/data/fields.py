@@ -1,8 +1,9 @@
-"""What columns, features and JSON fields are usually called, and turning what they hold into samples."""
+"""The usual names of columns, features and JSON fields, and the conversion of their values to samples."""
 
 from __future__ import annotations
 
 import ast
+import base64
 import io
 import json
 import os
@@ -21,7 +22,7 @@ LABELS = ("label", "labels", "class", "cls", "target", "image/class/label")
 
 
 def first_present(names: Sequence[str], found: Iterable[str]) -> list[str]:
-    """The first of the usual names that is there, whatever its case; [] when none is."""
+    """The first of the usual names found, ignoring case; [] if there is none."""
     by_lower: dict[str, str] = {}
     for key in found:
         by_lower.setdefault(key.lower(), key)
@@ -29,7 +30,7 @@ def first_present(names: Sequence[str], found: Iterable[str]) -> list[str]:
 
 
 def split_keys(key: str | None, found: Iterable[str]) -> list[str]:
-    """The columns that `key` names: itself, or, separated by commas, several. [] unless all are there."""
+    """The columns that `key` names: one, or several separated by commas. [] unless all exist."""
     if key is None:
         return []
     there = set(found)
@@ -40,7 +41,7 @@ def split_keys(key: str | None, found: Iterable[str]) -> list[str]:
 
 
 def choose(kind: str, key: str | None, usual: Sequence[str], found: Sequence[str], where: Any) -> list[str]:
-    """The columns to read. Raises DataError that lists those there are."""
+    """The columns to read. Raises DataError, which lists the existing columns."""
     keys = split_keys(key, found) if key else first_present(usual, found)
     if keys:
         return keys
@@ -49,12 +50,12 @@ def choose(kind: str, key: str | None, usual: Sequence[str], found: Sequence[str
 
 
 def as_captions(values: Sequence[Any], name: str) -> list[str]:
-    """Strings, or lists of strings, as captions; white space at the ends and empty ones go."""
+    """Strings, or lists of strings, as captions; stripped, empty ones removed."""
     captions: list[str] = []
     for value in values:
         if isinstance(value, str):
             value = _listed(value, name)
-        if isinstance(value, list) and all(type(caption) is str for caption in value):  # the usual, quickly
+        if isinstance(value, list) and all(type(caption) is str for caption in value):  # fast path
             captions += filter(None, map(str.strip, value))
             continue
         for caption in value if isinstance(value, (list, tuple)) else [value]:
@@ -74,7 +75,7 @@ def as_captions(values: Sequence[Any], name: str) -> list[str]:
 
 
 def captions_if_any(values: Sequence[Any], name: str) -> list[str]:
-    """As `as_captions`, of a sample that may do without: [] where there are none, or none that can be read."""
+    """As `as_captions`, for optional captions: [] if there are none, or none that can be read."""
     try:
         return as_captions(values, name)
     except DataError:
@@ -82,10 +83,10 @@ def captions_if_any(values: Sequence[Any], name: str) -> list[str]:
 
 
 def _listed(text: str, name: str) -> Any:
-    """A list of strings that a column of text holds, in JSON or as pandas writes Python's lists and NumPy's arrays.
+    """A list of strings inside a text column, in JSON or as pandas writes Python lists and NumPy arrays.
 
-    The text itself where it is none: a caption may well stand in brackets. Raises DataError for a list that NumPy has
-    shortened.
+    The text itself if it is not a list: a caption may be in brackets. Raises DataError for a list that NumPy has
+    abbreviated.
     """
     stripped = text.strip()
     if stripped[:1] + stripped[-1:] not in ("[]", "()", "{}"):
@@ -98,7 +99,7 @@ def _listed(text: str, name: str) -> Any:
 
 
 def _python_list(text: str, name: str) -> list[Any] | None:
-    """['a', "b's"], ('a', 'b'), {'a', 'b'}, [{'raw': 'a'}]; and an array's ['a' 'b'], which Python would take for one
+    """['a', "b's"], ('a', 'b'), {'a', 'b'}, [{'raw': 'a'}]; and an array's ['a' 'b'], which Python would read as one
     string. None for anything else."""
     if not re.match(r"\[\s*[\"'Nn.]", text):
         return _literal(text)
@@ -132,10 +133,10 @@ def _literal(text: str) -> list[Any] | None:
 
 def as_label(value: Any, name: str) -> int | str:
     """A class number or name; digits are a number."""
-    if isinstance(value, bytes):
-        value = decode_text(value, name)
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
+    if isinstance(value, bytes):
+        value = decode_text(value, name)
     if isinstance(value, str) and value.strip():
         value = value.strip()
         return int(value) if value.isascii() and value.isdigit() else value
@@ -147,7 +148,7 @@ def as_label(value: Any, name: str) -> int | str:
 
 
 def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str]:
-    """Bytes, paths relative to `folder`, Hugging Face's {bytes, path}, or lists of these, as pictures."""
+    """Bytes, paths relative to `folder`, data: URLs, Hugging Face's {bytes, path}, or lists of these, as pictures."""
     images: list[bytes | str] = []
     for value in values:
         if isinstance(value, str):
@@ -155,7 +156,9 @@ def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str
         for image in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(image, dict):
                 image = image["bytes"] if image.get("bytes") else image.get("path")
-            if isinstance(image, str) and image:
+            if isinstance(image, str) and image[:5].lower() == "data:":
+                images.append(data_url(image, name))
+            elif isinstance(image, str) and image:
                 images.append(local_path(image, folder, name))
             elif isinstance(image, bytes) and image:
                 images.append(image)
@@ -166,8 +169,19 @@ def as_images(values: Sequence[Any], folder: str, name: str) -> list[bytes | str
     return images
 
 
+def data_url(text: str, name: str) -> bytes:
+    """The bytes of a "data:image/png;base64,…" picture. Raises DataError for any other encoding, or a broken one."""
+    head, comma, body = text.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise DataError(f"{name}: wanted a picture as data:…;base64,…, found {head[:80]!r}")
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise DataError(f"{name}: wanted a picture in base64, found something else ({error})") from error
+
+
 def local_path(text: str, folder: str, name: str) -> str:
-    """A path of this machine, relative ones under `folder`. Raises DataError for URLs."""
+    """A local path; relative ones are under `folder`. Raises DataError for URLs."""
     if "://" in text or "\0" in text:
         raise DataError(f"{name}: wanted the path of a file, found {text[:200]!r}; download pictures first")
     return text if os.path.isabs(text) else f"{folder}{os.sep}{text}"

@@ -1,4 +1,4 @@
-"""Reading parts of many files, and keeping many strings, both in little memory."""
+"""Reading parts of many files, and storing many strings, both in little memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from clip_core.errors import DataError
 
 logger = logging.getLogger("triclip")
 
-OPEN_FILES = 16  # per thread: a few hundred shards must not meet the limit on open files
+OPEN_FILES = 16  # per thread: a few hundred shards must stay below the limit on open files
 
 
 class MissingShards:
-    """The shards of a set that are missing or damaged: each is named in the log, and there may be `limit` of them.
+    """The missing or damaged shards of a set: each is named in the log; at most `limit` are allowed.
 
-    Beyond the limit, and when none is left, the first one's error is raised; so with a limit of 0 at the first one.
+    Beyond the limit, and if no shard is left, the first one's error is raised; with a limit of 0 at the first one.
     """
 
     def __init__(self, limit: int = 0) -> None:
@@ -29,7 +29,7 @@ class MissingShards:
         self._first: Exception | None = None
 
     def skip(self, path: Any, error: DataError | OSError) -> None:
-        """Count a shard. Raises its error where none may be missing, DataError beyond the limit."""
+        """Count a shard. Raises its error if none may be missing, DataError beyond the limit."""
         if self.limit == 0:
             raise error
         self._first = self._first or error
@@ -42,7 +42,7 @@ class MissingShards:
         logger.warning("skipped a shard (%d of at most %d): %s", len(self.names), self.limit, error)
 
     def passing_over(self, path: Any, read: Callable[[Any], Any]) -> Iterator[Any]:
-        """read(path), or nothing when the shard had to be skipped."""
+        """Yields read(path), or nothing if the shard is skipped."""
         try:
             found = read(path)
         except (DataError, OSError) as error:
@@ -51,13 +51,13 @@ class MissingShards:
         yield found
 
     def check_some_left(self, left: Any) -> None:
-        """Raise the first one's error when nothing is left."""
+        """Raise the first one's error if nothing is left."""
         if not left and self._first is not None:
             raise self._first
 
 
 class Files:
-    """Random access to a list of files, from any thread, in any process it is pickled to."""
+    """Random access to a list of files; thread-safe, and can be pickled to other processes."""
 
     def __init__(self, paths: Iterable[str | os.PathLike]) -> None:
         self.paths = [os.fspath(path) for path in paths]
@@ -70,11 +70,11 @@ class Files:
         self.__init__(state["paths"])  # type: ignore[misc]
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """`size` bytes of file `number` from `offset`. Raises DataError when there are fewer by now."""
+        """`size` bytes of file `number` from `offset`. Raises DataError if the file has become shorter."""
         handles: OrderedDict[int, Any] = self._local.__dict__.setdefault("handles", OrderedDict())
         handle = handles.get(number)
         if handle is None:
-            # Closed by reference count when it is dropped, or when its thread ends.
+            # Closed by its reference count when it is dropped or its thread ends.
             handle = handles[number] = open(self.paths[number], "rb", buffering=0)  # noqa: SIM115
             if len(handles) > OPEN_FILES:
                 handles.popitem(last=False)
@@ -90,7 +90,7 @@ class Files:
 
 
 class Parts:
-    """Samples numbered through several parts, one after the other."""
+    """Consecutive numbers for the samples of several parts."""
 
     def __init__(self, lengths: Iterable[int]) -> None:
         self._first = np.cumsum([0, *lengths], dtype=np.int64)
@@ -107,7 +107,7 @@ class Parts:
 
 
 class PackedStrings:
-    """A list of strings as two arrays: a million paths are one block of bytes, not a million objects."""
+    """A list of strings as two arrays: a million paths in one block of bytes instead of a million objects."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         block, ends = bytearray(), []

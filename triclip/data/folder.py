@@ -1,4 +1,4 @@
-"""A folder of pictures alone: a .txt of the same name beside each, or, with labels, one folder per class."""
+"""Folders of pictures without a table: a .txt of the same name beside each, or, with labels, one folder per class."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def open_folder(folders: Sequence[Path], keys: Keys) -> Source:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(a folder in it, the names of its files), sorted; links to folders are not followed."""
+    """(folder, names of its files) for all folders below, sorted; links to folders are not followed."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
         yield parent, sorted(names)
 
 
 class CaptionedFolder(Source):
-    """Pictures, in folders of folders too, with a text file beside each; those without one are left out if `needed`."""
+    """Pictures, in nested folders too, with a text file beside each; those without one are left out if `needed`."""
 
     def __init__(self, folders: Sequence[Path], pictures: tuple[str, ...], text: str, needed: bool = True) -> None:
         self.text, self.needed = text, needed
@@ -66,7 +66,7 @@ class CaptionedFolder(Source):
 
 
 class ClassFolders(Source):
-    """Pictures whose class is the folder they are in, directly or further down: "train/cat/3.jpg" is a "cat"."""
+    """Pictures with the name of their top folder as the class: "train/cat/3.jpg" is a "cat"."""
 
     def __init__(self, folders: Sequence[Path], pictures: tuple[str, ...]) -> None:
         self.label_names = sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir()})

@@ -1,4 +1,4 @@
-"""The sample at each place of a run: a function of the seed and the place alone, in every process and worker."""
+"""The sample at each place of a run: a function of the seed and the place only, in every process and worker."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from clip_core.errors import ConfigError
 
-# What random numbers are for: each use has a stream of its own, so that one more draw here changes nothing there.
+# Uses of random numbers. Each has its own stream, so that a further draw in one does not change another.
 CHOICE, AUGMENT, PATCHES = range(3)
 
 
 class Order:
     """Samples by step and row of the global batch.
 
-    Shuffled: every epoch is a fresh permutation (grain's index shuffle, without memory), cut into whole batches; the
-    fewer than `batch_size` samples left over, others every time, are not seen in that epoch. Not shuffled: the samples
-    in turn, round and round, nothing left out. Either way no sample is twice in a batch, whichever are broken.
+    Shuffled: every epoch is a new permutation (grain's index shuffle, which needs no memory), cut into whole batches;
+    the remainder of fewer than `batch_size` samples, different in each epoch, is not seen. Not shuffled: the samples
+    cyclically, without a remainder. In both cases no sample occurs twice in a batch, whichever samples are broken.
 
     Args:
-        samples: how many there are; at least `batch_size` (ConfigError), because a sample and its copy in one batch
-            would be each other's false negatives.
-        seed: any whole number.
+        samples: their number, at least `batch_size` (ConfigError), because two copies of a sample in one batch would be
+            false negatives of each other.
+        seed: any integer.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int, shuffle: bool) -> None:
@@ -39,14 +39,14 @@ class Order:
             self._shuffled = MapDataset.range(samples).seed(seed % 2**32).shuffle()
 
     def candidates(self, step: int, row: int) -> Iterator[int]:
-        """The sample at a row of a step, then those to take its place when it is broken, one after the other.
+        """The sample at a row of a step, followed by its replacements, in order, for the case that it is broken.
 
-        They stand in the same row of the epoch's other batches: no two rows of a batch share one.
+        Replacements come from the same row of the epoch's other batches, so that no two rows of a batch share one.
         """
         return self._places(step, range(row, self.samples, self.batch_size))
 
     def all(self, step: int) -> Iterator[int]:
-        """Every sample once, beginning with the batch of a step."""
+        """Every sample once, beginning with those of a step's batch."""
         return self._places(step, range(self.samples))
 
     def _places(self, step: int, places: range) -> Iterator[int]:
@@ -61,7 +61,7 @@ class Order:
         return place if self._shuffled is None else int(self._shuffled[epoch * self.samples + place])
 
     def random(self, step: int, row: int, use: int) -> np.random.Generator:
-        """The random numbers of a place, for one use."""
+        """The random generator of a place, for one use."""
         position = step * self.batch_size + row
-        key = np.array([self.seed % 2**64, position], np.uint64)  # a list of both would pass through floats
+        key = np.array([self.seed % 2**64, position], np.uint64)  # a mixed list would be converted to floats
         return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, use]))

@@ -10,7 +10,16 @@ from PIL import Image, UnidentifiedImageError
 
 from clip_core.errors import ConfigError, ImageError, InputError
 from clip_core.image import fast
-from clip_core.image.input import DECODING_ERRORS, apply_exif, check_pixels, decode, flatten, load_image, to_rgb
+from clip_core.image.input import (
+    DECODING_ERRORS,
+    apply_exif,
+    check_pixels,
+    decode,
+    flatten,
+    load_image,
+    open_encoded,
+    to_rgb,
+)
 from clip_core.image.ops import FIRST
 
 from .augment import Augmenter, Colour
@@ -18,7 +27,7 @@ from .config import AugmentSection
 
 
 def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> Image.Image:
-    """A decoded picture. Raises ImageError for what is none, is damaged, or is too large (see `image/input.py`).
+    """A decoded picture. Raises ImageError if it is not a picture, damaged, or too large (see `image/input.py`).
 
     `unread_jpeg`: see `load_image`.
     """
@@ -30,14 +39,14 @@ def open_picture(picture: bytes | str, name: str, unread_jpeg: bool = False) -> 
         assert isinstance(opened, Image.Image)
         return opened
     try:
-        opened = Image.open(io.BytesIO(picture))
+        opened = open_encoded(io.BytesIO(picture), name)
         check_pixels(*opened.size, name)
         if not (unread_jpeg and fast.is_unread(opened)):
             decode(opened)
     except InputError:
         raise
     except DECODING_ERRORS as error:
-        # Of bytes, Pillow says only where in memory they are.
+        # For bytes, Pillow's message has only a memory address.
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise ImageError(f"{name}: wanted a picture that Pillow can read, found something else{reason}") from error
     return opened
@@ -49,14 +58,17 @@ class PictureReader:
     Without augmentation, exactly CLIPImageProcessor's; with it, its size, filter and normalisation.
 
     Args:
-        image_processor: a CLIPImageProcessor that crops, so that all results have one shape (ConfigError otherwise).
+        image_processor: a CLIPImageProcessor with a crop, so that all results have one shape (ConfigError otherwise).
         augment: None for none.
         background: without augmentation, the colour behind transparent pictures; None leaves them to the processor,
             which drops the alpha channel.
+        upright: without augmentation, turn pictures as their EXIF says, whatever the processor does.
     """
 
-    def __init__(self, image_processor: Any, augment: AugmentSection | None = None, background: Any = None) -> None:
-        self.image_processor, self.background = image_processor, background
+    def __init__(
+        self, image_processor: Any, augment: AugmentSection | None = None, background: Any = None, upright: bool = False
+    ) -> None:
+        self.image_processor, self.background, self.upright = image_processor, background, upright
         self.steps = image_processor.steps(data_format=FIRST)
         size, crop = self.steps.size, self.steps.crop
         if crop is None and (size is None or "height" not in size):
@@ -71,7 +83,7 @@ class PictureReader:
         return 3, self.height, self.width
 
     def read(self, picture: bytes | str, name: str, out: np.ndarray, random: np.random.Generator | None) -> None:
-        """Put a picture's values into `out` [C, H, W]. Raises ImageError."""
+        """Write a picture's values into `out` [C, H, W]. Raises ImageError."""
         if self.augmenter is None or random is None:
             with open_picture(picture, name, unread_jpeg=True) as image:
                 self._plain(flatten(image, self.background), name, out)
@@ -87,7 +99,8 @@ class PictureReader:
         self.steps.finish(self._augmented(image, background, random), out)
 
     def _plain(self, image: Image.Image, name: str, out: np.ndarray) -> None:
-        values = self.image_processor.preprocess(image, data_format=FIRST)["pixel_values"][0]
+        exif = {"apply_exif_orientation": True} if self.upright else {}
+        values = self.image_processor.preprocess(image, data_format=FIRST, **exif)["pixel_values"][0]
         if values.shape != out.shape:
             raise ImageError(f"{name}: wanted values of shape {out.shape}, found {values.shape}")
         out[...] = values

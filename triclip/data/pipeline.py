@@ -1,4 +1,4 @@
-"""Training batches: the same bytes for one seed, whatever the backend, the processes and the workers."""
+"""Training batches: the same bytes for a seed with any backend, number of processes and number of workers."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from .sources import open_source
 
 logger = logging.getLogger("triclip")
 
-CHUNK = 16  # rows made at once: the unit that threads and workers share the work in
+CHUNK = 16  # rows of one unit of work for threads and workers
 MOST_THREADS = 16
 BATCHES_AHEAD = 2
 CLOSING_ATTEMPTS = 100
-SHARED_MEMORY = "/dev/shm"  # where workers leave their rows, on Linux
-STEPS = 1 << 40  # more than any run has
+SHARED_MEMORY = "/dev/shm"  # where workers put their rows, on Linux
+STEPS = 1 << 40  # more steps than any run has
 
-Part = tuple[dict[str, np.ndarray], list[Broken]]  # rows of a batch, and the broken samples met in making them
+Part = tuple[dict[str, np.ndarray], list[Broken]]  # rows of a batch, and the broken samples found
 
 
 class Pipeline:
     """An endless iterator of one process's rows of every step (see `config.Batch`).
 
-    samples: how many the source has. skipped: how many broken ones this process has met; each is named in the log once,
-    and another takes its place, the same in every process and on every number of processes.
+    samples: the source's number of samples. skipped: broken ones found by this process; each is named in the log once
+    and replaced by another, the same with every number of processes.
 
     Close it (or use `with`) to end its threads and worker processes.
     """
@@ -63,14 +63,14 @@ class Pipeline:
         return self
 
     def __next__(self) -> Batch:
-        """The next step's rows. Raises DataError when too few samples are usable, or a worker process has ended."""
+        """The next step's rows. Raises DataError if too few samples are usable, or if a worker process has died."""
         if self._iterator is None:
             self._iterator = iter(self._dataset())
             _close_at_exit(self)
         try:
             joined = next(self._iterator)
         except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):  # grain's words
+            if "terminated unexpectedly" not in str(error):  # grain's message
                 raise
             self.close()
             raise DataError(_worker_lost(error, self._workers)) from error
@@ -84,11 +84,11 @@ class Pipeline:
         return batch
 
     def next(self) -> Batch:
-        """The same as `next(pipeline)`."""
+        """As `next(pipeline)`."""
         return self.__next__()
 
     def get_state(self) -> dict[str, Any]:
-        """Where the run is in the data: JSON, the same in every process, whatever their number and the workers'."""
+        """The position in the data, as JSON: the same for any number of processes and workers."""
         order = self._rows.order
         return {
             "step": self._step,
@@ -99,7 +99,7 @@ class Pipeline:
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `get_state` was called. Raises ConfigError when the data or their order are others."""
+        """Continue from a state of `get_state`. Raises ConfigError if the data or their order differ."""
         for key, value in self.get_state().items():
             if key != "step" and state.get(key) != value:
                 raise ConfigError(
@@ -110,13 +110,13 @@ class Pipeline:
         self._step = int(state["step"])
 
     def close(self) -> None:
-        """End threads and worker processes. The pipeline goes on from the same place when it is asked again."""
+        """Stop threads and worker processes. The next call continues from the same place."""
         iterator, self._iterator = self._iterator, None
         for _ in range(CLOSING_ATTEMPTS if iterator is not None else 0):
             try:
                 iterator.close()
                 return
-            except AssertionError:  # grain can't join a worker that is only just being started
+            except AssertionError:  # grain can't join a worker that is still starting
                 time.sleep(0.1)
 
     def __enter__(self) -> Pipeline:
@@ -126,7 +126,7 @@ class Pipeline:
         self.close()
 
     def _check_shared_memory(self, rows: int) -> None:
-        """Warn when workers will run out of shared memory: the system then kills them without a reason."""
+        """Warn if workers will run out of shared memory, for which the system kills them without a message."""
         wanted = (BATCHES_AHEAD + 1) * rows * math.prod(self._rows.pictures.shape) * 4
         if os.path.isdir(SHARED_MEMORY) and (free := shutil.disk_usage(SHARED_MEMORY).free) < wanted:
             logger.warning(
@@ -142,7 +142,7 @@ class Pipeline:
             logger.warning("skipped a broken sample: %s (%s)", sample.name, sample.reason)
 
     def _dataset(self) -> Any:
-        """grain's pipeline from the current step on: chunks in threads or workers, joined to batches ahead of time."""
+        """grain's pipeline from the current step on: chunks in threads or workers, joined to prefetched batches."""
         import grain
 
         own = range(self._process.index, self._rows.order.batch_size, self._process.count)
@@ -150,7 +150,7 @@ class Pipeline:
         make = functools.partial(_make_chunk, self._rows, own, chunks, CHUNK)
         data = grain.MapDataset.range(self._step * chunks, STEPS * chunks).map(make)
         if self._workers:
-            # One thread in each worker; grain deals the chunks out in turn, and takes them back in turn.
+            # One thread in each worker; grain distributes and collects the chunks round-robin.
             data = data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
             _mark_flags_parsed()
             self._check_shared_memory(len(own))
@@ -171,14 +171,15 @@ def open_pipeline(
     """The training batches of one process.
 
     Args:
-        config: `data`, `seed`, `model.patch_dropout` and whether there are `loss.anchors` are read.
+        config: its `data`, `seed`, `model.patch_dropout` and `loss.anchors` are used.
         processor: the model's CLIPProcessor; its image size is the model's.
-        process: which of the run's processes asks; `data.batch_size` has to be a multiple of their number.
+        process: this process; `data.batch_size` must be a multiple of their number.
         source: the samples; default those of `config.data.train`.
-        model_config: the model's CLIPConfig: the length of its texts, and its patches (needed for patch_dropout).
+        model_config: the model's CLIPConfig, for the length of texts and for patch_dropout.
             Without it texts have the tokenizer's `model_max_length`.
     Raises:
-        ConfigError: a batch that processes can't share, or larger than the data; a processor of another picture size.
+        ConfigError: a batch that can't be divided among the processes, or is larger than the data; a processor of
+        another picture size.
         DataError, FileNotFoundError: see `open_source`. MissingDependencyError: without grain.
     """
     try:
@@ -191,7 +192,9 @@ def open_pipeline(
             f"data.batch_size: wanted a multiple of the number of processes ({process.count}), found {data.batch_size}"
         )
     if source is None:
-        source = open_source(data.train, data.format, data.image_key, data.caption_key, skip_shards=data.skip_shards)
+        reading: dict[str, Any] = {"skip_shards": data.skip_shards, "workers": data.workers}
+        reading |= {"index": data.index or None, "separator": data.separator or None}
+        source = open_source(data.train, data.format, data.image_key, data.caption_key, **reading)
     pictures = PictureReader(processor.image_processor, data.augment)
     length = None
     if model_config is not None:
@@ -207,7 +210,7 @@ def open_pipeline(
 
 
 def _make_chunk(rows: Rows, own: range, chunks: int, size: int, number: int) -> Part | DataError:
-    """Some rows of a step. What is wrong with the data is returned: raised in here, grain would add its own words."""
+    """Some rows of a step. Errors in the data are returned, because grain would wrap raised ones in its own message."""
     step, chunk = divmod(number, chunks)
     try:
         return rows.make(step, own[chunk * size : (chunk + 1) * size])
@@ -243,10 +246,10 @@ _OPEN: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 
 
 def _close_at_exit(pipeline: Pipeline) -> None:
-    """End its workers when the program ends without having done so, before multiprocessing tears them down."""
+    """Stop a pipeline's workers at exit if it was not closed, before multiprocessing terminates them."""
     if not _OPEN:
         atexit.unregister(_close_all)
-        atexit.register(_close_all)  # what is registered last runs first
+        atexit.register(_close_all)  # handlers run in reverse order of registration
     _OPEN.add(pipeline)
 
 
@@ -256,7 +259,7 @@ def _close_all() -> None:
 
 
 def _mark_flags_parsed() -> None:
-    """grain's workers are handed absl's flags, which only programs started by absl have parsed."""
+    """Mark absl's flags as parsed: grain passes them to workers, but only programs started by absl parse them."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -264,7 +267,7 @@ def _mark_flags_parsed() -> None:
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Signals sent to the whole group are for the parent to act on; a worker ends when told, or when orphaned."""
+    """Ignore signals sent to the whole group, which the parent handles; a worker ends when told or orphaned."""
     import multiprocessing
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -274,6 +277,6 @@ def _begin_worker(index: int, count: int) -> None:
     def watch() -> None:
         if parent is not None:
             parent.join()
-        os._exit(1)  # killed parents tell no one
+        os._exit(1)  # a killed parent can't tell its workers
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Rows of a batch: samples read, one picture and one caption drawn of each, decoded, augmented, tokenised."""
+"""Rows of a batch: reading samples, drawing one picture and one caption of each, decoding, augmenting, tokenising."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .order import AUGMENT, CHOICE, PATCHES, Order
 from .pictures import PictureReader
 from .source import Source
 
-# A sample that raises one of these is replaced; anything else is a mistake in the program and ends it.
+# A sample that raises one of these is replaced; any other exception is a bug and ends the run.
 BROKEN = (DataError, ImageError, InputError, OSError)
-MOST_BROKEN = 1000  # in a row: then the data are unusable, even if some later sample were sound
+MOST_BROKEN = 1000  # in a row: then the data count as unusable
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Texts:
         self.tokenizer, self.length = tokenizer, int(length)
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
-        """Captions longer than the model's text are cut, the end token kept."""
+        """Ids of captions, truncated to the model's length with the end token kept."""
         if not captions:
             return np.empty((0, self.length), np.int32)
         ids = self.tokenizer(
@@ -56,14 +56,14 @@ class Texts:
 
 @dataclass
 class Patches:
-    """How many of a picture's patches are looked at (FLIP)."""
+    """The number of patches of a picture to compute (FLIP)."""
 
     count: int
     kept: int
 
     @classmethod
     def of(cls, share_dropped: float, model_config: Any) -> Patches | None:
-        """None when none are dropped. At least one is kept, as in open_clip."""
+        """None if no patches are dropped. At least one is kept, as in open_clip."""
         if share_dropped <= 0:
             return None
         if model_config is None:
@@ -78,7 +78,7 @@ class Patches:
 
 
 class Rows:
-    """Makes rows of a step. What worker processes are given: it holds no open file and no framework."""
+    """Makes rows of a step. Pickled to worker processes: it has no open file and no framework."""
 
     def __init__(
         self,
@@ -91,12 +91,12 @@ class Rows:
     ) -> None:
         self.source, self.order, self.pictures, self.texts = source, order, pictures, texts
         self.patches, self.numbered = patches, numbered
-        self._sound: dict[int, bool] = {}  # of the samples that `_is_sound` has tried
+        self._sound: dict[int, bool] = {}  # results of `_is_sound`
 
     def make(self, step: int, rows: Sequence[int]) -> tuple[dict[str, np.ndarray], list[Broken]]:
-        """The batch's arrays for some rows of a step's global batch, and the broken samples met on the way.
+        """The batch's arrays for some rows of a step's global batch, and the broken samples found.
 
-        Raises DataError when nothing but broken samples is found.
+        Raises DataError if all samples tried are broken.
         """
         pixels = np.empty((len(rows), *self.pictures.shape), np.float32)
         captions, numbers, broken = [], [], []  # type: list[str], list[int], list[Broken]
@@ -113,7 +113,7 @@ class Rows:
         return batch, broken
 
     def _fill(self, out: np.ndarray, step: int, row: int, broken: list[Broken]) -> tuple[str, int]:
-        """Put a picture into `out`; its caption, and the number of its sample."""
+        """Write a picture into `out`; returns its caption and the number of its sample."""
         for failed, number in enumerate(self.order.candidates(step, row)):
             if failed == MOST_BROKEN:
                 last = broken[-1].reason
@@ -126,7 +126,7 @@ class Rows:
         return self._read(out, step, row, number), number
 
     def _read(self, out: np.ndarray, step: int, row: int, number: int) -> str:
-        """Put a picture of sample `number` into `out`; a caption of it. Raises one of BROKEN."""
+        """Write a picture of sample `number` into `out`; returns a caption of it. Raises one of BROKEN."""
         sample = self.source[number]
         random = self.order.random(step, row, CHOICE)
         caption = sample.captions[int(random.integers(len(sample.captions)))]
@@ -135,10 +135,10 @@ class Rows:
         return caption
 
     def _spare(self, step: int, row: int, broken: Broken) -> int:
-        """The sample for a row all of whose candidates are broken: one that no other row of the batch has.
+        """The sample for a row whose candidates are all broken: one that no other row of the batch has.
 
-        Which those are is known only when every row's first sound candidate is; in a set this small that is quick, and
-        all processes find the same. Raises DataError when fewer sound samples are left than the batch has rows.
+        This needs every row's first sound candidate, which is quick because the set is small, and equal in all
+        processes. Raises DataError if fewer sound samples are left than the batch has rows.
         """
         rows = range(self.order.batch_size)
         first = {r: next((n for n in self.order.candidates(step, r) if self._is_sound(step, r, n)), None) for r in rows}
@@ -159,10 +159,10 @@ class Rows:
         )
 
     def _is_sound(self, step: int, row: int, number: int) -> bool:
-        """Whether the sample can be read for this row: known of one picture and caption, tried of several."""
+        """Whether the sample can be read for this row: cached for one picture and caption, tried for several."""
         if number in self._sound:
             return self._sound[number]
-        sound, alike = True, True  # whether every draw of it is alike
+        sound, alike = True, True  # whether every draw of it is the same
         try:
             alike = len(self.source[number].images) == 1
             self._read(np.empty(self.pictures.shape, np.float32), step, row, number)

@@ -1,4 +1,4 @@
-"""What tables of every kind have in common: columns chosen by name, and a row made a sample."""
+"""Common to all tables: choosing columns by name, and making a row a sample."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TableRows(Source):
         return len(self._parts)
 
     def choose_columns(self, found: Sequence[str], where: Any) -> None:
-        """Fix the columns to read. Raises DataError that lists those there are."""
+        """Choose the columns to read. Raises DataError, which lists the existing columns."""
         if "images" in self.keys.needs or self.keys.image:
             self.images = choose("image", self.keys.image, IMAGES, found, where)
         if self.keys.label is not None:
@@ -38,7 +38,7 @@ class TableRows(Source):
             self.captions = choose("caption", self.keys.caption, CAPTIONS, others, where)
 
     def sample(self, row: dict[str, Any], folder: str, name: str) -> Sample:
-        """A row's values as a sample. Raises DataError when they can't be."""
+        """A row's values as a sample. Raises DataError for values of a wrong type."""
         label = None
         if self.label is not None:
             label = as_label(row.get(self.label), name)

@@ -1,4 +1,4 @@
-"""What every format of image-text data gives: samples, by number."""
+"""The interface of all formats of image-text data: samples, by number."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FINGERPRINTED = 64  # samples
 class Sample:
     """One record.
 
-    name: for logs: its file, and where in it.
-    images: encoded pictures, as bytes or as the path of a file (read when it is needed); one is drawn per epoch.
-    captions: texts, none of them empty; one is drawn per epoch. May be missing where a label was asked for.
-    label: class number or class name; None where none was asked for.
+    name: for logs: its file, and the place in it.
+    images: encoded pictures, as bytes or as the path of a file (read when needed); each epoch draws one.
+    captions: non-empty texts; each epoch draws one. May be missing if labels were asked for.
+    label: class number or class name; None unless asked for.
     """
 
     name: str
@@ -38,20 +38,22 @@ class Keys:
     image, caption: None for the usual names.
     label: None for no labels, "" for the usual names.
     needs: the parts that every sample must have, of "images" and "captions".
+    separator: between the fields of a CSV; None: a tab in a .tsv, else the one that the header shows.
     """
 
     image: str | None = None
     caption: str | None = None
     label: str | None = None
     needs: frozenset[str] = frozenset(PARTS)
+    separator: str | None = None
 
 
 class Source(ABC):
-    """Random access to samples. Can be pickled, and read from several threads.
+    """Random access to samples. Can be pickled, and is thread-safe.
 
-    `source[i]` raises DataError for a sample that is broken; whoever asks decides what to do about it.
-    `label_names`: the names of label numbers where the data hold them, else None. `damage`: what was lost of files that
-    were opened with `salvage`. `skipped_shards`: the shards that were missing or damaged, where that is allowed.
+    `source[i]` raises DataError for a broken sample; the caller decides how to handle it. `label_names`: the names of
+    label numbers if the data have them, else None. `damage`: losses in files opened with `salvage`. `skipped_shards`:
+    missing or damaged shards, if they are allowed.
     """
 
     label_names: list[str] | None = None
@@ -66,14 +68,14 @@ class Source(ABC):
 
     @abstractmethod
     def name(self, number: int) -> str:
-        """What to call sample `number` in a message, broken or not."""
+        """The name of sample `number` in messages, broken or not."""
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[number] for number in range(len(self)))
 
 
 def fingerprint(source: Source) -> str:
-    """What tells these data from others: a digest of their size and of samples all over them, wherever they lie."""
+    """A digest of the data's size and of samples spread over them, independent of their path."""
     digest = hashlib.blake2b(str(len(source)).encode(), digest_size=12)
     for place in range(min(FINGERPRINTED, len(source))):
         try:

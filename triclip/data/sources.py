@@ -1,4 +1,4 @@
-"""Opening image-text data: the files that paths and patterns name, the format they have, the source for it."""
+"""Opening image-text data: files from paths and patterns, their format, and the source for it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def open_source(
     salvage: bool = False,
     probe: bool = True,
     skip_shards: int = 0,
+    index: str | os.PathLike | None = "auto",
+    workers: int = 0,
+    separator: str | None = None,
 ) -> Source:
     """The samples at `paths`, in the order given (patterns: sorted).
 
@@ -38,7 +41,8 @@ def open_source(
         format: "webdataset": uncompressed tar shards. "table": CSV, TSV, JSONL or parquet with a column of picture
             paths relative to the table, or of pictures; or a folder of pictures with a .txt beside each, or, with
             labels, of one folder per class. "datasets": what Hugging Face `save_to_disk` wrote. "arrayrecord":
-            tf.train.Example records. "auto": by suffix and contents.
+            tf.train.Example records. "coco": captions_<split>.json, where `image_key` may name the folder of
+            pictures. "auto": by suffix and contents.
         image_key, caption_key: column, suffix in a shard or feature; None: the usual names. `caption_key` may name
             several, separated by commas.
         label_key: as these; only with one, or with "" for the usual names, are labels read and captions optional.
@@ -49,13 +53,26 @@ def open_source(
         probe: raise the first sample's error when the first 16 are all broken.
         skip_shards: how many shards (.tar, .array_record, .parquet) may be missing or damaged: they are passed over,
             named in the log and in `source.skipped_shards`. One at least must be left.
+        index: where the places of a tar shard's samples are kept once its headers were read: a folder, "auto" (the
+            user's cache, or `TRICLIP_CACHE`; sets below 64 MB are read anew each time), or None.
+        workers: processes that read headers which are not kept yet; 0: this one.
+        separator: between the fields of a CSV; None: tabs in a .tsv, else comma, semicolon, tab or bar, whichever
+            gives the header the most columns.
     Raises:
-        FileNotFoundError: a path, or a pattern without files. DataError: a damaged or empty file, no pairs in it, no
-        such column (the message lists those there are), several formats, a URL.
+        FileNotFoundError: a missing path, or a pattern without files. DataError: a damaged or empty file, no pairs in
+        it, an unknown column (the message lists the existing ones), several formats, a URL.
     """
     missing = MissingShards(skip_shards)
     kind, files = separate(paths, format, missing)
-    source = _open(kind, files, Keys(image_key, caption_key, label_key, frozenset(needs)), salvage, missing)
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+        raise DataError(f"separator: wanted one character, no quote and no end of a line, found {separator!r}")
+    keys = Keys(image_key, caption_key, label_key, frozenset(needs), separator)
+    if kind == "webdataset":
+        from .webdataset import WebDataset
+
+        source: Source = WebDataset(files, keys, salvage, missing, index, workers)
+    else:
+        source = _open(kind, files, keys, missing)
     if probe:
         check_samples(source, range(min(PROBED, len(source))))
     return source
@@ -64,9 +81,9 @@ def open_source(
 def separate(
     paths: Sequence[str | os.PathLike] | str | os.PathLike, format: str = "auto", missing: MissingShards | None = None
 ) -> tuple[str, list[Path]]:
-    """(kind, files) at `paths`: the parts that can be opened one by one, in order; folders stay where they are a part.
+    """(kind, files) at `paths`: the parts that can be opened separately, in order; a part may be a folder.
 
-    Each of them opens with `open_source(file)`. Raises as that does; nothing is read of the files themselves.
+    Each opens with `open_source(file)`. Raises like that function; the files themselves are not read.
     """
     if format not in FORMATS:
         raise DataError(f"format: wanted one of {', '.join(FORMATS)}, found {format!r}")
@@ -79,14 +96,10 @@ def separate(
         return kind, _inside(files, (".tar",))
     if kind == "arrayrecord":
         return kind, _inside(files, ARRAY_RECORD)
-    return (kind, files) if kind == "datasets" else _separate_tables(files)
+    return (kind, files) if kind in ("datasets", "coco") else _separate_tables(files)
 
 
-def _open(kind: str, files: list[Path], keys: Keys, salvage: bool, missing: MissingShards) -> Source:
-    if kind == "webdataset":
-        from .webdataset import WebDataset
-
-        return WebDataset(files, keys, salvage, missing)
+def _open(kind: str, files: list[Path], keys: Keys, missing: MissingShards) -> Source:
     if kind == "datasets":
         from .arrow import open_saved
 
@@ -95,6 +108,10 @@ def _open(kind: str, files: list[Path], keys: Keys, salvage: bool, missing: Miss
         from .arrayrecord import ArrayRecords
 
         return ArrayRecords(files, keys, missing)
+    if kind == "coco":
+        from .coco import CocoCaptions
+
+        return CocoCaptions(files, keys)
     if kind == "folder":
         from .folder import open_folder
 
@@ -105,7 +122,7 @@ def _open(kind: str, files: list[Path], keys: Keys, salvage: bool, missing: Miss
 
 
 def check_samples(source: Source, numbers: Sequence[int]) -> None:
-    """Raise the first one's error when every one of these samples is broken: then it is the data's own."""
+    """Raise the first one's error if all of these samples are broken, because then the data as a whole are wrong."""
     if len(source) == 0:
         raise DataError("paths: wanted samples, found none")
     first: DataError | None = None
@@ -131,7 +148,7 @@ def _separate_tables(files: list[Path]) -> tuple[str, list[Path]]:
 
 
 def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike, missing: MissingShards | None = None) -> list[Path]:
-    """Paths without braces and patterns, each of them there; shards that are not, as far as `missing` allows.
+    """Existing paths, with braces and patterns expanded; missing shards are skipped as far as `missing` allows.
 
     Raises FileNotFoundError, DataError for URLs and [].
     """
@@ -145,7 +162,7 @@ def expand(paths: Sequence[str | os.PathLike] | str | os.PathLike, missing: Miss
         text = os.fspath(path)
         if "://" in text:
             raise DataError(f"{text}: wanted a file or folder of this machine, found a URL; download it first")
-        if os.path.exists(text):  # a name may hold brackets itself
+        if os.path.exists(text):  # a name may contain brackets
             files.append(Path(text))
             continue
         for pattern in _braces(text):
@@ -167,7 +184,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _braces(text: str) -> list[str]:
-    """The text with every `{1..3}` and `{a,b}` written out, from the left."""
+    """The text with every `{1..3}` and `{a,b}` expanded, from the left."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", text)
     if match is None:
         return [text]
@@ -182,7 +199,7 @@ def _braces(text: str) -> list[str]:
 
 
 def _format_of(path: Path) -> str:
-    """The format of a file or folder, by its suffix or what is in it."""
+    """The format of a file or folder, by its suffix or contents."""
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return "datasets"
@@ -195,10 +212,12 @@ def _format_of(path: Path) -> str:
         return "arrayrecord"
     if _matches(path.name, TABLES):
         return "table"
+    if _matches(path.name, (".json",)):
+        return "coco"
     if re.search(r"\.(tgz|tar\.\w+)$", path.name.lower()):
         raise DataError(f"{path}: wanted a shard that can be read from any place, found a compressed one; unpack it")
     raise DataError(
-        f"{path}: wanted a .tar shard, a table ({', '.join(TABLES)}), an .array_record file or a folder, "
+        f"{path}: wanted a .tar shard, a table ({', '.join(TABLES)}), COCO's .json, an .array_record file or a folder, "
         f"found the suffix {path.suffix!r}; name the format if it is one of these"
     )
 
@@ -208,12 +227,12 @@ def _matches(name: str, wanted: tuple[str, ...] | re.Pattern) -> bool:
 
 
 def _listed(folder: Path, wanted: tuple[str, ...] | re.Pattern) -> list[Path]:
-    """The files directly in a folder whose names match, sorted."""
+    """The files directly in a folder with matching names, sorted."""
     return sorted(file for file in folder.iterdir() if _matches(file.name, wanted) and file.is_file())
 
 
 def _inside(files: list[Path], wanted: tuple[str, ...] | re.Pattern) -> list[Path]:
-    """The files themselves, and in place of a folder those in it."""
+    """The files, with folders replaced by their files."""
     out: list[Path] = []
     for file in files:
         found = _listed(file, wanted) if file.is_dir() else [file]

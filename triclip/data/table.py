@@ -1,4 +1,4 @@
-"""Tables of text: CSV, TSV, JSON lines. Only where each row begins is kept; a row is parsed when it is asked for."""
+"""Tables of text: CSV, TSV, JSON lines. Only the start of each row is kept; a row is parsed on access."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from .files import Files, MissingShards, Parts
 from .rows import TableRows
 from .source import Keys, Sample, Source
 
+SEPARATORS = (",", ";", "\t", "|")
 PROBED_ROWS = 20  # JSON rows whose keys are taken for the columns
 
 
 def open_tables(files: Sequence[Path], keys: Keys, missing: MissingShards) -> Source:
-    """The rows of the tables, one after the other; all of one kind. Pictures' paths are relative to their table."""
+    """The rows of tables of one kind, concatenated. Pictures' paths are relative to their table."""
     kinds = {_kind(file) for file in files}
     if len(kinds) > 1:
         raise DataError(f"{files[0]}: wanted tables of one kind, found {' and '.join(sorted(kinds))}")
@@ -69,7 +70,7 @@ class TextRows(TableRows):
 
     @abstractmethod
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
-        """(start, size) in bytes of every row; chooses the columns on the way."""
+        """(start, size) in bytes of every row; also chooses the columns."""
 
     @abstractmethod
     def parse(self, text: str, name: str, file: int) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class JsonLines(TextRows):
 
 
 def _keys(line: bytes) -> list[str]:
-    """The keys of a JSON object; none of a line that is broken, which is for whoever reads it to say."""
+    """The keys of a JSON object; [] for a broken line, whose error is raised when it is read."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -115,14 +116,31 @@ def _keys(line: bytes) -> list[str]:
 
 
 class DelimitedText(TextRows):
-    """CSV with a header, quoted as spreadsheets do; separated by tabs in a .tsv, or where the header has only those."""
+    """CSV with a header, quoted as spreadsheets do.
+
+    Fields are separated by the separator that is named, else by tabs in a .tsv, else by whichever of comma, semicolon,
+    tab and bar splits the header into the most columns (a comma where they tie).
+    """
+
+    def __init__(self, files: Sequence[Path], keys: Keys) -> None:
+        self._separators: list[str] = []
+        super().__init__(files, keys)
+
+    def _separator_of(self, header: str, path: Path) -> str:
+        if self.keys.separator is not None:
+            return self.keys.separator
+        if path.suffix.lower() == ".tsv":
+            return "\t"
+        return max(SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one, strict=True), [])))
 
     def places(self, file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
         lines = _Lines(file)
         header = decode_text(lines.first.encode("latin-1"), f"{path}: the header").removeprefix("\ufeff")
-        tabs = path.suffix.lower() == ".tsv" or ("\t" in header and "," not in header)
-        self._separator = "\t" if tabs else ","
         try:
+            found = self._separator_of(header, path)
+            if self._separators and found != self._separators[0]:
+                raise DataError(f"{path}: wanted fields separated as in the table before, found {found!r}")
+            self._separators.append(found)
             columns = [column.strip() for column in next(self._reader([header]), [])]
         except csv.Error as error:
             raise DataError(f"{path}: wanted a header, found none ({error}); check its quotes") from error
@@ -137,10 +155,10 @@ class DelimitedText(TextRows):
 
     def _reader(self, lines: Iterable[str]) -> Any:
         """Strict: a quote that is not closed is an error, not a caption that holds the rest of the table."""
-        return csv.reader(lines, delimiter=self._separator, strict=True)
+        return csv.reader(lines, delimiter=self._separators[0], strict=True)
 
     def _rows(self, lines: _Lines, path: Path) -> Iterator[tuple[int, int]]:
-        rows, start, count, line = self._reader(lines), lines.position, 0, 2  # lines from 1, the header's
+        rows, start, count, line = self._reader(lines), lines.position, 0, 2  # line numbers begin at 1, the header's
         try:
             for row in rows:
                 if row:
@@ -164,9 +182,9 @@ class DelimitedText(TextRows):
 
 
 class _Lines:
-    """The lines of a file behind the first, and where the next one begins; CR, LF and CRLF end them.
+    """The lines of a file after the first, and the position of the next; CR, LF and CRLF end lines.
 
-    As Latin-1, which keeps every byte, so that a row of another encoding breaks itself alone, later.
+    Read as Latin-1, which keeps every byte, so that a row in another encoding fails by itself when it is read.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,6 +1,6 @@
-"""The members of a tar file, found by tarfile: where each one's bytes are. Nothing is ever extracted.
+"""The members of a tar file and the places of their bytes, found by tarfile. Nothing is ever extracted.
 
-tarfile takes a damaged header for the end of the archive and ignores a damaged extension of one: both are looked for.
+tarfile takes a damaged header for the end of the archive and ignores a damaged extension; both are checked here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from clip_core.errors import DataError
 
 BLOCK = tarfile.BLOCKSIZE
 LONGEST_PLAIN_NAME = 100  # bytes; longer ones need an extension or ustar's prefix
-# What tarfile raises on bytes that are no tar.
+# Errors of tarfile on other data.
 _DAMAGE = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError, AttributeError, TypeError)
 
 
@@ -28,11 +28,11 @@ class Member(NamedTuple):
 
 
 def members(path: Path) -> Iterator[tuple[Member, bool]]:
-    """The regular files of a tar file, in order. The second value is whether the end mark was missing: see below.
+    """The regular files of a tar file, in order, each with False; see below for True.
 
-    Yields (member, True), with an empty member, once at the end of a file without the blocks of zeros that end an
-    archive: it may have been cut between two members. Raises DataError for a file that is no tar, is damaged, or was
-    cut within a member.
+    Yields (an empty member, True) once at the end of a file without the blocks of zeros that end an archive: it may
+    have been truncated between two members. Raises DataError for a file that is not a tar file, is damaged, or was
+    truncated within a member.
     """
     end, position = path.stat().st_size, -1
     if end == 0:
@@ -69,7 +69,7 @@ def members(path: Path) -> Iterator[tuple[Member, bool]]:
 
 
 def _name(info: tarfile.TarInfo, path: Path) -> str:
-    """The name, which may stand in an extension before the header: DataError for one that tarfile passed over."""
+    """The name, possibly from an extension before the header. Raises DataError for one that tarfile ignored."""
     extended = info.offset < info.offset_data - BLOCK
     short = len(os.fsencode(info.name)) <= LONGEST_PLAIN_NAME
     if "\0" in info.name or extended and short and not info.pax_headers:
@@ -78,7 +78,7 @@ def _name(info: tarfile.TarInfo, path: Path) -> str:
 
 
 def block_name(block: bytes) -> str:
-    """The name in a header block; of a longer one, the part that stands there."""
+    """The name in a header block; for a longer name the part that fits."""
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
     except tarfile.TarError:

@@ -1,14 +1,13 @@
-"""Tar shards as webdataset writes them: neighbouring members with one key are a sample."""
+"""Tar shards in webdataset's layout: neighbouring members with one key are a sample."""
 
 from __future__ import annotations
 
+import functools
 import logging
-from array import array
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from clip_core.errors import DataError
 
@@ -24,20 +23,21 @@ from .fields import (
     split_keys,
 )
 from .files import Files, MissingShards
+from .shard_index import BLOCK, Entry, Scan, Table, Tables, index_for, scanned
 from .source import PICTURES, Keys, Sample, Source
-from .tar import BLOCK, Member, block_name, members
+from .tar import Member, block_name, members
 
 logger = logging.getLogger("triclip")
 
 TEXTS = ("txt", "caption", "text")
 CLASSES = ("cls", "label", "class")
 JSON = "json"
-IMAGE, TEXT, RECORD, LABEL = range(4)  # what a member is for
+IMAGE, TEXT, RECORD, LABEL = range(4)  # uses of a member
 LARGEST = {IMAGE: 1 << 29, TEXT: 1 << 24, RECORD: 1 << 24, LABEL: 1 << 24}  # bytes of a member
 
 
 class WebDataset(Source):
-    """Samples of tar shards, found by one pass over their headers and read from there in any order.
+    """Samples of tar shards, found by one pass over their headers (cached), and read in any order.
 
     A member's key is its path up to the first dot of its base name, its suffix what follows. Pictures are members whose
     suffix ends in jpg, jpeg, png or webp (a sample may have several: "7.front.jpg", "7.back.jpg"); captions are in
@@ -45,89 +45,53 @@ class WebDataset(Source):
     suffixes may be named at once, "jpg;png". Samples without picture or caption are left out and counted in the log.
     """
 
-    def __init__(self, paths: Sequence[Path], keys: Keys, salvage: bool, missing: MissingShards) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        keys: Keys,
+        salvage: bool,
+        missing: MissingShards,
+        index: str | os.PathLike | None = None,
+        workers: int = 0,
+    ) -> None:
         self.keys = keys
+        self._wanted = _Wanted(keys)
         self.damage: list[str] = []
-        self._wanted, self._salvage = _Wanted(keys), salvage
-        # Per member that is used: where it is, and what for. Per sample: its first member. Per shard: its first sample.
-        self._offset, self._size, self._use = array("q"), array("q"), array("b")
-        first, shard = array("q"), array("q")
         kept: list[Path] = []
-        for path in paths:
-            start, used = len(first), len(self._use)
-            try:
-                self._index(path, first)
-                if len(first) == start:
-                    raise DataError(self._no_samples(path))
-            except (DataError, OSError) as error:
-                missing.skip(path, error)
-                for column, length in ((first, start), *((own, used) for own in (self._offset, self._size, self._use))):
-                    del column[length:]
+        parts: list[Scan | Entry] = []
+        reading = (keys.image, keys.caption, keys.label, sorted(keys.needs), salvage)
+        scanner = functools.partial(_scan, keys=keys, salvage=salvage)
+        tables = scanned(paths, scanner, index_for(paths, index, reading), workers)
+        for path, part in zip(paths, tables, strict=True):
+            if isinstance(part, (DataError, OSError)):
+                missing.skip(path, part)
                 continue
-            shard.append(start)
+            if isinstance(part, Exception):
+                raise part
+            if part.warning:
+                logger.warning("%s: %s", path, part.warning)
+            self.damage += [f"{path}: {lost}" for lost in part.damage]
             kept.append(path)
+            parts.append(part)
         missing.check_some_left(kept)
         self.files, self.skipped_shards = Files(kept), missing.names
-        first.append(len(self._use))
-        self._first = np.frombuffer(first, np.int64)
-        self._shard = np.frombuffer(shard, np.int64)
-
-    def _index(self, path: Path, first: array) -> None:
-        """Add a shard's samples."""
-        left_out, example = 0, ""
-        self._seen: dict[str, int] = {}
-        start = len(first)
-        try:
-            for key, group in _samples(path):
-                for _, suffix in group:
-                    if len(self._seen) < 100:
-                        self._seen.setdefault(suffix, 0)
-                uses = self._wanted.choose(group)
-                if not self._wanted.complete({use for _, use in uses}):
-                    left_out, example = left_out + 1, example or key
-                    continue
-                first.append(len(self._use))
-                for member, use in uses:
-                    self._offset.append(member.offset)
-                    self._size.append(member.size)
-                    self._use.append(use)
-        except DataError as error:
-            if not self._salvage or len(first) == start:
-                raise
-            self.damage.append(f"{error}; kept the {len(first) - start} samples before it")
-        if left_out and self._salvage:
-            self.damage.append(f"{path}: left out {left_out} samples without {self._wanted}, {example} first")
-        elif left_out:
-            logger.warning("%s: left out %d samples without %s, %s first", path, left_out, self._wanted, example)
-
-    def _no_samples(self, path: Path) -> str:
-        if not self._seen:
-            return f"{path}: wanted samples, found an empty shard"
-        return f"{path}: wanted samples with {self._wanted}, found only the suffixes {', '.join(sorted(self._seen))}"
+        self._tables = Tables(parts)
 
     def __len__(self) -> int:
-        return len(self._first) - 1
-
-    def _place(self, number: int) -> tuple[int, range]:
-        """(shard, members) of a sample."""
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        shard = int(np.searchsorted(self._shard, number, "right")) - 1
-        return shard, range(int(self._first[number]), int(self._first[number + 1]))
+        return len(self._tables)
 
     def name(self, number: int) -> str:
-        shard, found = self._place(number)
-        name = block_name(self.files.read(shard, self._offset[found[0]] - BLOCK, BLOCK))
+        shard, found = self._tables.place(number)
+        name = block_name(self.files.read(shard, found[0][0] - BLOCK, BLOCK))
         return f"{self.files.paths[shard]}: {_split(name)[0]}"
 
     def __getitem__(self, number: int) -> Sample:
-        shard, found = self._place(number)
+        shard, found = self._tables.place(number)
         parts: dict[int, list[bytes]] = {use: [] for use in range(4)}
-        for member in found:
-            use, size = self._use[member], self._size[member]
+        for offset, size, use in found:
             if size > LARGEST[use]:
                 raise DataError(f"{self.name(number)}: wanted members of at most {LARGEST[use]} bytes, found {size}")
-            parts[use].append(self.files.read(shard, self._offset[member], size))
+            parts[use].append(self.files.read(shard, offset, size))
         name = self.name(number)
         record = _record(parts[RECORD], name, self._wanted.captioned)
         if not self._wanted.captioned:
@@ -160,7 +124,7 @@ class WebDataset(Source):
 
 
 class _Wanted:
-    """What a member is for, by its suffix."""
+    """The use of a member, by its suffix."""
 
     def __init__(self, keys: Keys) -> None:
         self.captioned, self.pictured = "captions" in keys.needs, "images" in keys.needs or keys.image is not None
@@ -171,7 +135,7 @@ class _Wanted:
         self.labelled, self.named = keys.label is not None, keys.image is not None
 
     def choose(self, group: list[tuple[Member, str]]) -> list[tuple[Member, int]]:
-        """The members of a sample to read, and what for. "7.jpg" is the picture even if "7.mask.png" is there too."""
+        """The members of a sample to read, with their use. "7.jpg" is the picture even if there is a "7.mask.png"."""
         found = [
             (member, use, "." not in suffix)
             for member, suffix in group
@@ -203,13 +167,49 @@ class _Wanted:
         return " and ".join(parts)
 
 
-def _samples(path: Path) -> Iterator[tuple[str, list[tuple[Member, str]]]]:
-    """(key, members with suffixes) of neighbouring members with one key."""
+def _scan(path: Path, keys: Keys, salvage: bool) -> Scan | Exception:
+    """A shard's table, or what is wrong with the shard."""
+    try:
+        return _scan_whole(path, _Wanted(keys), salvage)
+    except (DataError, OSError) as error:
+        return error
+
+
+def _scan_whole(path: Path, wanted: _Wanted, salvage: bool) -> Scan:
+    samples: list[list[tuple[int, int, int]]] = []
+    suffixes: dict[str, None] = {}
+    damage: list[str] = []
+    left_out, example, warnings = 0, "", []
+    try:
+        for key, group in _samples(path, warnings):
+            suffixes |= {suffix: None for _, suffix in group if len(suffixes) < 100}
+            uses = wanted.choose(group)
+            if wanted.complete({use for _, use in uses}):
+                samples.append([(member.offset, member.size, use) for member, use in uses])
+            else:
+                left_out, example = left_out + 1, example or key
+    except DataError as error:
+        if not salvage or not samples:
+            raise
+        damage.append(f"{str(error).removeprefix(f'{path}: ')}; kept the {len(samples)} samples before it")
+    if not samples:
+        if not suffixes:
+            raise DataError(f"{path}: wanted samples, found an empty shard")
+        raise DataError(f"{path}: wanted samples with {wanted}, found only the suffixes {', '.join(sorted(suffixes))}")
+    if left_out and salvage:
+        damage.append(f"left out {left_out} samples without {wanted}, {example} first")
+    elif left_out:
+        warnings.append(f"left out {left_out} samples without {wanted}, {example} first")
+    return Scan(Table.of(samples), damage, "; ".join(warnings))
+
+
+def _samples(path: Path, warnings: list[str]) -> Iterator[tuple[str, list[tuple[Member, str]]]]:
+    """(key, members with suffixes) of neighbouring members with one key. Adds to `warnings`."""
     current, group = "", []  # type: str, list[tuple[Member, str]]
     try:
         for member, no_end in members(path):
             if no_end:
-                logger.warning("%s: has no end mark; it may have been cut off after its last whole member", path)
+                warnings.append("has no end mark; it may have been cut off after its last whole member")
                 break
             key, suffix = _split(member.name)
             if not suffix or key.rpartition("/")[2].startswith("__"):  # webdataset's notes, "__url__" and the like
@@ -220,7 +220,7 @@ def _samples(path: Path) -> Iterator[tuple[str, list[tuple[Member, str]]]]:
             current = key
             group.append((member, suffix))
     except DataError:
-        if group:  # whole, or what is left of it
+        if group:  # complete, or its remainder
             yield current, group
         raise
     if group:
@@ -228,7 +228,7 @@ def _samples(path: Path) -> Iterator[tuple[str, list[tuple[Member, str]]]]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(key, suffix in lower case): the base name is cut at its first dot."""
+    """(key, suffix in lower case): the base name is split at its first dot."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()

@@ -4,14 +4,14 @@
 
 An output folder holds
 
-    embed.json                 what the run was asked for and the inputs it found
+    embed.json                 the run's settings and inputs
     image/00000-0000.npy, .npy.json    vectors, names and columns: an index of its own, see `triclip.search`
-    text/00000-0000.npy, .npy.json     the same of captions
-    done/00000-0000.json       written last: this shard is whole, with what was skipped in it
-    broken.jsonl               everything that was skipped, and why
+    text/00000-0000.npy, .npy.json     likewise for captions
+    done/00000-0000.json       written last: the shard is complete; lists its skipped items
+    broken.jsonl               all skipped items, with reasons
 
-Each output shard has the samples [start, stop) of one input file, both fixed by the plan in embed.json; so work that is
-done twice, after a kill or on two machines, gives the same files.
+Each output shard has the samples [start, stop) of one input file, both fixed by the plan in embed.json. Work that is
+repeated, after a kill or on two machines, therefore gives the same files.
 """
 
 from typing import TYPE_CHECKING

@@ -23,9 +23,9 @@ from .shards import plain
 class Chunk:
     """Some samples of a unit.
 
-    samples: how many. last: whether the unit ends with them. rows: columns of each vector, by kind. pixels, vectors:
-    of the pictures; those that have vectors by now have no pixels here. broken: what has no row, and why not.
-    record: of a unit that was finished before, then all else is empty.
+    samples: their number. last: whether the unit ends with them. rows: columns of each vector, by kind. pixels,
+    vectors: of the pictures; pixels are dropped once there are vectors. broken: items without a row, with reasons.
+    record: of a unit that was finished before; then all else is empty.
     """
 
     unit: Unit
@@ -39,7 +39,7 @@ class Chunk:
     record: dict[str, Any] | None = None
 
     def extend(self, other: Chunk) -> None:
-        """Take in what follows."""
+        """Append the next chunk."""
         self.samples, self.last = self.samples + other.samples, other.last
         for kind, rows in other.rows.items():
             self.rows[kind] += rows
@@ -49,7 +49,7 @@ class Chunk:
         self.duplicates += other.duplicates
 
     def compute(self, encoder: Encoder, batch_size: int) -> None:
-        """Vectors of the pixels, which are then dropped."""
+        """Compute the vectors of the pixels, and drop the pixels."""
         starts = range(0, len(self.pixels), batch_size)  # samples may have several pictures
         self.vectors += [encoder.images(np.stack(self.pixels[start : start + batch_size])) for start in starts]
         self.pixels = []
@@ -64,9 +64,9 @@ class Item(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """Reads samples of one unit. Used by several threads at once; changes nothing.
+    """Reads samples of one unit. Thread-safe; has no side effects.
 
-    path: of the input. kinds: "image", "text". comparisons: kind -> what the first pass found, where duplicates go.
+    path: the input's. kinds: "image", "text". comparisons: kind -> the first pass's result, with `deduplicate`.
     """
 
     unit: Unit
@@ -77,7 +77,7 @@ class Reader(NamedTuple):
     comparisons: Mapping[str, Comparison]
 
     def read(self, numbers: range) -> Chunk:
-        """The samples of these numbers. Raises DataError when one has changed since the run began."""
+        """The samples of these numbers. Raises DataError if one has changed since the run began."""
         chunk = Chunk(self.unit, len(numbers), numbers.stop == self.unit.stop)
         for number in numbers:
             try:
@@ -127,7 +127,7 @@ def contents_of(sample: Sample, kind: str) -> Sequence[Any]:
 
 
 def item_digest(content: bytes | str, kind: str) -> tuple[str, tuple[int, int]]:
-    """`digest` of a picture's bytes or a caption; of a picture that can't be read MISSING."""
+    """`digest` of a picture's bytes or a caption; MISSING for an unreadable picture."""
     try:
         if isinstance(content, str):
             content = _file_bytes(content) if kind == "image" else content.encode("utf-8", "surrogatepass")
@@ -137,7 +137,7 @@ def item_digest(content: bytes | str, kind: str) -> tuple[str, tuple[int, int]]:
 
 
 def sample_digests(source: Source, unit: Unit, kinds: Sequence[str], path: str) -> Iterator[tuple[str, int, int, int]]:
-    """(kind, number of the sample, hash) of all pictures and captions of a unit that can be read."""
+    """(kind, number of the sample, hash) of all readable pictures and captions of a unit."""
     for number in range(unit.start, unit.stop):
         try:
             sample = source[number]
@@ -150,7 +150,7 @@ def sample_digests(source: Source, unit: Unit, kinds: Sequence[str], path: str) 
 
 
 def check_there(path: str, error: Exception) -> None:
-    """A sample is not broken if its input is gone: stop; the run can be resumed. Raises FileNotFoundError."""
+    """Raise FileNotFoundError if the input is gone: the sample is not broken, and the run can be resumed."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: was there when the run began, and is no more") from error
 

@@ -1,10 +1,10 @@
-"""Which pictures and captions are seen for the first time, by the SHA-256 of their bytes; the first in order stays.
+"""Finding duplicate pictures and captions by the SHA-256 of their bytes; the first in order is kept.
 
-A first pass over the input writes the hashes of every unit; they are then compared in parts that fit into memory, and
-the answer is one flag per item, which all workers map. So it doesn't depend on who works on what, or in which order.
+A first pass over the input writes the hashes of every unit. They are compared in parts that fit into memory; the result
+is one flag per item, which all workers map. It therefore does not depend on the distribution and order of the work.
 
     hashes/image/00000-0000.npy   per picture: the number of its sample, and 16 bytes of its hash
-    hashes/image.starts.npy       where each unit's flags begin
+    hashes/image.starts.npy       the start of each unit's flags
     hashes/image.keep.npy         the flags
 """
 
@@ -25,7 +25,7 @@ from .settings import HASHES
 
 ITEM = np.dtype([("sample", "<i8"), ("high", "<u8"), ("low", "<u8")])
 MEMORY = 1 << 28  # bytes of hashes that are compared at once
-MISSING = (0, 0)  # of a picture that can't be read; what is wrong with it is said when it is embedded
+MISSING = (0, 0)  # for an unreadable picture, whose error is reported when it is embedded
 
 
 class Expected(NamedTuple):
@@ -70,7 +70,7 @@ def are_compared(output: Path, kind: str) -> bool:
 
 
 def compare(output: Path, kind: str, units: Sequence[Unit]) -> int:
-    """Write the flags of all units, each of which has its hashes. Returns how many items are duplicates."""
+    """Write the flags of all units, whose hashes exist. Returns the number of duplicates."""
     files = [hash_path(output, kind, unit) for unit in units]
     starts = np.cumsum([0, *(len(_load(path, ITEM)) for path in files)])
     keep = np.ones(int(starts[-1]), bool)
@@ -83,7 +83,7 @@ def compare(output: Path, kind: str, units: Sequence[Unit]) -> int:
             places.append(chosen + start)
             found.append(items[chosen])
         place, item = np.concatenate(places), np.concatenate(found)
-        order = np.lexsort((item["high"], item["low"]))  # stable: equal ones stay in their order
+        order = np.lexsort((item["high"], item["low"]))  # stable: equal items keep their order
         place, item = place[order], item[order]
         again = (item["high"][1:] == item["high"][:-1]) & (item["low"][1:] == item["low"][:-1])
         keep[place[1:][again]] = False
@@ -93,7 +93,7 @@ def compare(output: Path, kind: str, units: Sequence[Unit]) -> int:
 
 
 class Comparison:
-    """What the first pass found of one unit, sample by sample."""
+    """The first pass's result for one unit, sample by sample."""
 
     def __init__(self, output: Path, kind: str, unit: Unit, number: int) -> None:
         self._items = _load(hash_path(output, kind, unit), ITEM)

@@ -1,21 +1,23 @@
-"""What makes the vectors. `ClipSpec` says which model, and can be pickled; `load` is called where the work is done."""
+"""Models for bulk runs: a picklable `EncoderSpec` names one, and its `load` is called in the workers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..backends import default_backend, open_backend
 from ..fingerprint import fingerprint
 
 
 class Encoder(Protocol):
-    """A loaded model. `read` is called from several threads at once, the other two from one.
+    """A loaded model. `read` is called from several threads, `images` and `texts` from one.
 
-    `threads(most)` may be there too: None, or at most so many threads in a pool, and how many they are, which read
-    pictures and call `images` themselves.
+    An optional method `threads(most)` returns None, or (a pool of at most so many threads that read pictures and call
+    `images` themselves, their number).
     """
 
     def read(self, picture: bytes | str, name: str) -> np.ndarray:
@@ -29,12 +31,12 @@ class Encoder(Protocol):
 
 
 class EncoderSpec(Protocol):
-    """Which model. `name` is kept with the vectors: `triclip search` loads it to embed a query."""
+    """Names a model. `name` is stored with the vectors: `triclip search` loads it to embed a query."""
 
     name: str
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that differ when the vectors would."""
+        """JSON values that differ for models with different vectors."""
 
     def load(self, batch_size: int) -> Encoder: ...
 
@@ -45,17 +47,19 @@ class ClipSpec:
     def __init__(
         self,
         name: Any = "emoji",
-        backend: str = "torch",
+        backend: str | None = None,
         dtype: str | None = None,
         device: Any = None,
         background: str | None = "white",
+        told: Callable[[str], None] | None = None,
     ) -> None:
         from clip_core.hub import BUNDLED
 
         name = os.fspath(name)
-        # Other processes may have another working directory.
+        # Other processes may have other working directories.
         self.name = os.path.abspath(name) if name not in BUNDLED and os.path.exists(name) else name
-        self.backend, self.dtype, self.device, self.background = backend, dtype, device, background
+        self.backend = backend or default_backend()
+        self.dtype, self.device, self.background, self.told = dtype, device, background, told
 
     def identity(self) -> dict[str, Any]:
         """The name, backend, dtype, background, and a digest of the weights, configuration and tokenizer."""
@@ -67,12 +71,19 @@ class ClipSpec:
             "digest": fingerprint(self.name),
         }
 
-    def load(self, batch_size: int) -> Encoder:
+    def load_clip(self) -> Any:
+        """The model as a `Clip`; `told` hears on which device, where that was named."""
         from ..pipeline import Clip
 
-        return ClipEncoder(
-            Clip.from_pretrained(self.name, self.backend, self.dtype, self.device, self.background), batch_size
-        )
+        device = self.device
+        if isinstance(device, str):
+            device, called = open_backend(self.backend).find_device(device)
+            if self.told is not None:
+                self.told(called)
+        return Clip.from_pretrained(self.name, self.backend, self.dtype, device, self.background)
+
+    def load(self, batch_size: int) -> Encoder:
+        return ClipEncoder(self.load_clip(), batch_size)
 
 
 class ClipEncoder:
@@ -82,10 +93,10 @@ class ClipEncoder:
         from ..data.pictures import PictureReader
 
         self.clip, self.batch_size = clip, batch_size
-        self._reader = PictureReader(clip.processor.image_processor, background=clip.background)
+        self._reader = PictureReader(clip.processor.image_processor, background=clip.background, upright=True)
 
     def threads(self, most: int) -> tuple[Executor, int] | None:
-        """A thread for each core, where the backend can keep a batch on one (PyTorch on CPUs)."""
+        """A thread for each core, if the backend can keep a batch on one core (PyTorch on CPUs)."""
         cores = self.clip.runner.separate_cores(self.clip.model)
         return (self.clip.runner.one_core_workers(cores), cores) if 1 < cores <= most else None
 

@@ -1,4 +1,4 @@
-"""Who does the work: this process, or the workers of a Ray cluster. Both are asked the same three things."""
+"""The engines of a bulk run, with one interface: this process, or the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENGINES = ("local", "ray")
 
 
 class Engine(Protocol):
-    """Results come in any order. Closed when the run ends, however it does."""
+    """Distributes the work; results come in any order. Closed at the end of the run, also after an error."""
 
     def count(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Input]]: ...
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
 
 class Local:
-    """This process; pictures are read and decoded in its threads."""
+    """Work in this process; pictures are read and decoded in threads."""
 
     def count(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Input]]:
         worker = Worker(job)

@@ -1,4 +1,4 @@
-"""embed.json: the inputs with their sizes, and what was asked for. A run goes on only under the same."""
+"""embed.json: the inputs with their sizes, and the settings. A run is resumed only with the same ones."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .work import Worker
 
 
 def make_plan(job: Job, engine: Engine, progress: bool | None = None) -> Job:
-    """The job with its inputs, counted; what an earlier part of the run found is taken from embed.json.
+    """The job with its counted inputs; results of an earlier part of the run are taken from embed.json.
 
-    Raises InputError when embed.json is another run's, naming what differs; DataError when no input can be used.
+    Raises InputError if embed.json is another run's, naming the differences; DataError if no input can be used.
     """
     settings = job.settings
     kind, files = separate(settings.inputs, settings.format)
@@ -51,7 +51,7 @@ def make_plan(job: Job, engine: Engine, progress: bool | None = None) -> Job:
 
 
 def _check(job: Job, inputs: list[Input]) -> None:
-    """Before anything is computed: an input that can be used, and a sample in it."""
+    """Check, before anything is computed, that there is a usable input with a sample."""
     usable = [number for number, one in enumerate(inputs) if one.samples]
     if not usable:
         raise DataError(inputs[0].damage[0] if inputs[0].damage else f"{inputs[0].path}: wanted samples, found none")
@@ -59,7 +59,7 @@ def _check(job: Job, inputs: list[Input]) -> None:
 
 
 def _size(path: Path) -> str:
-    """What tells a file, or what is in a folder, from another: sizes."""
+    """The size of a file, or of a folder's contents, by which a changed input is recognised."""
     if not path.is_dir():
         return str(path.stat().st_size)
     digest = hashlib.sha256()
@@ -87,7 +87,7 @@ def _same_run(path: Path, asked: Mapping[str, Any], found: list[Input]) -> list[
         raise InputError(
             f"{path.parent}: holds another run: wanted a new output, or its values of\n" + "\n".join(lines)
         )
-    # They may have been moved.
+    # The inputs may have been moved.
     return [Input(new.path, old.size, old.samples, old.damage) for old, new in zip(inputs, found, strict=True)]
 
 

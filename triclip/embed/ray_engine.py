@@ -1,7 +1,7 @@
-"""Beyond one machine: units of work through Ray Data's actors, which write their shards themselves.
+"""Bulk runs on several machines: units of work for Ray Data's actors, which write their shards themselves.
 
-Input and output have to be on a file system that all machines see. A worker that is killed is started anew by Ray and
-given its units again: those that are finished are passed over, the one it died in is written again, to the same bytes.
+Input and output must be on a file system that all machines share. Ray restarts a killed worker and gives it its units
+again: finished ones are skipped, and the unit it died in is written again, with the same bytes.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .engines import Local
 from .settings import Job
 from .work import Step, Worker
 
-STORE = 1 << 28  # bytes of shared memory of a cluster of this machine alone: only notes pass through it
-BLOCKS_PER_WORKER = 8  # units are dealt out in so many parts, so that a slow worker holds up few
+STORE = 1 << 28  # bytes of shared memory of a local cluster: only small messages pass through it
+BLOCKS_PER_WORKER = 8  # parts in which units are distributed, so that a slow worker delays few
 
 
 class Ray:
     """Work on a Ray cluster.
 
     Args:
-        workers: how many actors; default as many as the cluster's processors allow.
-        address: of a cluster; default RAY_ADDRESS, else a cluster of this machine alone, on its loopback interface,
-            which ends with the run. A cluster that the program is connected to already is used as it is.
+        workers: the number of actors; default as many as the cluster's processors allow.
+        address: of a cluster; default RAY_ADDRESS, else a local cluster on the loopback interface, which ends with the
+            run. A cluster that the program is already connected to is used.
         cpus, gpus: of a worker.
 
     Raises MissingDependencyError without Ray.
@@ -51,7 +51,7 @@ class Ray:
         self.workers = workers or max(1, able)
 
     def count(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Input]]:
-        if len(numbers) <= 4 * self.workers:  # done before the workers would have started
+        if len(numbers) <= 4 * self.workers:  # finished before the workers would have started
             yield from Local().count(job, numbers)
             return
         for found in self._map(job, "count", [{"number": number} for number in numbers], gpus=0):
@@ -99,13 +99,13 @@ class Ray:
 
 
 def _start(address: str | None) -> None:
-    """Join a cluster, or start one of this machine alone, which then reports nothing to Ray's makers."""
+    """Join a cluster, or start a local one without Ray's usage statistics."""
     import ray
 
     if address:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
         return
-    with _environment("RAY_USAGE_STATS_ENABLED", "0"):  # the cluster's processes inherit it
+    with _environment("RAY_USAGE_STATS_ENABLED", "0"):  # inherited by the cluster's processes
         ray.init(
             include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=STORE, log_to_driver=False,
             logging_level="warning",
@@ -114,7 +114,7 @@ def _start(address: str | None) -> None:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """A variable's default for processes that are started in the block."""
+    """Set a variable's default for processes that are started in the block."""
     if name in os.environ:
         yield
         return
@@ -127,7 +127,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """While Ray Data works for this run: no bars and messages of its own, which are of no use here."""
+    """Suppress Ray Data's own progress bars and messages during this run."""
     import ray.data
 
     logger, context = logging.getLogger("ray.data"), ray.data.DataContext.get_current()
@@ -142,7 +142,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Actor:
-    """A `Worker` in a process of its own. Errors come back as words: Ray would add a page of its own to them."""
+    """A `Worker` in another process. Errors are returned as text, because Ray would add its own traceback."""
 
     def __init__(self, job: Job, task: str) -> None:
         self.worker, self.task = Worker(job), task

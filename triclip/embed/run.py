@@ -1,4 +1,4 @@
-"""A bulk run from end to end: the plan, the first pass where duplicates go, the work, the report."""
+"""A bulk run: the plan, the first pass for duplicates, the work, the report."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .shards import broken_file
 
 @dataclass(frozen=True)
 class Report:
-    """What a run has to say.
+    """The result of a run.
 
-    output: the folder. rows: vectors by kind, "image" and "text". samples: how many were asked for. broken, duplicates:
-    items that have no vector, and why not. damaged: inputs that were lost, or lost in part. embedded: samples of this
-    run; the others were finished before. seconds: of this run. complete: False while other shares have work to do.
+    output: the folder. rows: vectors by kind, "image" and "text". samples: their number in the inputs. broken,
+    duplicates: items without a vector. damaged: inputs that were lost, completely or in part. embedded: samples of this
+    call; the others were finished before. seconds: of this call. complete: False while other shares have work to do.
     """
 
     output: Path
@@ -50,7 +50,7 @@ def embed(
     output: str | os.PathLike,
     model: str | os.PathLike | EncoderSpec = "emoji",
     *,
-    backend: str = "torch",
+    backend: str | None = None,
     dtype: str | None = None,
     device: Any = None,
     what: str = "images",
@@ -68,32 +68,32 @@ def embed(
     prepare: bool = False,
     progress: bool | None = None,
 ) -> Report:
-    """Vectors of everything in the inputs, into a folder of shards. Called again, it does what is not done yet.
+    """Embed everything in the inputs into a folder of shards. A second call resumes an interrupted run.
 
     Args:
         inputs: as for `triclip.data.open_source`: tar shards, tables, folders, patterns such as "{000..127}.tar".
         output: a folder; a new one, or one of the same run.
-        model: a name or path as for `Clip.from_pretrained`, or an `EncoderSpec`; then the next three don't count.
+        model: a name or path as for `Clip.from_pretrained`, or an `EncoderSpec`, for which the next three are ignored.
         backend, dtype, device: as for `Clip.from_pretrained`.
         what: "images" (default), "texts" (captions) or "both". A sample's pictures and captions have a row each.
         format, image_key, caption_key: as for `open_source`.
         to: "npy" (default) or "parquet" (extra `parquet`).
         store: "float32" (default) or "float16", of the vectors in the files.
-        samples_per_shard: of an output shard; memory grows with it.
+        samples_per_shard: size of an output shard; memory grows with it.
         deduplicate: of pictures with the same bytes, and of equal captions, only the first gets a row. The input is
-            then read twice.
-        batch_size: pictures, or texts, at a time. threads: that read and decode; default one for each processor.
+            read twice.
+        batch_size: pictures, or texts, at a time. threads: for reading and decoding; default one for each processor.
         engine: "local" (default), "ray", or a `ray_engine.Ray` with settings of its own.
-        shard: "INDEX/COUNT": do only this part of the work; others do the rest, at the same time, into the same
-            folder. With `deduplicate`, run once with `prepare` first.
-        prepare: only make the plan, and the hashes if asked for.
+        shard: "INDEX/COUNT": do only this part of the work; other processes do the rest, at the same time, into the
+            same folder. With `deduplicate`, run once with `prepare` first.
+        prepare: only make the plan and, with `deduplicate`, the hashes.
         progress: as for `Progress`.
 
-    Broken samples are skipped, counted, and named in broken.jsonl. A kill at any moment loses at most the shards being
-    written. Memory does not grow with the input, but for about 30 bytes a sample of the input file being read.
+    Broken samples are skipped, counted, and named in broken.jsonl. A kill loses at most the shards being written.
+    Memory does not grow with the input, except for about 30 bytes per sample of the input file being read.
 
-    Raises FileNotFoundError, DataError as `open_source`; InputError when `output` holds another run, naming what
-    differs, or is in use; OSError for a full disk, naming the file.
+    Raises FileNotFoundError, DataError as `open_source`; InputError if `output` has another run, naming the
+    differences, or is in use; OSError for a full disk, naming the file.
     """
     index, count = parse_shard(shard)
     spec: EncoderSpec = ClipSpec(model, backend, dtype, device) if isinstance(model, (str, os.PathLike)) else model
@@ -118,7 +118,7 @@ def embed(
 
 
 def _check_output(settings: Settings) -> None:
-    """Before the work, not after it."""
+    """Check the output before the work."""
     if settings.to == "parquet":
         pyarrow_or_error()
     for path in map(Path, settings.inputs):
@@ -136,7 +136,7 @@ def _work(job: Job, units: list[Unit], engine: Engine, progress: bool | None) ->
 
 
 def _prepare(job: Job, units: list[Unit], engine: Engine, must_be_there: bool, progress: bool | None) -> None:
-    """The first pass, as far as it is not done."""
+    """Do the rest of the first pass."""
     output, kinds = job.settings.output, job.settings.kinds
     if all(are_compared(output, kind) for kind in kinds):
         return
@@ -194,7 +194,7 @@ def _engine(engine: str | Engine) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def _alone(output: Path, name: str) -> Iterator[None]:
-    """One process for each share."""
+    """Hold the lock of this share, so that each share has one process."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(output / name, wait=False))

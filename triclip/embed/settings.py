@@ -1,4 +1,4 @@
-"""What a bulk run is asked for, and the units of work it is cut into."""
+"""The settings of a bulk run, and its units of work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clip_core.errors import InputError
 
 from ..search.runs import DTYPES, KINDS, Input
 
-NEEDS = {"image": "images", "text": "captions"}  # of a sample
+NEEDS = {"image": "images", "text": "captions"}  # parts of a sample
 FILES = ("npy", "parquet")
 BROKEN, HASHES = "broken.jsonl", "hashes"
 SAMPLES = 16384  # per output shard
@@ -20,7 +20,7 @@ SAMPLES = 16384  # per output shard
 
 @dataclass(frozen=True)
 class Settings:
-    """See `embed` for the values. `fixed` are those that a run can't change once it has begun."""
+    """See `embed` for the values. `fixed`: those that a resumed run can't change."""
 
     inputs: tuple[str, ...]
     output: Path
@@ -57,7 +57,7 @@ class Settings:
 
 
 class Job(NamedTuple):
-    """All a worker has to know; can be pickled."""
+    """Everything a worker needs; can be pickled."""
 
     settings: Settings
     spec: Any
@@ -65,7 +65,7 @@ class Job(NamedTuple):
 
 
 def absolute(inputs: Sequence[str | os.PathLike] | str | os.PathLike) -> tuple[str, ...]:
-    """Paths that mean the same in every process. Patterns and URLs (which are refused later) pass through."""
+    """Absolute paths, valid in every process. Patterns and URLs (which are refused later) are unchanged."""
     several = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
     return tuple(path if "://" in (path := os.fspath(one)) else os.path.abspath(path) for one in several)
 

@@ -1,4 +1,4 @@
-"""Output shards: written whole or not at all, and known as finished by a record that is written last."""
+"""Output shards: written whole or not at all; a record written last marks a finished one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .settings import BROKEN, Settings
 
 
 def write_shard(settings: Settings, unit: Unit, indexes: Mapping[str, Index], about: dict[str, Any]) -> dict[str, Any]:
-    """The files of a unit, then its record, which is returned. An OSError names the file."""
+    """Write the files of a unit, then its record, which is returned. An OSError names the file."""
     files: dict[str, int] = {}
     for kind, index in indexes.items():
         target = settings.output / kind / f"{unit.name}.{settings.to}"
@@ -33,7 +33,7 @@ def write_shard(settings: Settings, unit: Unit, indexes: Mapping[str, Index], ab
 
 @contextlib.contextmanager
 def broken_file(output: Path) -> Iterator[Callable[[str, str], None]]:
-    """broken.jsonl, replaced whole: a function that adds (name, reason)."""
+    """Replace broken.jsonl as a whole; yields a function that adds (name, reason)."""
     with replaced(output / BROKEN) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
 
         def add(name: str, reason: str) -> None:
@@ -43,12 +43,12 @@ def broken_file(output: Path) -> Iterator[Callable[[str, str], None]]:
 
 
 def plain(text: str) -> str:
-    """Text that every format can hold: bytes of a file name that are no UTF-8 are written out."""
+    """Text that every format can store: bytes of a file name that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def as_index(vectors: Sequence[np.ndarray], rows: list[dict[str, Any]], model: str, store: str) -> Index:
-    """Rows of one kind with their vectors, in arrays [n, P] that follow one another."""
+    """Rows of one kind with their vectors, in consecutive arrays [n, P]."""
     columns: dict[str, Any] = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
     names = columns.pop("name", [])
     joined = np.concatenate(vectors) if len(vectors) else np.empty((0, 1), np.float32)

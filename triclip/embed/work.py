@@ -1,4 +1,4 @@
-"""The work itself: counting an input's samples, hashing a unit's, embedding a unit's."""
+"""The work: counting an input's samples, hashing a unit's samples, embedding a unit's samples."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from .encoder import Encoder
 from .settings import NEEDS, Job
 from .shards import as_index, write_shard
 
-OPEN_SOURCES = 3  # the one being read, and the next ones
+OPEN_SOURCES = 3  # open inputs: the one being read, and the next ones
 Result = TypeVar("Result")
 
 
 class Step(NamedTuple):
-    """What `Worker.embed` yields: samples that are behind it, and the record of a unit that has become whole."""
+    """Progress of `Worker.embed`: the number of samples done, and the record of a unit that was completed."""
 
     samples: int
     record: dict[str, Any] | None = None
 
 
 class Threads(NamedTuple):
-    """Who reads: a pool, how many threads it has, samples that one takes, and whether they call the model too."""
+    """The reading threads: a pool, its number of threads, samples per task, and whether threads call the model too."""
 
     pool: Executor
     size: int
@@ -46,7 +46,7 @@ class Threads(NamedTuple):
 
 
 class Worker:
-    """Does the work of one process. The model is loaded when it is first needed."""
+    """Does the work of one process. The model is loaded at its first use."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.settings = job, job.settings
@@ -55,16 +55,16 @@ class Worker:
     # -- input --------------------------------------------------------------------------------------------------------
 
     def count(self, number: int) -> Input:
-        """The input with its number of samples, and what is wrong with it."""
+        """The input with its number of samples and its damage."""
         one = self.job.inputs[number]
         try:
             source = self._sources.get(number)
-        except DataError as error:  # an OSError may be gone at the next try
+        except DataError as error:  # an OSError may be temporary
             return Input(one.path, one.size, 0, [str(error)])
         return Input(one.path, one.size, len(source), list(source.damage))
 
     def check_input(self, number: int, samples: int) -> None:
-        """Raise the first sample's error when all of some, spread over an input, are broken: a wrong column, say."""
+        """Raise the first error if all of some samples, spread over an input, are broken, e.g. by a wrong column."""
         source = self._sources.get(number)
         check_samples(source, np.linspace(0, len(source) - 1, min(samples, len(source)), dtype=int).tolist())
 
@@ -72,7 +72,7 @@ class Worker:
         settings, one = self.settings, self.job.inputs[number]
         keys: dict[str, Any] = {"image_key": settings.image_key, "caption_key": settings.caption_key}
         needs = [NEEDS[kind] for kind in settings.kinds]
-        return open_source(one.path, settings.format, **keys, needs=needs, salvage=True, probe=False)
+        return open_source(one.path, settings.format, **keys, needs=needs, salvage=True, probe=False, index=None)
 
     def _source_of(self, unit: Unit) -> Source:
         source = self._sources.get(unit.input)
@@ -96,7 +96,7 @@ class Worker:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Loaded by `embed`, before threads ask for it."""
+        """The model, loaded by `embed` before threads use it."""
         return self.job.spec.load(self.settings.batch_size)
 
     @cached_property
@@ -105,10 +105,10 @@ class Worker:
         return {one: number for number, one in enumerate(units)}
 
     def embed(self, units: Iterable[Unit]) -> Iterator[Step]:
-        """Write the shards of units, each with its record; a unit that is finished by now is passed over.
+        """Write the shards of units, each with its record; units finished meanwhile are skipped.
 
-        The next batches are read and decoded in threads while the model computes one, across units too; or each thread
-        reads and computes a batch, where the encoder has such threads.
+        The next batches, across units too, are read and decoded in threads while the model computes one; or each thread
+        reads and computes batches, if the encoder has such threads.
         """
         threads = self._threads()
         tasks = self._tasks(units, threads)
@@ -152,7 +152,7 @@ class Worker:
         return {kind: Comparison(output, kind, unit, number) for kind in self.settings.kinds}
 
     def _chunk(self, unit: Unit, numbers: range, comparisons: dict[str, Comparison], threads: Threads) -> Chunk:
-        """In a thread: samples of a unit, read and decoded, and computed where threads compute."""
+        """In a thread: read and decode samples of a unit, and compute them if threads compute."""
         path = self.job.inputs[unit.input].path
         reader = Reader(unit, self._source_of(unit), path, self.settings.kinds, self.encoder, comparisons)
         chunk = reader.read(numbers)
@@ -161,7 +161,7 @@ class Worker:
         return chunk
 
     def _write(self, whole: Chunk) -> dict[str, Any]:
-        """The shard of a unit whose chunks are all there; returns its record."""
+        """Write the shard of a unit with all its chunks; returns its record."""
         vectors = {"image": whole.vectors, "text": []}
         texts = [row["name"] for row in whole.rows["text"]]
         if texts:
@@ -175,7 +175,7 @@ class Worker:
 
 
 class _Sources:
-    """Inputs that are being read, each opened by one thread while others that want it wait; the last few stay open."""
+    """Open inputs: one thread opens an input while others that need it wait; the last few stay open."""
 
     def __init__(self, open_one: Callable[[int], Source]) -> None:
         self._open_one, self._lock = open_one, threading.Lock()
@@ -197,12 +197,12 @@ class _Sources:
             opening.set_result(self._open_one(number))
         except BaseException as error:
             with self._lock:
-                self._opened.pop(number, None)  # the next who wants it tries again
+                self._opened.pop(number, None)  # the next caller tries again
             opening.set_exception(error)
 
 
 def in_order(pool: Executor, tasks: Iterable[Callable[[], Result]], ahead: int) -> Generator[Result, None, None]:
-    """Results of the tasks in their order, with up to `ahead` further ones under way; closed, it cancels these."""
+    """Results of the tasks in their order, with up to `ahead` further tasks running; closing cancels these."""
     waiting: deque[Future[Result]] = deque()
     try:
         for task in tasks:

@@ -1,7 +1,7 @@
-"""Search among vectors: exact from mapped files, or approximate through FAISS (extra `search`).
+"""Vector search: exact in mapped files, or approximate through FAISS (extra `search`).
 
 A small index is one file (.npz, .npy, .parquet), as `triclip embed` writes it. A large one is a folder (see `folder`)
-that opens without being read and can be appended to.
+that is mapped when it is opened, and can be appended to.
 """
 
 from typing import TYPE_CHECKING

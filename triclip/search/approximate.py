@@ -1,6 +1,6 @@
-"""Approximate neighbours through FAISS (extra `search`): candidates, which are then scored exactly.
+"""Approximate nearest neighbours by FAISS (extra `search`): candidates, which are then scored exactly.
 
-"hnsw" is a graph over all vectors (Malkov and Yashunin, arXiv:1603.09320); "ivf" looks into the nearest of about
+"hnsw" is a graph over all vectors (Malkov and Yashunin, arXiv:1603.09320); "ivf" searches the nearest of about
 4 * sqrt(N) clusters. Both keep the vectors in memory as float32.
 """
 
@@ -18,13 +18,13 @@ from clip_core.errors import InputError, MissingDependencyError
 KINDS = ("exact", "hnsw", "ivf")
 LIBRARY = "faiss"
 _NEIGHBOURS = 32  # of a node of the graph
-_BUILD_BREADTH = 200  # candidates looked at when a node is linked
-_SEARCH_BREADTH = 128  # candidates looked at when asking, or twice what is asked for
-_TRAINING_POINTS = 39  # vectors a cluster needs; with fewer FAISS warns that centres will be poor
-_SHARE = 16  # one in so many clusters is looked into
+_BUILD_BREADTH = 200  # candidates examined when a node is linked
+_SEARCH_BREADTH = 128  # candidates examined by a query, or twice its `top`
+_TRAINING_POINTS = 39  # vectors per cluster; with fewer FAISS warns about poor centres
+_SHARE = 16  # one in so many clusters is searched
 _LEAST_CLUSTERS = 8
 
-Blocks = Callable[[], Iterable[np.ndarray]]  # each call gives all vectors again, float32 [n, P] at a time
+Blocks = Callable[[], Iterable[np.ndarray]]  # each call yields all vectors, in blocks float32 [n, P]
 
 
 def check_kind(kind: str) -> str:
@@ -40,7 +40,7 @@ class Candidates:
         self.index = index
 
     def ask(self, queries: np.ndarray, top: int) -> np.ndarray:
-        """float32 [Q, P] -> row numbers int64 [Q, top]; -1 where it found fewer."""
+        """float32 [Q, P] -> row numbers int64 [Q, top], filled up with -1."""
         faiss = _faiss()
         if hasattr(self.index, "nlist"):
             looked_into = min(max(_LEAST_CLUSTERS, self.index.nlist // _SHARE), self.index.nlist)
@@ -70,7 +70,7 @@ def build(kind: str, blocks: Blocks, count: int, width: int) -> Candidates:
 
 
 def load(kind: str, path: Path, count: int, width: int) -> Candidates:
-    """What `save` wrote. Raises InputError naming the file when it is damaged or of other vectors."""
+    """Read a file of `save`. Raises InputError naming the file if it is damaged or of other vectors."""
     faiss = _faiss(kind)
     try:
         index = faiss.read_index(str(path))

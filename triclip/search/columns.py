@@ -1,7 +1,7 @@
-"""Columns of an index: a name for every row and what else is known of it, kept in arrays that can be mapped.
+"""Columns of an index: a name and metadata for every row, in arrays that can be mapped.
 
-Strings are UTF-8 bytes behind one another with the offsets where they start, so a million of them open without being
-read. A column holds strings, integers (int64), numbers (float64) or flags (bool) throughout.
+Strings are concatenated UTF-8 bytes with their offsets, so that a million of them open without being read. All values
+of a column are strings, integers (int64), numbers (float64) or flags (bool).
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import numpy as np
 from clip_core.errors import InputError
 
 NAME = "name"  # the column that every index has
+# Which version of its file a row was made of, for an index that is kept up to date; not among a row's metadata.
+VERSION = {"file.size": "integer", "file.time": "integer", "file.sha256": "string"}
+_UNKNOWN = {"integer": -1, "string": ""}
 KINDS = ("string", "integer", "number", "flag")
 _DTYPES = {"integer": np.dtype(np.int64), "number": np.dtype(np.float64), "flag": np.dtype(bool)}
-_ROWS = 1 << 16  # compared or decoded at a time
+_ROWS = 1 << 16  # rows compared or decoded at a time
 
 
 class Strings:
@@ -28,7 +31,7 @@ class Strings:
 
     @classmethod
     def of(cls, values: Sequence[str]) -> Strings:
-        encoded = [os.fsencode(value) for value in values]  # a path may hold bytes that are no UTF-8
+        encoded = [os.fsencode(value) for value in values]  # a path may contain bytes that are not UTF-8
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(value) for value in encoded], out=offsets[1:])
         return cls(offsets, np.frombuffer(b"".join(encoded), np.uint8))
@@ -48,19 +51,19 @@ class Strings:
                 yield os.fsdecode(data[left:right])
 
     def equal(self, value: str) -> np.ndarray:
-        """bool [N]; only strings of the same length are looked at."""
+        """bool [N]; compares only strings of the same length."""
         wanted = np.frombuffer(os.fsencode(value), np.uint8)
         out = np.zeros(len(self), bool)
         same_length = np.flatnonzero(np.diff(self.offsets) == len(wanted))
         for start in range(0, len(same_length), _ROWS):
             rows = same_length[start : start + _ROWS]
             where = self.offsets[rows][:, None] + np.arange(len(wanted))
-            letters = self.data.take(where, mode="clip")  # a damaged offset finds nothing
+            letters = self.data.take(where, mode="clip")  # a damaged offset matches nothing
             out[rows] = (letters == wanted).all(1)
         return out
 
     def check(self) -> None:
-        """Raises ValueError when the offsets don't fit the data."""
+        """Raise ValueError if the offsets don't fit the data."""
         if self.offsets.ndim != 1 or not len(self.offsets) or self.offsets.dtype != np.int64:
             raise ValueError(f"wanted int64 offsets, found {self.offsets.dtype} {self.offsets.shape}")
         if self.data.ndim != 1 or self.data.dtype != np.uint8:
@@ -109,7 +112,7 @@ class Column:
 
 
 def make_columns(names: Sequence[str], metadata: Mapping[str, Sequence[Any]] | None) -> dict[str, Column]:
-    """The columns of new rows, the names first. Raises InputError naming the column that can't be one."""
+    """The columns of new rows, the names first. Raises InputError naming an invalid column."""
     metadata = dict(metadata or {})
     if NAME in metadata:
         raise InputError(f"metadata: the column {NAME!r} holds the names themselves")
@@ -156,6 +159,20 @@ def _kind(title: str, row: int, value: Any) -> str:
     )
 
 
+def is_shown(title: str) -> bool:
+    """Whether a column is a row's metadata."""
+    return title not in VERSION
+
+
+def with_version(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns with those of the files' versions, not known where they are new."""
+    count = len(columns[NAME])
+    unknown = {title: _column(title, [_UNKNOWN[kind]] * count) for title, kind in VERSION.items()}
+    if not count:
+        unknown = {title: Column(kind, []) for title, kind in VERSION.items()}
+    return {**columns, **{title: column for title, column in unknown.items() if title not in columns}}
+
+
 def dtype_of(kind: str) -> np.dtype:
-    """The dtype of a column that holds no strings."""
+    """The dtype of a column without strings."""
     return _DTYPES[kind]

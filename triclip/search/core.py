@@ -12,7 +12,7 @@ import numpy as np
 from clip_core.errors import InputError
 
 from . import approximate
-from .columns import NAME, Column, make_columns
+from .columns import NAME, Column, is_shown, make_columns
 from .exact import best_rows, longest, rescore
 from .filters import select_rows
 from .origin import Origin
@@ -25,14 +25,13 @@ class Index:
     """Unit vectors with names.
 
     Args:
-        vectors: [N, P]; float16 stays so, all else becomes float32.
+        vectors: [N, P]; float16 is kept, other dtypes become float32.
         names: N paths or sentences.
-        model: the name of the model that made them; queries need the same one.
+        model: the name of the vectors' model; queries need the same one.
         metadata: column -> N strings, numbers or flags, for filters.
-        fingerprint: of the model, see `triclip.fingerprint`; default "", not known.
-        root: the folder that the names are relative to; default "", none.
+        fingerprint, root, background, rules: see `Origin`; default "", not known or none.
 
-    Attributes: origin, the model, fingerprint and root as an `Origin`; columns, a mapping of titles to `Column`, "name"
+    Attributes: origin, the model and facts as an `Origin`; columns, a mapping of titles to `Column`, "name"
     first; path, of a folder index; else None.
     """
 
@@ -46,13 +45,20 @@ class Index:
         metadata: Mapping[str, Sequence[Any]] | None = None,
         fingerprint: str = "",
         root: str = "",
+        background: str = "",
+        rules: str = "",
     ) -> None:
         if vectors.ndim != 2 or len(vectors) != len(names):
             raise InputError(f"index: wanted one row per name, found {vectors.shape} and {len(names)} names")
         if vectors.dtype.kind not in "fiu":
             raise InputError(f"index: wanted vectors of numbers, found {vectors.dtype}")
         vectors = vectors if vectors.dtype in DTYPES else vectors.astype(np.float32)
-        self._set([vectors], make_columns(names, metadata), Origin(model, fingerprint, root), vectors.shape[1])
+        self._set(
+            [vectors],
+            make_columns(names, metadata),
+            Origin(model, fingerprint, root, background, rules),
+            vectors.shape[1],
+        )
 
     @classmethod
     def from_parts(
@@ -63,10 +69,10 @@ class Index:
         width: int,
         largest_norm: float | None = None,
     ) -> Index:
-        """An index over arrays [N_i, P] that follow one another, as they are: nothing is copied.
+        """An index over consecutive arrays [N_i, P], without copies.
 
-        columns: title -> `Column` of all rows, "name" first; largest_norm: no row is longer, default: found when it is
-        needed.
+        columns: title -> `Column` of all rows, "name" first; largest_norm: an upper bound of the rows' lengths,
+        computed when needed by default.
         """
         index = Index.__new__(Index)
         index._set(list(parts), dict(columns), origin, width, largest_norm)
@@ -82,14 +88,14 @@ class Index:
     ) -> None:
         self.parts, self.columns, self.origin, self.width = parts, columns, origin, width
         self._largest_norm = largest_norm
-        self._candidates: dict[str, tuple[approximate.Candidates, int]] = {}  # kind -> with the rows they cover
+        self._candidates: dict[str, tuple[approximate.Candidates, int]] = {}  # kind -> (candidates, rows covered)
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
     @property
     def model(self) -> str:
-        """The name of the model that made the vectors."""
+        """The name of the vectors' model."""
         return self.origin.model
 
     @property
@@ -98,7 +104,7 @@ class Index:
 
     @property
     def vectors(self) -> np.ndarray:
-        """[N, P]; mapped from the file where it is one piece."""
+        """[N, P]; mapped from the file if it has one part."""
         return self.parts[0] if len(self.parts) == 1 else np.concatenate([self._no_rows(), *self.parts])
 
     @property
@@ -110,17 +116,17 @@ class Index:
 
     @property
     def largest_norm(self) -> float:
-        """The length of the longest vector. Raises InputError when one is not finite."""
+        """The length of the longest vector. Raises InputError if one is not finite."""
         if self._largest_norm is None:
             self._largest_norm = longest(self.blocks())
         return self._largest_norm
 
     def metadata(self, row: int) -> dict[str, Any]:
-        """Everything known of a row, by column."""
-        return {title: column[row] for title, column in self.columns.items()}
+        """Everything known of a row, by column; but which version of its file it was made of."""
+        return {title: column[row] for title, column in self.columns.items() if is_shown(title)}
 
     def vector(self, row: int) -> np.ndarray:
-        """float32 [P] of one row, read alone."""
+        """float32 [P] of one row, without reading others."""
         if not 0 <= row < len(self):
             raise IndexError(f"wanted a row below {len(self)}, found {row}")
         for part in self.parts:
@@ -134,7 +140,7 @@ class Index:
         vectors = np.stack([self.vector(int(row)) for row in rows]) if len(rows) else self._no_rows()
         columns = {title: [column[int(row)] for row in rows] for title, column in self.columns.items()}
         names = columns.pop(NAME)
-        return Index(vectors.astype(self.dtype), names, self.model, columns, self.origin.fingerprint, self.origin.root)
+        return Index(vectors.astype(self.dtype), names, self.model, columns, **self.origin.facts)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The vectors, some rows at a time, as stored."""
@@ -165,11 +171,11 @@ class Index:
         Args:
             queries: unit vectors [Q, P].
             top: k, from 1.
-            where: which rows are looked at: a filter such as "year>=2020", a list of such, a mapping of columns to
-                values, a mask bool [N], row numbers, or a function of a row as a dict; see `filters.select_rows`.
-            kind: "exact" (default); "hnsw" or "ivf" take candidates from FAISS (extra `search`), which are
-                built at the first use. What they give is scored exactly; rows that were appended later are looked
-                at as well; with `where` the search is exact.
+            where: the rows to search: a filter such as "year>=2020", a list of such, a mapping of columns to values, a
+                mask bool [N], row numbers, or a function of a row as a dict; see `filters.select_rows`.
+            kind: "exact" (default); "hnsw" or "ivf" take candidates from FAISS (extra `search`), built at the first
+                use. Candidates are scored exactly, and rows appended later are searched exactly; with `where` the
+                whole search is exact.
 
         Returns (scores float32, rows int64), both [Q, min(k, rows there are)]. Raises InputError.
         """
@@ -200,7 +206,7 @@ class Index:
         scores, rows = np.empty((len(queries), top), np.float32), np.empty((len(queries), top), np.int64)
         for i, query in enumerate(queries):
             able = np.concatenate([np.unique(found[i][found[i] >= 0]), newest[i]])
-            if len(able) < top:  # clusters or a graph that held too few
+            if len(able) < top:  # too few candidates
                 exact = best_rows(self.parts, query[None], top, self.largest_norm)
                 scores[i], rows[i] = exact[0][0], exact[1][0]
                 continue
@@ -210,7 +216,7 @@ class Index:
         return scores, rows
 
     def candidates(self, kind: str) -> tuple[approximate.Candidates, int]:
-        """The approximate index of a kind and the number of rows it covers; built, and kept, when there is none.
+        """The approximate index of a kind and the number of rows it covers; built and kept if there is none.
 
         Raises MissingDependencyError without FAISS.
         """
@@ -226,8 +232,8 @@ class Index:
         return (block.astype(np.float32, copy=False) for block in self.blocks())
 
     def recall(self, queries: np.ndarray, top: int = 10, kind: str = "hnsw") -> float:
-        """Recall@k of an approximate search against the exact one: the share of the k best that it finds, over all
-        queries [Q, P]. A row that scores as high as the k-th counts as found, whichever of the equal ones it is."""
+        """Recall@k of an approximate search: the share of the exact k best rows that it finds, over all queries [Q, P].
+        Any row with the score of the k-th counts as found."""
         wanted, _ = self.search_rows(queries, top)
         found, _ = self.search_rows(queries, top, kind=kind)
         return float((found >= wanted[:, -1:]).mean()) if wanted.size else 1.0
@@ -235,8 +241,8 @@ class Index:
     # -- files --------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write by suffix: .npz; .npy with the rest in `<file>.json`; .parquet; .index, a folder. An index
-        that is there is replaced when the new one is whole."""
+        """Write by suffix: .npz; .npy with the rest in `<file>.json`; .parquet; .index, a folder. An existing index is
+        replaced after the new one is complete."""
         from .parts import replace
         from .single_file import check_output, write_file
 
@@ -248,7 +254,7 @@ class Index:
 
 
 def sampled_recall(index: Index, kind: str, count: int = 200, top: int = 10) -> dict[str, Any]:
-    """{"recall@k", "queries"}: `Index.recall` with about `count` of its own vectors, evenly spread, as the queries."""
+    """{"recall@k", "queries"}: `Index.recall` for about `count` of the index's own vectors, evenly spread."""
     step = max(1, len(index) // count)
     queries = np.concatenate([np.empty((0, index.width), np.float32), *(part[::step] for part in index.parts)])
     return {f"recall@{top}": index.recall(queries.astype(np.float32), top, kind), "queries": len(queries)}

@@ -1,8 +1,8 @@
-"""The best rows by dot product, exactly, in blocks.
+"""Exact search for the best rows by dot product, in blocks.
 
-A score is the float64 sum of the products of what is stored, rounded to float32; equal scores rank by row. It depends
-on neither the block, nor the storage's order in memory, nor the machine's BLAS: a float32 product only narrows each
-block down to the rows that can still be among the best, by the bound on its rounding error, and those are summed again.
+A score is the float64 sum of the products of the stored values, rounded to float32; equal scores rank by row. It is
+independent of the blocks, of the memory layout and of the BLAS: a float32 product only selects, by a bound of its
+rounding error, the rows that can be among the best, and these are summed again.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 from clip_core.errors import InputError
 
-_BLOCK_VALUES = 1 << 23  # numbers of a block held in float32: 32 MiB
-_QUERIES = 128  # asked at a time
+_BLOCK_VALUES = 1 << 23  # numbers in a block in float32: 32 MiB
+_QUERIES = 128  # queries at a time
 _SUMMED = 4096  # rows summed in float64 at a time
-_ROUNDING = 2.0**-24  # of one float32 operation
+_ROUNDING = 2.0**-24  # rounding error of one float32 operation
 
 
 def best_rows(
@@ -29,11 +29,11 @@ def best_rows(
     """The `top` best rows of each query, best first.
 
     Args:
-        parts: arrays [N_i, P], float32 or float16, that follow one another; mapped files are read block by block.
+        parts: consecutive arrays [N_i, P], float32 or float16; mapped files are read block by block.
         queries: float [Q, P].
         top: k.
-        largest_norm: no row of the parts is longer.
-        rows: ascending row numbers to choose among; default all.
+        largest_norm: an upper bound of the rows' lengths.
+        rows: ascending row numbers to search; default all.
 
     Returns (scores float32, rows int64), both [Q, min(k, rows)].
     """
@@ -60,7 +60,7 @@ def rescore(parts: Sequence[np.ndarray], query: np.ndarray, rows: np.ndarray) ->
 
 def score(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     """The definition: vectors [K, P], query [P] -> float32 [K]."""
-    # A product and a sum along the rows: unlike BLAS, the same order of addition for every row.
+    # A product and a row sum: unlike in BLAS, the order of addition is the same for every row.
     return (vectors.astype(np.float64) * query.astype(np.float64)).sum(1).astype(np.float32)
 
 
@@ -69,7 +69,7 @@ def _best(
 ) -> tuple[np.ndarray, np.ndarray]:
     width = queries.shape[1]
     norms = np.linalg.norm(queries.astype(np.float64), axis=1)
-    # In any order of addition a float32 dot product errs by at most P * rounding * |a| * |b|. Twice, for two rows.
+    # A float32 dot product, added in any order, errs by at most P * rounding * |a| * |b|; twice, for two rows.
     margins = 2.2 * (width + 2) * _ROUNDING * norms * largest_norm + np.finfo(np.float32).tiny
     best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
     narrow = queries.astype(np.float32)
@@ -80,7 +80,7 @@ def _best(
             least = np.partition(rough, len(block) - top, axis=1)[:, len(block) - top] - margins
         for i, (scores, _) in enumerate(best):
             bound = max(least[i], scores[-1] - margins[i] if len(scores) == top else -np.inf)
-            able = np.flatnonzero(~(rough[i] < bound))  # what overflowed to NaN stays
+            able = np.flatnonzero(~(rough[i] < bound))  # rows that overflowed to NaN are kept
             for start in range(0, len(able), _SUMMED):
                 some = able[start : start + _SUMMED]
                 best[i] = _merge(best[i], score(block[some], queries[i]), numbers[some], top)
@@ -120,7 +120,7 @@ def _offsets(parts: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def longest(blocks: Iterable[np.ndarray]) -> float:
-    """The length of the longest vector of blocks [n, P]. Raises InputError when one is not finite."""
+    """The length of the longest vector of blocks [n, P]. Raises InputError if one is not finite."""
     largest, row = 0.0, 0
     for block in blocks:
         squares = np.einsum("np,np->n", block, block, dtype=np.float64, casting="same_kind")

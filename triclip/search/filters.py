@@ -1,4 +1,4 @@
-"""Which rows a search looks at: by columns, row numbers, a mask, or a predicate."""
+"""Selecting the rows of a search: by columns, row numbers, a mask, or a predicate."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def parse_filter(text: str) -> Filter:
     """`year>=2020`, `vendor=noto`, `name~*cat*` -> (column, operator, value as written).
 
     Operators: = (or ==) != < <= > >= and ~, a shell pattern (for strings). Spaces around the operator and at the ends
-    don't count; the column and the value may stand in quotes, 'x' or "x", within which all is as written. Raises
-    InputError on anything else.
+    are ignored; the column and the value may be quoted, 'x' or "x", to be taken literally. Raises InputError for
+    anything else.
     """
     match = _EXPRESSION.fullmatch(text)
     if not match:
@@ -50,7 +50,7 @@ def select_rows(where: Any, columns: Mapping[str, Column], count: int) -> np.nda
     """Ascending row numbers int64, or None for all.
 
     `where`: None; a filter as text (see `parse_filter`) or as a tuple (column, operator, value), or a list of filters
-    that must all hold; a mapping of columns to the value, or to a list of values, that they may have; a mask bool [N];
+    that must all hold; a mapping of columns to an allowed value or a list of allowed values; a mask bool [N];
     row numbers int [K]; or a function of a row as a dict.
     """
     if where is None:
@@ -120,7 +120,7 @@ def _matches(title: str, column: Column, pattern: Any) -> np.ndarray:
 
 
 def _value(title: str, column: Column, value: Any) -> Any:
-    """The value in the column's kind. Raises InputError when it is of another one."""
+    """The value converted to the column's kind. Raises InputError if that is impossible."""
     try:
         if column.kind == "string" and isinstance(value, str):
             return value
@@ -134,5 +134,5 @@ def _value(title: str, column: Column, value: Any) -> Any:
 
 
 def _is_integer(value: Any) -> bool:
-    """A column of integers may be compared with 2.5, but a large integer must not pass through a float."""
+    """Whether the value is an integer: large ones must not be converted to floats, but 2.5 may be compared too."""
     return isinstance(value, int | np.integer) or isinstance(value, str) and value.lstrip("+-").isdecimal()

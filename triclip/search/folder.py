@@ -1,12 +1,12 @@
-"""An index as a folder: mapped at once, however large, and appended to without being rewritten.
+"""An index as a folder: memory-mapped at any size, and appended to without a rewrite.
 
     index.json                     the model, width, dtype, columns, and the parts in order
     part-00000.vectors.npy         [N, P] float32 or float16
     part-00000.column0.*.npy       the names; then one set per column (see `columns`)
     candidates-hnsw.json, .bin     an approximate index and the rows it covers, if one was built
 
-A part is written before index.json, which is replaced as a whole, names it (see `parts`): a process killed at any
-moment leaves the index as it was, or as it was to be. Files are NumPy's .npy, never pickles.
+A part is written before index.json, which is replaced as a whole, names it (see `parts`), so that a process killed at
+any moment leaves the old or the new index. Files are NumPy's .npy, never pickles.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from .origin import Origin
 from .parts import MANIFEST, is_record, read_json, read_manifest
 from .writing import replaced, write_json
 
-_SAME = 1e-3  # of a unit vector's numbers: more than float16 and batches of another size change
+_SAME = 1e-3  # between a unit vector's numbers: above the changes by float16 and by other batch sizes
 
 
 class FolderIndex(Index):
-    """An `Index` kept in a folder; see the module for its files.
+    """An `Index` in a folder; see the module for its files.
 
-    Opening reads the manifest alone. Raises FileNotFoundError, or InputError naming the file that is wrong.
+    Opening reads only the manifest. Raises FileNotFoundError, or InputError naming the damaged file.
     """
 
     path: Path
@@ -47,13 +47,13 @@ class FolderIndex(Index):
         cls, path: str | os.PathLike, model: str, width: int, columns: Mapping[str, str], dtype: str = "float32"
     ) -> FolderIndex:
         """An empty index in a new folder. `columns`: title -> kind of the metadata; `dtype`: float32 or float16."""
-        parts.create(Path(path), parts.new_manifest(Origin(model), width, columns, dtype))
+        parts.create(Path(path), parts.new_manifest(Path(path), Origin(model), width, columns, dtype))
         return cls(path)
 
     def _open(self) -> None:
         self.manifest, vectors, columns = parts.open_parts(self.path)
         largest = max((part["largest_norm"] for part in self.manifest["parts"]), default=0.0)
-        self._set(vectors, columns, parts.origin_of(self.manifest), self.manifest["width"], largest)
+        self._set(vectors, columns, parts.origin_of(self.manifest, self.path), self.manifest["width"], largest)
 
     def _no_rows(self) -> np.ndarray:
         return np.empty((0, self.width), self.manifest["dtype"])
@@ -64,11 +64,11 @@ class FolderIndex(Index):
         names: Sequence[str],
         metadata: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        """Add rows; on disk when this returns, and before that not at all. Processes may append in turn.
+        """Add rows; they are on disk when this returns, and not visible before. Several processes may append.
 
-        The vectors [N, P] are stored in the index's dtype; the metadata needs its columns. Raises InputError.
+        The vectors [N, P] are stored in the index's dtype; the metadata must have its columns. Raises InputError.
         """
-        self.extend(Index(np.asarray(vectors), names, self.model, metadata, self.origin.fingerprint, self.origin.root))
+        self.extend(Index(np.asarray(vectors), names, self.model, metadata, **self.origin.facts))
 
     def extend(self, source: Index) -> None:
         """Add all rows of another index of the same model, as `append` does."""
@@ -81,12 +81,12 @@ class FolderIndex(Index):
                 write_json(self.path / MANIFEST, more)
         kept = self._candidates
         self._open()
-        self._candidates = kept  # they cover the first rows still
+        self._candidates = kept  # they still cover the first rows
 
     # -- approximate search -------------------------------------------------------------------------------------------
 
     def candidates(self, kind: str) -> tuple[approximate.Candidates, int]:
-        """As `Index.candidates`; what is built is kept in the folder, and taken from there."""
+        """As `Index.candidates`, but kept in the folder and loaded from there."""
         if kind not in self._candidates:
             kept = self._load_candidates(kind)
             if kept is not None:
@@ -94,7 +94,7 @@ class FolderIndex(Index):
         return super().candidates(kind)
 
     def rebuild_candidates(self, kind: str) -> None:
-        """Build an approximate index over all rows anew, after many were appended."""
+        """Rebuild an approximate index over all rows, after many were appended."""
         self._candidates[kind] = self._build_candidates(kind), len(self)
 
     def _build_candidates(self, kind: str) -> approximate.Candidates:
@@ -102,7 +102,7 @@ class FolderIndex(Index):
         record_path = self.path / f"candidates-{kind}.json"
         path = record_path.with_suffix(".bin")
         with parts.writing(self.path):
-            record_path.unlink(missing_ok=True)  # never the old record with the new file
+            record_path.unlink(missing_ok=True)  # the old record must not be there with the new file
             with replaced(path) as draft:
                 built.save(draft)
             about = {"id": self.manifest["id"], "library": approximate.LIBRARY, "rows": len(self)}
@@ -126,19 +126,19 @@ class FolderIndex(Index):
 
 
 def build_folder(path: str | os.PathLike, sources: Iterable[Index], dtype: str | None = None) -> FolderIndex:
-    """One folder index from several of the same model, one part for each.
+    """Combine several indexes of the same model into a folder index, with one part for each.
 
-    `dtype`: float32 or float16; default that of the first. An index at `path` is replaced when the new one is whole.
-    Raises InputError when the sources differ in model, width or columns, or when something else is in the way.
+    `dtype`: float32 or float16; default that of the first. An index at `path` is replaced when the new one is complete.
+    Raises InputError if the sources differ in model, width or columns, or if `path` is something else.
     """
     parts.replace(Path(path), sources, dtype)
     return FolderIndex(path)
 
 
 def append_index(target: FolderIndex, source: Index) -> int:
-    """All rows of another index of the same model that are not there yet; returns how many these are.
+    """Append the missing rows of another index of the same model; returns their number.
 
-    A row is there when one of its name has the same vector, up to rounding. Raises InputError for another model.
+    A row exists if one of its name has the same vector, up to rounding. Raises InputError for another model.
     """
     target.origin.check_model(source.model, source.origin.fingerprint)
     names = target.origin.renamed(source.names, source.origin)

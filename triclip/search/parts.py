@@ -1,14 +1,16 @@
-"""The files of an index folder: how they are written, replaced, swept and opened. See `folder` for their names.
+"""Writing, replacing, sweeping and opening the files of an index folder. See `folder` for their names.
 
-What is there is what the manifest names. New rows are files with new numbers, which count once the manifest, replaced
-in one step, names them. So a process killed at any moment leaves the old index or the new one, no file that somebody
-has mapped is ever replaced (which Windows would refuse), and files that no manifest names are swept by the next writer.
+The index consists of the files that the manifest names. New rows are files with new numbers, which become part of it
+when the manifest, replaced in one step, names them. A process killed at any moment therefore leaves the old index or
+the new one, mapped files are never replaced (which Windows would refuse), and the next writer removes files that the
+manifest does not name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,9 +22,9 @@ import numpy as np
 from clip_core.errors import InputError
 
 from ..locks import locked
-from .columns import KINDS, NAME, Column, Strings, dtype_of
+from .columns import KINDS, NAME, Column, Strings, dtype_of, is_shown, with_version
 from .exact import longest
-from .origin import Origin
+from .origin import FACTS, Origin
 from .runs import DTYPES
 from .writing import naming, save_array, save_rows, write_json
 
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
     from .core import Index
 
 MANIFEST = "index.json"
+UNREADABLE = "unreadable.json"  # which pictures could not be read, see `triclip.upkeep`
+BUSY = ".updating"  # locked by who brings the index up to date
 _LOCK = ".lock"
 _FORMAT, _VERSION = "triclip-index", 1
-_MAPPED_FROM = 1 << 16  # bytes; a smaller file is read (an empty one can't be mapped)
+_MAPPED_FROM = 1 << 16  # bytes; smaller files are read (empty ones can't be mapped)
 _PART = re.compile(r"part-(\d+)\.[\w.]+\.npy")
 _CANDIDATES = re.compile(r"candidates-\w+\.(json|bin)")
-_DRAFT = re.compile(r"\.(index|candidates)[\w.-]*\.triclip-\w+")  # of a writer that was killed
+_DRAFT = re.compile(r"\.(index|candidates)[\w.-]*\.triclip-\w+")  # leftovers of a killed writer
 
 Manifest = dict[str, Any]
 
@@ -45,7 +49,7 @@ Manifest = dict[str, Any]
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """While no other thread or process writes to the index, and files that its manifest doesn't name are removed."""
+    """Hold the index's write lock, against other threads and processes, and remove files outside the manifest."""
     with locked(folder / _LOCK):
         sweep(folder)
         try:
@@ -55,7 +59,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def create(folder: Path, manifest: Manifest) -> None:
-    """An empty index. Raises FileExistsError when one is there, InputError when something else is in the way."""
+    """Write an empty index. Raises FileExistsError if there is one, InputError if the path is something else."""
     if (folder / MANIFEST).is_file():
         raise FileExistsError(f"{folder}: there is an index already")
     check_target(folder)
@@ -65,27 +69,32 @@ def create(folder: Path, manifest: Manifest) -> None:
 
 
 def check_target(folder: Path) -> None:
-    """Raises InputError unless an index may be written there: over an index, or where there is nothing."""
+    """Raise InputError unless the path is an index or free."""
     if not folder.exists() or (folder / MANIFEST).is_file():
         return
-    # A folder with an index's files alone is what was left when the first writing of one was killed.
+    # A folder with only an index's files is the leftover of a killed first write.
     if not folder.is_dir() or not all(_is_own(path.name) for path in folder.iterdir()):
         raise InputError(f"{folder}: exists and is no index folder; it is not replaced")
 
 
-def new_manifest(origin: Origin, width: int, kinds: Mapping[str, str], dtype: str) -> Manifest:
-    """Of an index without rows. `kinds`: title -> kind of the metadata."""
+def new_manifest(folder: Path, origin: Origin, width: int, kinds: Mapping[str, str], dtype: str) -> Manifest:
+    """Of an index without rows. `kinds`: title -> kind of the metadata.
+
+    Of a hidden folder among the pictures the root is stored as seen from it: both may be moved together.
+    """
     if dtype not in DTYPES:
         raise InputError(f"dtype: wanted one of {', '.join(DTYPES)}, found {dtype!r}")
     titles = [[NAME, "string"], *([title, kind] for title, kind in kinds.items() if title != NAME)]
     about = {"format": _FORMAT, "version": _VERSION, "id": uuid.uuid4().hex, "model": origin.model, **origin.facts}
+    if folder.name.startswith(".") and origin.root == os.path.dirname(os.path.abspath(folder)):
+        about["root"] = ".."
     return {**about, "width": width, "dtype": dtype, "columns": titles, "parts": []}
 
 
 def replace(folder: Path, sources: Iterable[Index], dtype: str | None = None) -> None:
-    """An index of all rows of the sources, one part each, in place of one that is there.
+    """Replace an index by one of all rows of the sources, with one part each.
 
-    Raises InputError when the sources differ in model, width or columns, or when something else is in the way.
+    Raises InputError if the sources differ in model, width or columns, or if the path is something else.
     """
     check_target(folder)
     folder.mkdir(exist_ok=True)
@@ -93,16 +102,16 @@ def replace(folder: Path, sources: Iterable[Index], dtype: str | None = None) ->
         with writing(folder):
             write_json(folder / MANIFEST, _with_parts(folder, sources, dtype))
     finally:
-        _remove_remains(folder)
+        remove_remains(folder)
 
 
 def _with_parts(folder: Path, sources: Iterable[Index], dtype: str | None) -> Manifest:
-    """The manifest of a new index, whose files are written."""
+    """The manifest of a new index, after writing its files."""
     manifest: Manifest | None = None
     for source in sources:
         if manifest is None:
             kinds = {title: column.kind for title, column in source.columns.items()}
-            manifest = new_manifest(source.origin, source.width, kinds, dtype or source.dtype.name)
+            manifest = new_manifest(folder, source.origin, source.width, kinds, dtype or source.dtype.name)
         manifest = with_part(folder, manifest, source)
     if manifest is None:
         raise InputError(f"{folder}: wanted at least one index to build it from, found none")
@@ -110,7 +119,7 @@ def _with_parts(folder: Path, sources: Iterable[Index], dtype: str | None) -> Ma
 
 
 def with_part(folder: Path, manifest: Manifest, source: Index) -> Manifest:
-    """The manifest with a further part, whose files are written; the caller then writes the manifest."""
+    """The manifest with a further part, after writing its files; the caller then writes the manifest."""
     columns = _matching(folder, manifest, source)
     if not len(source):
         return manifest
@@ -139,12 +148,14 @@ def _arrays(column: Column) -> dict[str, np.ndarray]:
 
 def _matching(folder: Path, manifest: Manifest, source: Index) -> list[Column]:
     """The source's columns in the manifest's order. Raises InputError when they don't fit, or the rows don't."""
-    origin = origin_of(manifest)
+    origin = origin_of(manifest, folder)
     origin.check_model(source.model, source.origin.fingerprint)
     if source.width != manifest["width"]:
         raise InputError(f"{folder}: wanted vectors of width {manifest['width']}, found {source.width}")
     wanted = dict(manifest["columns"])
-    found = {title: _as_kind(column, wanted.get(title)) for title, column in source.columns.items()}
+    given = with_version(source.columns)
+    given = {title: column for title, column in given.items() if is_shown(title) or title in wanted}
+    found = {title: _as_kind(column, wanted.get(title)) for title, column in given.items()}
     kinds = {title: column.kind for title, column in found.items()}
     if kinds != wanted and len(source):
         raise InputError(f"{folder}: wanted the columns {_listed(wanted)}, found {_listed(kinds)}")
@@ -153,12 +164,14 @@ def _matching(folder: Path, manifest: Manifest, source: Index) -> list[Column]:
     return [found[title] for title in wanted] if len(source) else []
 
 
-def origin_of(manifest: Manifest) -> Origin:
-    return Origin(manifest["model"], manifest.get("fingerprint", ""), manifest.get("root", ""))
+def origin_of(manifest: Manifest, folder: Path) -> Origin:
+    """A relative root is seen from the index's folder: of one that lies among its pictures, and moves with them."""
+    origin = Origin(manifest["model"], **{key: manifest[key] for key in FACTS if key in manifest})
+    return origin._replace(root=os.path.abspath(os.path.join(folder, origin.root))) if origin.root else origin
 
 
 def _as_kind(column: Column, kind: str | None) -> Column:
-    """An integer is a number too."""
+    """A column converted to a kind; integers are numbers too."""
     if (column.kind, kind) == ("integer", "number"):
         return Column("number", [part.astype(np.float64) for part in column.parts])
     return column
@@ -172,15 +185,15 @@ def _listed(kinds: Mapping[str, str]) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove files that the manifest doesn't name; only for who holds the lock.
+    """Remove files that the manifest doesn't name; only under the lock.
 
-    On Windows a file that a reader has mapped stays, and is removed by a later writer.
+    On Windows a mapped file stays, and is removed by a later writer.
     """
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:
         manifest = {"id": None, "parts": []}
-    except InputError:  # damaged: nothing can be told from it
+    except InputError:  # damaged, so unknown
         return
     named = {part["number"] for part in manifest["parts"]}
     for path in folder.iterdir():
@@ -192,20 +205,21 @@ def sweep(folder: Path) -> None:
 
 
 def _record_id(path: Path) -> Any:
-    """Of which index an approximate one is; "" if that can't be told."""
+    """The id of the index that an approximate one belongs to; "" if unknown."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
-def _remove_remains(folder: Path) -> None:
+def remove_remains(folder: Path) -> None:
     """The folder, if the first writing of its index has failed."""
     if (folder / MANIFEST).is_file():
         return
     with contextlib.suppress(OSError), locked(folder / _LOCK, wait=False):
-        if {path.name for path in folder.iterdir()} == {_LOCK}:
+        if {path.name for path in folder.iterdir()} <= {_LOCK, BUSY}:
             (folder / _LOCK).unlink()
+            (folder / BUSY).unlink(missing_ok=True)
             folder.rmdir()
 
 
@@ -214,14 +228,14 @@ def _numbers(folder: Path) -> Iterator[int]:
 
 
 def _is_own(name: str) -> bool:
-    return name == _LOCK or any(pattern.fullmatch(name) for pattern in (_PART, _CANDIDATES, _DRAFT))
+    return name in (_LOCK, BUSY, UNREADABLE) or any(pattern.fullmatch(name) for pattern in (_PART, _CANDIDATES, _DRAFT))
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
 def part_file(folder: Path, number: int, what: str) -> Path:
-    """Names follow from numbers, so no manifest can point outside its folder."""
+    """The name of a part's file, made from numbers, so that no manifest can point outside its folder."""
     return folder / f"part-{number:05d}.{what}.npy"
 
 
@@ -230,7 +244,7 @@ def open_parts(folder: Path) -> tuple[Manifest, list[np.ndarray], dict[str, Colu
     manifest = read_manifest(folder)
     while True:
         try:
-            return manifest, *_open(folder, manifest)
+            return manifest, *open_arrays(folder, manifest)
         except InputError:  # damaged; or a writer has replaced the index and swept the files meanwhile
             now = read_manifest(folder)
             if now == manifest:
@@ -238,7 +252,8 @@ def open_parts(folder: Path) -> tuple[Manifest, list[np.ndarray], dict[str, Colu
             manifest = now
 
 
-def _open(folder: Path, manifest: Manifest) -> tuple[list[np.ndarray], dict[str, Column]]:
+def open_arrays(folder: Path, manifest: Manifest) -> tuple[list[np.ndarray], dict[str, Column]]:
+    """The vectors and columns that a manifest names, mapped. Raises InputError."""
     shapes = [(part["rows"], manifest["width"]) for part in manifest["parts"]]
     vectors = [
         map_array(part_file(folder, part["number"], "vectors"), manifest["dtype"], shape)
@@ -265,7 +280,7 @@ def _map_column(folder: Path, part: Mapping[str, Any], place: int, kind: str) ->
 
 
 def map_array(path: Path, dtype: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """A .npy file, mapped when it is large. Raises InputError unless it is whole and of this dtype and shape."""
+    """A .npy file, mapped if it is large. Raises InputError unless it is complete and of this dtype and shape."""
     try:
         large = path.stat().st_size >= _MAPPED_FROM
         array = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
@@ -287,7 +302,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: wanted the manifest of an index, found something else")
     if manifest.get("version") != _VERSION:
         raise InputError(f"{path}: wanted version {_VERSION} of the format, found {manifest.get('version')!r}")
-    facts = {key: str for key in ("fingerprint", "root") if key in manifest}
+    facts = {key: str for key in FACTS if key in manifest}
     wanted = {**facts, "id": str, "model": str, "width": int, "dtype": str, "columns": list, "parts": list}
     for key, kind in wanted.items():
         if not is_record(manifest, {key: kind}):

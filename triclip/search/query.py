@@ -1,4 +1,4 @@
-"""Queries of several parts: words and pictures that are wanted, and such that are not."""
+"""Combined queries: words and pictures with positive and negative weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def combine(vectors: np.ndarray | Sequence[np.ndarray], weights: Sequence[float]
     """One unit query [P]: the weighted sum of unit vectors.
 
     Args:
-        vectors: [K, P], of texts, pictures or both; each is brought to unit length first.
-        weights: [K], default 1 each; a negative weight asks for what is unlike that vector.
+        vectors: [K, P], of texts, pictures or both; each is normalised first.
+        weights: [K], default 1 each; a negative weight searches for the opposite.
 
     Cosines of a text with pictures are far lower than those of a picture with pictures, so a picture outweighs words of
-    equal weight. Raises InputError when weights don't fit, when a vector is zero, or when the sum cancels out.
+    equal weight. Raises InputError if the weights don't fit, a vector is zero, or the sum cancels out.
     """
     rows = np.atleast_2d(np.asarray(vectors, np.float64))
     factors = np.ones(len(rows)) if weights is None else np.asarray(weights, np.float64)

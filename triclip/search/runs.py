@@ -1,8 +1,8 @@
-"""A bulk run's record, which `embed` writes: what a run was asked for, its inputs, and which shards are done.
+"""Records of a bulk run, written by `embed`: its settings, its inputs, and its finished shards.
 
-embed.json                 what the run was asked for and the inputs it found
+embed.json                 the run's settings and inputs
 image/00000-0000.npy       a shard of vectors: an index of its own; text/ likewise
-done/00000-0000.json       written last: this shard is whole, with what was skipped in it
+done/00000-0000.json       written last: the shard is complete; lists its skipped items
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FORMAT, VERSION = "triclip-embeddings", 1
 
 @dataclass(frozen=True)
 class Input:
-    """One input file, or a folder that is one. `size` tells it from another of its name.
+    """One input: a file or a folder. `size` distinguishes it from another of the same name.
 
-    samples: how many it has, 0 when it can't be used. damage: what was lost of it, or why it can't be used.
+    samples: their number, 0 for an unusable input. damage: its losses, or why it is unusable.
     """
 
     path: str
@@ -35,7 +35,7 @@ class Input:
 
 
 class Unit(NamedTuple):
-    """The samples [start, stop) of an input: what becomes one output shard."""
+    """The samples [start, stop) of an input, for one output shard."""
 
     input: int
     piece: int
@@ -80,7 +80,7 @@ def record_path(output: Path, name: str) -> Path:
 
 
 def read_record(output: Path, unit: Unit) -> dict[str, Any] | None:
-    """The record of a finished unit; None when it is not finished, or its files are no longer what was written."""
+    """The record of a finished unit; None if it is not finished or its files have changed since."""
     try:
         record = json.loads(record_path(output, unit.name).read_text(encoding="utf-8"))
         if record["samples"] != unit.stop - unit.start:
@@ -93,7 +93,7 @@ def read_record(output: Path, unit: Unit) -> dict[str, Any] | None:
 
 
 def is_output(folder: Path) -> bool:
-    """Whether a folder is a bulk run's, or the folder of one kind in it."""
+    """Whether a folder is that of a bulk run, or of one kind in it."""
     return (folder / RUN).is_file() or (folder.name in KINDS["both"] and (folder.parent / RUN).is_file())
 
 
@@ -101,16 +101,19 @@ def _output_of(folder: Path) -> Path:
     return folder if (folder / RUN).is_file() else folder.parent
 
 
-def run_fingerprint(folder: Path) -> str:
-    """Of the model of a run, whose output, or a kind in it, `folder` is; "" where the record has none."""
-    found = read_run(_output_of(folder) / RUN)["model"].get("digest", "")
-    return found if isinstance(found, str) else ""
+def run_facts(folder: Path) -> dict[str, str]:
+    """Fingerprint and background of the model of a run, whose output, or a kind in it, `folder` is."""
+    model = read_run(_output_of(folder) / RUN)["model"]
+    facts = {"fingerprint": model.get("digest", ""), "background": model.get("background", "") or "none"}
+    if "background" not in model:
+        del facts["background"]
+    return {key: value for key, value in facts.items() if isinstance(value, str)}
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The shards with rows of an output such as "vectors" or "vectors/image", in order.
+    """The non-empty shards of an output such as "vectors" or "vectors/image", in order.
 
-    Raises InputError for a run that is not finished, one without rows, and one of both kinds unless one is named.
+    Raises InputError for an unfinished run, a run without rows, and a run with both kinds unless one is named.
     """
     output = _output_of(folder)
     known = read_run(output / RUN)

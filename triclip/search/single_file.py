@@ -16,23 +16,24 @@ from clip_core.errors import InputError, MissingDependencyError
 from clip_core.files import replace_file
 
 from .columns import NAME
+from .origin import FACTS
 from .writing import naming, replaced, save_array
 
 if TYPE_CHECKING:
     from .core import Index
 
 FILES = (".npz", ".npy", ".parquet")
-SUFFIXES = (*FILES, ".index")  # the last one is a folder
-_COLUMN = "column."  # before the titles of metadata in .npz
-_NEXT = "next"  # in the names of .npy, while the vectors are being replaced: the names of the new ones
+SUFFIXES = (*FILES, ".index")  # the last is a folder
+_COLUMN = "column."  # prefix of metadata titles in .npz
+_NEXT = "next"  # key of the new names in a .npy's JSON, while vectors are replaced
 _MAPPED_FROM = 1 << 16  # bytes
 
-Facts = dict[str, str]  # "fingerprint" and "root", see `Origin`
+Facts = dict[str, str]  # see `Origin`
 Content = tuple[np.ndarray, list[str], str, dict[str, Any], Facts]  # vectors, names, model, metadata
 
 
 def check_output(path: str | os.PathLike) -> Path:
-    """The path, if an index can be written there. Raises InputError or FileNotFoundError otherwise."""
+    """The path, after a check that an index can be written there. Raises InputError or FileNotFoundError."""
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise InputError(f"--output {path}: wanted a name ending in {', '.join(SUFFIXES)}")
@@ -44,7 +45,7 @@ def check_output(path: str | os.PathLike) -> Path:
 
 
 def write_file(index: Index, path: Path) -> None:
-    """By suffix, and at once: a process killed at any moment leaves the old index, or the new one."""
+    """Write by suffix, in one step: a process killed at any moment leaves the old index or the new one."""
     if path.suffix == ".npy" and path.is_file() and _sidecar(path).is_file():
         _replace_pair(index, path)
         return
@@ -54,7 +55,7 @@ def write_file(index: Index, path: Path) -> None:
 
 
 def _replace_pair(index: Index, path: Path) -> None:
-    """Two files can't be replaced in one step: in between, the names of both are there, and the vectors tell whose."""
+    """Replace vectors and names. In between, the JSON file has both lists of names, and the vectors select one."""
     try:
         old = _names_of(path)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # damaged
@@ -69,7 +70,7 @@ def _replace_pair(index: Index, path: Path) -> None:
 
 def _write_sidecar(path: Path, about: dict[str, Any]) -> None:
     with replaced(_sidecar(path)) as draft:
-        draft.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+        draft.write_text(json.dumps(about), encoding="utf-8")
 
 
 def _digest(path: Path) -> str:
@@ -78,15 +79,15 @@ def _digest(path: Path) -> str:
 
 
 def files_of(index: Index, path: Path) -> list[tuple[Path, Callable[[Path], None]]]:
-    """(path, function that writes it to another path) of the files that an index at `path` consists of, in order."""
+    """(path, function that writes it to another path) of the files of an index at `path`, in order."""
     files: list[tuple[Path, Callable[[Path], None]]] = [(path, lambda target: _WRITERS[path.suffix](index, target))]
-    if path.suffix == ".npy":  # names first: a lone new .npy beside old names would be wrong
+    if path.suffix == ".npy":  # names first: a new .npy with only old names would be wrong
         files.insert(0, (_sidecar(path), lambda target: _write_names(index, target)))
     return files
 
 
 def read_file(path: Path) -> Content:
-    """What `write_file` wrote; .npy stays on disk, mapped. Raises FileNotFoundError or InputError."""
+    """Read a file of `write_file`; .npy is mapped. Raises FileNotFoundError or InputError."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such index file")
     if path.suffix not in FILES:
@@ -108,12 +109,9 @@ def read_file(path: Path) -> Content:
     return vectors, [str(name) for name in names], str(model), metadata, facts
 
 
-_FACTS = ("fingerprint", "root")
-
-
 def _check_facts(facts: Any) -> None:
     if not all(isinstance(value, str) for value in facts.values()):
-        raise ValueError(f"wanted strings as fingerprint and root, found {facts!r}")
+        raise ValueError(f"wanted strings as {', '.join(FACTS)}, found {facts!r}")
 
 
 def _metadata(index: Index) -> dict[str, list[Any]]:
@@ -145,7 +143,7 @@ def _about(index: Index) -> dict[str, Any]:
 
 
 def _write_names(index: Index, path: Path) -> None:
-    path.write_text(json.dumps(_about(index), ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(_about(index)), encoding="utf-8")  # in ASCII: a name may be no text
 
 
 def _write_npy(index: Index, path: Path) -> None:
@@ -156,36 +154,44 @@ def _write_parquet(index: Index, path: Path) -> None:
     pyarrow = pyarrow_or_error()
     flat = pyarrow.array(index.vectors.reshape(-1))
     vectors = pyarrow.FixedSizeListArray.from_arrays(flat, index.width)
-    table = pyarrow.table({NAME: index.names, **_metadata(index), "vector": vectors})
+    columns = {NAME: index.names, **_metadata(index)}
+    strings = {title for title, column in index.columns.items() if column.kind == "string"}
+    # Parquet holds Unicode alone: bytes of a file's name that are none are written out, as in bulk runs.
+    plain = {title: list(map(_plain, values)) if title in strings else values for title, values in columns.items()}
+    table = pyarrow.table({**plain, "vector": vectors})
     pyarrow.parquet.write_table(table.replace_schema_metadata({"model": index.model, **index.origin.facts}), path)
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _read_npz(path: Path) -> Content:
     with np.load(path, allow_pickle=False) as file:
         columns = {key.removeprefix(_COLUMN): file[key] for key in file.files if key.startswith(_COLUMN)}
-        facts = {key: str(file[key]) for key in _FACTS if key in file.files}
+        facts = {key: str(file[key]) for key in FACTS if key in file.files}
         return file["vectors"], file["names"].tolist(), str(file["model"]), columns, facts
 
 
 def _names_of(path: Path) -> dict[str, Any]:
-    """What the names' file says of the vectors that are there, also where a writer was killed between the two."""
+    """The names of the current vectors, also if a writer was killed between the two files."""
     about = json.loads(_sidecar(path).read_text(encoding="utf-8"))
     following = about.pop(_NEXT, None)
     return about if following is None or _digest(path) != following.pop("vectors") else following
 
 
 def _versions(path: Path) -> list[tuple[int, int]]:
-    """What tells both files from those that replace them."""
+    """Values that change if one of both files is replaced."""
     found = [one.stat() for one in (path, _sidecar(path))]
     return [(one.st_ino, one.st_mtime_ns) for one in found]
 
 
 def _read_npy(path: Path) -> Content:
     before = None
-    while before != (before := _versions(path)):  # somebody is writing while they differ
+    while before != (before := _versions(path)):  # they differ while a writer is at work
         about = _names_of(path)
         vectors = np.load(path, mmap_mode="r" if path.stat().st_size >= _MAPPED_FROM else None, allow_pickle=False)
-    facts = {key: about[key] for key in _FACTS if key in about}
+    facts = {key: about[key] for key in FACTS if key in about}
     return vectors, about["names"], about["model"], about.get("metadata", {}), facts
 
 
@@ -194,7 +200,7 @@ def _read_parquet(path: Path) -> Content:
     vectors = table["vector"].combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
     known = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    facts = {key: known[key] for key in _FACTS if key in known}
+    facts = {key: known[key] for key in FACTS if key in known}
     metadata = {title: table[title].to_pylist() for title in table.column_names if title not in (NAME, "vector")}
     width = flat.size // len(vectors) if len(vectors) else vectors.type.list_size
     return flat.reshape(len(vectors), width), table[NAME].to_pylist(), known.get("model", ""), metadata, facts

@@ -1,4 +1,4 @@
-"""How files of an index are written: replaced whole, and with errors that name them."""
+"""Writing files of an index: replaced whole, with errors that name them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from clip_core.files import replace_file
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """`replace_file`, with errors that name the file: a full disk's own message does not."""
+    """`replace_file`, with errors that name the file, which the error of a full disk does not."""
     with naming(path), replace_file(path) as draft:
         yield draft
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError in the block names the file."""
+    """Add the file's name to an OSError in the block."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """As `np.save`, which takes no notice of a disk that is full when it closes its file: this raises OSError."""
+    """As `np.save`, but raises OSError for a disk that is full when the file is closed."""
     with open(path, "wb") as file:
         np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
         _onto_disk(file)
@@ -60,7 +60,7 @@ def _onto_disk(file: BinaryIO) -> None:
 
 
 class _Plain:
-    """Hides that it is a file, so that NumPy writes through Python, whose errors are seen."""
+    """Wraps a file so that NumPy writes through Python, which reports errors."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.write = file.write

@@ -1,8 +1,8 @@
 """`triclip serve`: a page and a JSON API that search a folder of pictures (extra `serve`: Starlette on uvicorn).
 
-`library` holds the pictures: an index, the folder they lie in (`inside`: nothing leads out of it), opaque ids,
-thumbnails. `limits` says how much anyone may ask for, `queries` reads requests, `site` answers them, `page` is how that
-looks. `web` alone knows the web framework: routes, headers, deadlines. `command` runs it until a signal.
+`library` has the pictures: an index, their folder (`inside` confines access to it), opaque ids, thumbnails. `limits`
+bounds requests, `queries` reads them, `site` answers them, `page` renders HTML. Only `web` uses the web framework:
+routes, headers, deadlines.
 """
 
 from typing import TYPE_CHECKING
@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 from clip_core.lazy import lazy_names
 
 # public name -> the module that defines it
-_HOME = {"Library": "library", "Limits": "limits", "create_app": "web", "open_library": "library"}
+_HOME = {
+    "Client": "client",
+    "Library": "library",
+    "Limits": "limits",
+    "ServeError": "client",
+    "create_app": "web",
+    "open_library": "library",
+}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from .client import Client, ServeError
     from .library import Library, open_library
     from .limits import Limits
     from .web import create_app

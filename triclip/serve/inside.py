@@ -1,8 +1,8 @@
-"""Names that lie in a folder, and opening them without leaving it.
+"""Access to files confined to a folder.
 
-Requests never carry names, only ids of rows. Names come from an index, which may be wrong or hostile, and the folder
-may hold links and may change at any time. So a name counts only if it lies in the folder as it is written, and what it
-leads to is looked up, checked, and opened step by step without following links.
+Requests have ids of rows, never names. Names come from an index, which may be wrong or hostile, and the folder may
+contain links and change at any time. A name is therefore accepted only if it lies in the folder as written; its target
+is resolved, checked, and opened step by step without following links.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STEPS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 
 
 class Folder:
-    """A folder out of which nothing leads.
+    """A folder that access is confined to.
 
     Args:
         path: the folder. Raises FileNotFoundError or NotADirectoryError.
@@ -28,13 +28,13 @@ class Folder:
             problem = NotADirectoryError if self.path.exists() else FileNotFoundError
             raise problem(f"{path}: wanted a folder of pictures")
         self.real = os.path.realpath(path)
-        self._written = dict.fromkeys((os.path.abspath(path), self.real))  # names may be given either way
+        self._written = dict.fromkeys((os.path.abspath(path), self.real))  # names may have either form
         self._starts = dict.fromkeys((os.getcwd(), *self._written))
 
     def relative(self, name: str) -> str | None:
-        """A picture's name relative to the folder, or None when it doesn't lie in it, as written.
+        """A picture's name relative to the folder; None if, as written, it lies outside.
 
-        Relative names are looked at from the working directory, then from the folder.
+        Relative names are resolved from the working directory, then from the folder.
         """
         if not name or "\0" in name:
             return None
@@ -48,11 +48,11 @@ class Folder:
         return None
 
     def holds(self, relative: str) -> bool:
-        """Whether a name leads, through links too, to a file in the folder."""
+        """Whether a name, with links resolved, is a file in the folder."""
         return self._inner(relative) is not None
 
     def open(self, relative: str) -> BinaryIO:
-        """A regular file, to be read. Raises FileNotFoundError when none is in the folder, whatever the reason."""
+        """Open a regular file for reading. Raises FileNotFoundError if it is not in the folder, for any reason."""
         inner = self._inner(relative)
         if inner is None:
             raise FileNotFoundError(f"{relative}: no such file in the folder")
@@ -66,7 +66,7 @@ class Folder:
         return os.fdopen(descriptor, "rb")
 
     def _inner(self, relative: str) -> str | None:
-        """Where a name leads, relative to the real folder and without links."""
+        """The resolved target of a name, relative to the real folder."""
         try:
             real = os.path.realpath(os.path.join(self.real, relative), strict=True)
         except (OSError, ValueError):
@@ -79,7 +79,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 
 
 
 def _open_by_steps(folder: str, inner: str) -> int:
-    """A descriptor of a file, each step taken from the folder before: a link put in the way meanwhile is refused."""
+    """A file descriptor, opened one folder at a time, so that links created meanwhile are refused."""
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     *folders, last = inner.split(os.sep)
     try:

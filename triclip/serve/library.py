@@ -1,7 +1,8 @@
-"""The pictures that are served: an index of them, and the folder they lie in."""
+"""The served pictures: their index and their folder."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -21,18 +22,21 @@ from ..pipeline import Clip, expand_images
 from ..search import Index, Origin, open_index
 from ..search.columns import NAME, Column, Strings
 from ..search.filters import select_rows
-from ..search.opening import is_index
+from ..search.opening import index_at, is_index
+from ..search.parts import MANIFEST
 from .inside import Folder
 from .limits import Limits, Refusal
-from .pictures import identify, media_type, small_jpeg
+from .pictures import identify, media_type, picture_facts, small_jpeg
+
+logger = logging.getLogger("triclip")
 
 THUMBNAIL = 320  # pixels
-_LOOKED_AT = 100  # rows of an index whose files are looked for before it is served
+_LOOKED_AT = 100  # rows of an index whose files are checked before serving
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Found(NamedTuple):
-    """One picture that was found: its id, its name in the folder, the cosine, and the other columns of the index."""
+    """One result: the picture's id, its name in the folder, the cosine, and the other columns of the index."""
 
     id: str
     name: str
@@ -41,17 +45,18 @@ class Found(NamedTuple):
 
 
 class Library:
-    """An index whose rows are pictures in a folder, and the model that made it.
+    """An index whose rows are pictures in a folder, and its model.
 
     Args:
         clip: a `Clip`; used by one thread at a time.
-        index: its names are paths from its root; without a root absolute, from the working
-            directory or from the folder. Rows whose path lies elsewhere, or that are sentences, are never shown.
-        folder: where the pictures lie. Nothing outside is opened, by whatever name or link.
+        index: its names are paths relative to its root; without a root absolute, or relative to the working directory
+            or the folder. Rows with other paths, and sentences, are never shown.
+        folder: the pictures' folder. No file outside is opened, by any name or link.
         limits: of picture sizes and of memory for thumbnails.
         base: the folder that names of an index with a root are relative to; default `folder`.
+        source: the path that the index was opened from, for `refreshed`.
 
-    Raises InputError when no row lies in the folder, or when the model's vectors have another width than the index's.
+    Raises InputError if no row lies in the folder, or if the model's vectors and the index's differ in width.
     """
 
     def __init__(
@@ -61,8 +66,10 @@ class Library:
         folder: str | os.PathLike,
         limits: Limits | None = None,
         base: str | os.PathLike | None = None,
+        source: Path | None = None,
     ) -> None:
         self.clip, self.index, self.folder = clip, index, Folder(folder)
+        self._source, self._version, self._refused = source, _version(source), None  # type: Path | None, Any, Any
         self._base = None if not index.origin.root else os.path.abspath(base or self.folder.real)
         self.limits = limits or Limits()
         if index.width != clip.config.projection_dim:
@@ -82,6 +89,23 @@ class Library:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def refreshed(self) -> Library:
+        """A library of the index as it is on disk now: this one, unless that has changed since it was opened.
+
+        While the new one can't be opened, or is another model's, this one stays.
+        """
+        version = _version(self._source)
+        if self._source is None or version in (None, self._version, self._refused):
+            return self
+        try:
+            index = open_index(self._source)
+            index.origin.check_model(self.index.model, self.index.origin.fingerprint)
+            return Library(self.clip, index, self.folder.path, self.limits, self._base, self._source)
+        except (OSError, InputError) as error:
+            logger.warning("%s has changed, and what is there now is not served: %s", self._source, error)
+            self._refused = version
+            return self
+
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def row(self, picture_id: str) -> int:
@@ -93,7 +117,7 @@ class Library:
         raise Refusal(404, "no such picture")
 
     def about(self, row: int, similarity: float | None = None) -> Found:
-        """What is shown of a row. The name is relative to the folder: where that lies is nobody's business."""
+        """The public values of a row. The name is relative to the folder, whose own path stays private."""
         known = self.index.metadata(row)
         name = known.pop(NAME)
         return Found(f"{_number(name):016x}", _printable(self._shown(name)), similarity, _json_values(known))
@@ -106,7 +130,7 @@ class Library:
     def search(self, query: np.ndarray, top: int, filters: Sequence[str] = (), kind: str = "exact") -> list[Found]:
         """The `top` pictures most similar to a unit vector [P], best first; `filters`, `kind`: see `Index`.
 
-        Filters see names as they are shown. Raises InputError for a filter that names no column.
+        Filters apply to the shown names. Raises InputError for a filter on an unknown column.
         """
         where = select_rows(list(filters), self._columns, len(self.index)) if filters else None
         if len(self.rows) < len(self.index):
@@ -116,7 +140,7 @@ class Library:
 
     @cached_property
     def _columns(self) -> dict[str, Column]:
-        """The index's columns, but names relative to the folder: as the index has them they may tell where it lies."""
+        """The index's columns with names relative to the folder, because the index's names may contain its path."""
         names = [self._shown(name) for name in self.index.columns[NAME]]
         return {**self.index.columns, NAME: Column("string", [Strings.of(names)])}
 
@@ -124,17 +148,17 @@ class Library:
         return (self._relative(name) or "").replace(os.sep, "/")
 
     def _relative(self, name: str) -> str | None:
-        """A name of the index relative to the folder; None when it doesn't lie in it."""
+        """A name of the index relative to the folder; None if it lies outside."""
         return self.folder.relative(name if self._base is None else os.path.join(self._base, name))
 
     def has_file(self, row: int) -> bool:
-        """Whether the row's picture is there."""
+        """Whether the row's picture exists."""
         return self.folder.holds(self._relative(self.index.columns[NAME][row]) or "")
 
     # -- files --------------------------------------------------------------------------------------------------------
 
     def open(self, picture_id: str) -> tuple[BinaryIO, str]:
-        """A picture's file and its media type. Raises Refusal 404 when it is not there, or is no picture."""
+        """A picture's file and its media type. Raises Refusal 404 if it is missing or not a picture."""
         file = self._file(picture_id)
         try:
             kind = media_type(identify(file, self.limits.picture_pixels))
@@ -143,6 +167,15 @@ class Library:
         except (Refusal, OSError) as error:
             file.close()
             raise Refusal(404, "this file is no picture that can be shown") from error
+
+    def facts(self, picture_id: str) -> dict[str, str]:
+        """What a picture's file says of itself: format, size, when it was taken and with what. Raises Refusal."""
+        with self._file(picture_id) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                return picture_facts(identify(file, self.limits.picture_pixels), size)
+            except (Refusal, OSError) as error:
+                raise Refusal(404, "this file is no picture that can be shown") from error
 
     def thumbnail(self, picture_id: str) -> bytes:
         """A small JPEG of a picture. Raises Refusal 404."""
@@ -167,8 +200,20 @@ class Library:
             raise Refusal(404, "this picture is no longer in the folder") from error
 
 
+def _version(path: Path | None) -> tuple[int, int, int] | None:
+    """What tells an index from the one that replaces it; None where nothing is there, or for a bulk run."""
+    if path is None:
+        return None
+    at = index_at(path)
+    try:
+        about = os.stat(at / MANIFEST if at.is_dir() else at)
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
+
+
 class _Cache:
-    """The bytes used last, up to a total."""
+    """A least-recently-used cache of byte strings, up to a total size."""
 
     def __init__(self, most: int) -> None:
         self._most, self._size = most, 0
@@ -188,17 +233,17 @@ class _Cache:
 
 
 def _number(name: str) -> int:
-    """64 bits of a name, the same from start to start, so that links and caches last."""
+    """64 bits of a name, the same at every start, so that links and caches stay valid."""
     return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "big")
 
 
 def _printable(name: str) -> str:
-    """A file name may hold bytes that are no text."""
+    """A file name as printable text; it may contain bytes that are not text."""
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _json_values(known: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN, which stands for a missing number, and no infinity."""
+    """Values with NaN, which stands for a missing number, and infinities as null, because JSON has neither."""
     values = {}
     for title, value in known.items():
         finite = not isinstance(value, float) or math.isfinite(value)
@@ -218,18 +263,18 @@ def open_library(
     batch_size: int = 32,
     check: Callable[[Origin], None] | None = None,
 ) -> Library:
-    """A library from a folder of pictures, which are embedded now, or from an index.
+    """A library from a folder of pictures, which are embedded at once, or from an index.
 
     Args:
-        path: a folder of pictures, or what `triclip embed` or `triclip index` wrote.
-        load: gives the `Clip`, from the name of the model that made the index, or None for a folder.
-        folder: where an index's pictures lie; default its root, or the deepest folder that holds all its names.
+        path: a folder of pictures, or an output of `triclip embed` or `triclip index`.
+        load: function from the name of the index's model, or None for a folder, to the `Clip`.
+        folder: the folder of an index's pictures; default its root, or the deepest folder that contains all its names.
         limits: see `Library`.
-        skipped: told about pictures of the folder that could not be embedded, as (picture, reason).
-        batch_size: pictures that are embedded at a time.
-        check: told where an index comes from; raises when the model is another one, before it is loaded.
+        skipped: called with the (picture, reason) of pictures that could not be embedded.
+        batch_size: pictures embedded at a time.
+        check: called with the origin of an index; raises for another model, before it is loaded.
 
-    Raises FileNotFoundError and InputError; ImageError is never raised for one bad picture of many.
+    Raises FileNotFoundError and InputError; a bad picture among others raises nothing.
     """
     path = Path(path)
     if path.is_dir() and not is_index(path):
@@ -241,7 +286,8 @@ def open_library(
     if check is not None:
         check(index.origin)
     root = _folder_of(index) if folder is None else Path(folder)
-    library = Library(load(index.model), index, root, limits, index.origin.root if folder is None else folder)
+    base = index.origin.root if folder is None else folder
+    library = Library(load(index.model), index, root, limits, base, path)
     if not any(library.has_file(int(row)) for row in library.rows[:: max(1, len(library) // _LOOKED_AT)]):
         raise InputError(f"{path}: its names are no files in {root}; say with --folder where the pictures lie")
     return library
@@ -249,7 +295,7 @@ def open_library(
 
 def _embedded(clip: Clip, path: Path, skipped: Any, batch_size: int) -> Index:
     folder = Folder(path)
-    pictures = [one for one in expand_images(path) if folder.holds(os.path.relpath(one, path))]  # no links outwards
+    pictures = [one for one in expand_images(path) if folder.holds(os.path.relpath(one, path))]  # no outward links
     if not pictures:
         raise FileNotFoundError(f"{path}: no pictures in this folder, only links that lead out of it")
     found = clip.embed(pictures, batch_size)
@@ -261,7 +307,7 @@ def _embedded(clip: Clip, path: Path, skipped: Any, batch_size: int) -> Index:
 
 
 def _folder_of(index: Index) -> Path:
-    """The root; or the deepest folder that holds all pictures, where rows were added that lie beside the root."""
+    """The root, or, if rows outside of it were added, the deepest folder that contains all pictures."""
     names = index.columns[NAME]
     if index.origin.root and not any(name.startswith(("../", "/")) for name in names):
         return common_folder([os.path.join(index.origin.root, "x")])
@@ -269,7 +315,7 @@ def _folder_of(index: Index) -> Path:
 
 
 def common_folder(names: Iterable[str]) -> Path:
-    """The deepest folder that holds all names. Raises InputError when that would be a whole drive, or there is none."""
+    """The deepest folder that contains all names. Raises InputError if there is none, or only a whole drive."""
     folders = list(dict.fromkeys(os.path.dirname(os.path.abspath(name)) for name in names if name and "\0" not in name))
     try:
         common = Path(os.path.commonpath(folders))

@@ -1,4 +1,4 @@
-"""How much one client, and all together, may ask for."""
+"""Limits for single clients and for all clients together."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from clip_core.errors import InputError
 
 Result = TypeVar("Result")
-_CLIENTS = 4096  # remembered by a rate limit; the longest unseen one is forgotten first
+_CLIENTS = 4096  # clients remembered by a rate limit; the least recently seen is forgotten first
 
 
 class Refusal(Exception):
-    """A request that is not answered: an HTTP status, what was wanted and what was found, and after how many seconds
-    another try makes sense."""
+    """A refused request: an HTTP status, what was wanted and what was found, and the seconds until a retry makes
+    sense."""
 
     def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -29,19 +29,19 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes.
+    """The server's limits.
 
     Attributes:
-        upload_bytes: of a request's body, the picture and all around it.
-        picture_pixels: of a picture that is decoded, uploaded or from the folder: a guard against decompression bombs.
-        query_letters: of words that are searched for.
-        results: of one search; `default_results` where a request names no number.
-        parts: pictures of the folder, and filters, of one search.
-        searches_per_minute: of one client; as many at once as a quarter of it. `requests_per_minute`: of all kinds.
-        waiting: searches that wait for the model, which computes one at a time; thumbnails likewise.
-        connections: open at a time.
-        seconds: for one request altogether; `body_seconds` to send its body.
-        cache_bytes: of thumbnails kept in memory.
+        upload_bytes: of a request's body, including everything around the picture.
+        picture_pixels: of a decoded picture, uploaded or from the folder: a guard against decompression bombs.
+        query_letters: of the words of a search.
+        results: of one search; `default_results` if a request gives no number.
+        parts: pictures of the folder, and filters, in one search.
+        searches_per_minute: per client, a quarter of it at once. `requests_per_minute`: of all kinds.
+        waiting: searches in the queue for the model, which computes one at a time; likewise for thumbnails.
+        connections: open at the same time.
+        seconds: for a whole request; `body_seconds` for sending its body.
+        cache_bytes: of cached thumbnails.
 
     Raises InputError naming the one that is not positive.
     """
@@ -68,14 +68,14 @@ class Limits:
 
 
 class RateLimit:
-    """A bucket of tokens for each client, a quarter of a minute's large, filled evenly."""
+    """A token bucket for each client, with the tokens of a quarter of a minute, refilled evenly."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._size, self._clock = per_minute / 60, max(1.0, per_minute / 4), clock
-        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens left, and when
+        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (tokens, time)
 
     def take(self, client: str) -> None:
-        """Raises Refusal 429 when the client's bucket is empty."""
+        """Take a token. Raises Refusal 429 if the client's bucket is empty."""
         now = self._clock()
         left, since = self._clients.pop(client, (self._size, now))
         left = min(self._size, left + (now - since) * self._rate)
@@ -88,7 +88,7 @@ class RateLimit:
 
 
 def client_key(address: str) -> str:
-    """Who counts as one client: an IPv4 address, or the 64 bits of an IPv6 one that its network gives out."""
+    """The key of a client: an IPv4 address, or the 64-bit network prefix of an IPv6 address."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -99,9 +99,9 @@ def client_key(address: str) -> str:
 
 
 class Worker:
-    """Threads for work that would hold up the event loop, with a bounded queue in front.
+    """Threads for work that would block the event loop, with a bounded queue.
 
-    Work that was given up on keeps its place until it is done: a thread can't be stopped.
+    Abandoned work keeps its place until it is done, because a thread can't be stopped.
     """
 
     def __init__(self, threads: int, waiting: int, name: str) -> None:
@@ -109,7 +109,7 @@ class Worker:
         self._most, self._inside, self._lock = threads + waiting, 0, threading.Lock()
 
     async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """The result of `work(*arguments)`. Raises Refusal 503 when the queue is full."""
+        """The result of `work(*arguments)`. Raises Refusal 503 if the queue is full."""
         with self._lock:
             if self._inside >= self._most:
                 raise Refusal(503, "too many requests are waiting; try again in a moment", 1)
@@ -127,5 +127,5 @@ class Worker:
             self._inside -= 1
 
     def close(self) -> None:
-        """Wait for what is being done; drop what has not begun."""
+        """Wait for running work; drop queued work."""
         self._pool.shutdown(wait=True, cancel_futures=True)

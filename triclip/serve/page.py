@@ -1,8 +1,8 @@
-"""The page, in plain HTML: what its template (jinja2, which escapes everything that varies) is given."""
+"""The page, in plain HTML: values for its jinja2 template, which escapes all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class About(NamedTuple):
-    """What the page says of the server: pictures, letters and bytes it takes, columns of the index for filters."""
+    """The server's facts on the page: number of pictures, limits of letters and bytes, columns for filters."""
 
     pictures: int
     query_letters: int
@@ -23,7 +23,7 @@ class About(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a query: words, a picture of the folder, or an uploaded one, small, as base64 of a JPEG."""
+    """A part of a query: words, a picture of the folder, or an uploaded one as the base64 of a small JPEG."""
 
     sign: str
     words: str | None = None
@@ -37,22 +37,28 @@ def style_sheet() -> bytes:
 
 
 def landing(about: About, shown: Sequence[Found]) -> str:
-    """Before a search: some of the pictures."""
+    """The page before a search, with some of the pictures."""
     return _page(about, shown=shown)
 
 
 def results(
-    about: About, query: Query, found: Sequence[Found], similar: Sequence[Found], picture: str | None = None
-) -> str:
+    about: About, query: Query, found: Sequence[Found], similar: Sequence[Found], picture: str | None = None,
+    more: str = "",
+) -> str:  # fmt: skip
     """What was found. `similar`: the pictures of the folder that the query names; `picture`: an uploaded one, small, as
-    base64 of a JPEG."""
+    base64 of a JPEG; `more`: parameters of a search for more of them."""
     title = query.words or ("Similar pictures" if query.like or picture else "Search")
     parts = list(_parts(query, similar, picture))
-    return _page(about, title=title, query=query, shown=found, parts=parts, ranked=True)
+    return _page(about, title=title, query=query, shown=found, parts=parts, ranked=True, more=more)
+
+
+def picture(about: About, one: Found, facts: Mapping[str, str], near: Sequence[Found]) -> str:
+    """A picture's own page: what is known of it (`facts`: of its file), and the pictures nearest to it."""
+    return _page(about, title=_stem(one.name), one=one, facts=facts, shown=near)
 
 
 def error(about: About, message: str) -> str:
-    """A request that was refused."""
+    """The page of a refused request."""
     return _page(about, title="Error", message=message)
 
 
@@ -71,7 +77,16 @@ _NO_QUERY = Query()
 
 
 def _page(about: About, query: Query = _NO_QUERY, **values: Any) -> str:
-    known = {"title": "", "message": "", "shown": (), "parts": (), "ranked": False}
+    known = {
+        "title": "",
+        "message": "",
+        "shown": (),
+        "parts": (),
+        "ranked": False,
+        "one": None,
+        "facts": {},
+        "more": "",
+    }
     return _template().render(about=about, query=query, **{**known, **values})
 
 

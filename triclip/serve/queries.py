@@ -1,10 +1,11 @@
-"""Requests, read and checked: what is searched for."""
+"""Reading and checking the queries of requests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 
@@ -14,31 +15,48 @@ from ..search import combine
 from .library import Library
 from .limits import Limits, Refusal
 
-NAMES = ("q", "without", "like", "unlike", "filter", "top")
+NAMES = ("q", "without", "like", "unlike", "name", "filter", "top")
 PICTURE = "picture"
 _SEVERAL = ("like", "unlike", "filter")
 
 
 @dataclass(frozen=True)
 class Query:
-    """Words that are wanted and such that are not; ids of pictures of the folder, likewise; filters; how many results;
-    and an uploaded picture's file, if any."""
+    """Words that are wanted and such that are not; ids of pictures of the folder, likewise; filters, and a part of the
+    file's name; how many results; and an uploaded picture's file, if any."""
 
     words: str = ""
     without: str = ""
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
+    name: str = ""
     top: int = 24
     picture: bytes | None = None
 
+    @property
+    def where(self) -> list[str | tuple[str, str, str]]:
+        """The filters, with that of the names: a part of one, or a pattern."""
+        pattern = self.name if any(letter in self.name for letter in "*?[") else f"*{self.name}*"
+        return [*self.filters, *([("name", "~", pattern)] if self.name else [])]
+
+    def more(self, limits: Limits) -> str:
+        """The same query for more results, as a URL's parameters; "" for one that has all there can be."""
+        if self.picture is not None or self.top >= limits.results:
+            return ""
+        single = [("q", self.words), ("without", self.without), ("name", self.name)]
+        several = [("like", one) for one in self.like] + [("unlike", one) for one in self.unlike]
+        several += [("filter", one) for one in self.filters]
+        more = min(limits.results, max(2 * self.top, self.top + 24))
+        return urlencode([*((key, value) for key, value in single if value), *several, ("top", more)])
+
     def __bool__(self) -> bool:
-        """Whether there is anything to search for."""
+        """Whether the query is not empty."""
         return bool(self.words or self.without or self.like or self.unlike or self.picture)
 
 
 def read_query(pairs: Iterable[tuple[str, Any]], limits: Limits, picture: bytes | None = None) -> Query:
-    """A query from the parameters of a request, in which each name but `like`, `unlike` and `filter` stands once.
+    """A query from the parameters of a request; only `like`, `unlike` and `filter` may be repeated.
 
     Raises Refusal 400 naming the parameter, what was wanted and what was found.
     """
@@ -58,7 +76,7 @@ def read_query(pairs: Iterable[tuple[str, Any]], limits: Limits, picture: bytes 
     several = {name: tuple(filter(None, given.get(name, ()))) for name in _SEVERAL}
     return Query(
         one.get("q", ""), one.get("without", ""), several["like"], several["unlike"], several["filter"],
-        _top(one.get("top", ""), limits), picture or None,
+        one.get("name", ""), _top(one.get("top", ""), limits), picture or None,
     )  # fmt: skip
 
 
@@ -77,7 +95,7 @@ def _short(text: str) -> str:
 def query_vector(library: Library, query: Query, picture: Any = None) -> np.ndarray:
     """The unit vector [P] of a query; `picture`: its uploaded picture, decoded. Runs the model.
 
-    Raises Refusal 404 for an id that is none, 400 when the parts cancel each other out.
+    Raises Refusal 404 for an unknown id, 400 if the parts cancel each other out.
     """
     clip = library.clip
     parts = [(library.index.vector(library.row(one)), 1.0) for one in query.like]

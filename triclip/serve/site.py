@@ -1,4 +1,4 @@
-"""What is answered: searches, pictures, health. Nothing here knows the web framework, but for the request it is given:
+"""Request handlers: searches, pictures, health. They use the web framework only through their request:
 `await request.form(...)`, `request.stream()`, headers and parameters."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from clip_core.errors import InputError
 
-from . import page
+from . import openapi, page
 from .library import Found, Library
 from .limits import Limits, RateLimit, Refusal, Worker, client_key
 from .pictures import decode, identify, small_jpeg
@@ -21,13 +21,14 @@ from .queries import PICTURE, Query, query_vector, read_query
 
 _QUERY_SIDE = 160  # pixels of an uploaded picture, shown beside what was found
 _SHOWN_FIRST = 24  # pictures on the page before anything is searched for
+_NEIGHBOURS = 12  # on a picture's page
 _FIELD_BYTES = 16 << 10  # of one text field of a form
 _KEPT = "private, max-age=600"
 
 
 @dataclass
 class Answer:
-    """A body, or a file that is sent and closed."""
+    """An answer: a body, or a file to be sent and closed."""
 
     body: bytes | BinaryIO
     media_type: str
@@ -40,21 +41,20 @@ class _Result:
     query: Query
     found: list[Found]
     seconds: float
-    picture: bytes | None = None  # a small JPEG of the uploaded one
+    picture: bytes | None = None  # a small JPEG of the upload
 
 
 class Site:
-    """Handlers of all routes over one library.
+    """The handlers of all routes, for one library.
 
-    The model computes one query at a time in a thread of its own, in which the index is searched as well; pictures are
-    decoded in two others.
+    One thread computes one query at a time and searches the index; two others decode pictures.
     """
 
     def __init__(self, library: Library, limits: Limits, kind: str = "exact") -> None:
         self.library, self.limits, self._kind = library, limits, kind
         self._searches = RateLimit(limits.searches_per_minute)
         self._model = Worker(1, limits.waiting, "triclip-model")
-        self._decoders = Worker(2, limits.waiting + limits.results, "triclip-pictures")  # a page asks for all at once
+        self._decoders = Worker(2, limits.waiting + limits.results, "triclip-pictures")  # a page requests all at once
 
     def close(self) -> None:
         """Wait for the threads."""
@@ -70,7 +70,7 @@ class Site:
             raise Refusal(400, "search: wanted q=WORDS, like=ID or a picture, found none of them")
         result = await self._search(request, query)
         asked: dict[str, Any] = {"q": query.words, "without": query.without, "like": query.like, "unlike": query.unlike}
-        asked |= {"filter": query.filters, "picture": query.picture is not None}
+        asked |= {"filter": query.filters, "name": query.name, "picture": query.picture is not None}
         return _json(
             {
                 "query": {name: value for name, value in asked.items() if value},
@@ -85,14 +85,29 @@ class Site:
         try:
             query = await self._read(request)
             if not query:
-                shown = self.library.sample(_SHOWN_FIRST)
+                shown = (await self._model.run(self._refresh)).sample(_SHOWN_FIRST)
                 return _html(page.landing(self._about(), shown))
             result = await self._search(request, query)
         except Refusal as refusal:
             return self.error_page(refusal)
         similar = [self.library.about(self.library.row(one)) for one in (*query.like, *query.unlike)]
         shown_picture = None if result.picture is None else base64.b64encode(result.picture).decode()
-        return _html(page.results(self._about(), query, result.found, similar, shown_picture))
+        more = query.more(self.limits) if len(result.found) == query.top < len(self.library) else ""
+        return _html(page.results(self._about(), query, result.found, similar, shown_picture, more))
+
+    async def show(self, request: Any) -> Answer:
+        """A picture's page: the picture, what is known of it, and its neighbours."""
+        try:
+            one, facts, near = await self._model.run(self._near, request.path_params["id"])
+        except Refusal as refusal:
+            return self.error_page(refusal)
+        return _html(page.picture(self._about(), one, facts, near))
+
+    def _near(self, picture_id: str) -> tuple[Found, dict[str, str], list[Found]]:
+        library = self._refresh()
+        row = library.row(picture_id)
+        near = library.search(library.index.vector(row), min(_NEIGHBOURS + 1, self.limits.results), (), self._kind)
+        return library.about(row), library.facts(picture_id), [one for one in near if one.id != picture_id]
 
     def error_page(self, refusal: Refusal) -> Answer:
         answer = _html(page.error(self._about(), refusal.message))
@@ -112,17 +127,23 @@ class Site:
         found = await self._model.run(self._find, query, picture)
         return _Result(query, found, time.perf_counter() - started, small)
 
+    def _refresh(self) -> Library:
+        """The library as its index is on disk now."""
+        self.library = self.library.refreshed()
+        return self.library
+
     def _find(self, query: Query, picture: Any) -> list[Found]:
+        self._refresh()
         vector = query_vector(self.library, query, picture)
         try:
-            return self.library.search(vector, query.top, query.filters, self._kind)
+            return self.library.search(vector, query.top, query.where, self._kind)
         except InputError as error:
             raise Refusal(400, str(error)) from error
 
     # -- what a request holds -----------------------------------------------------------------------------------------
 
     async def _read(self, request: Any) -> Query:
-        """Raises Refusal: 400, 408 too slow, 413 too large, 415 neither a picture nor a form."""
+        """The query of a request. Raises Refusal: 400, 408 too slow, 413 too large, 415 neither picture nor form."""
         if request.method != "POST":
             return read_query(request.query_params.multi_items(), self.limits)
         length = request.headers.get("content-length", "")
@@ -141,7 +162,7 @@ class Site:
             return await self._form(request)
         if kind.startswith("image/") or kind == "application/octet-stream":
             data = bytearray()
-            async for chunk in request.stream():  # its size is bounded where it comes in, see `web`
+            async for chunk in request.stream():  # its size is bounded in `web`
                 data += chunk
             if not data:
                 raise Refusal(400, "body: wanted a picture, found nothing")
@@ -150,7 +171,7 @@ class Site:
         raise Refusal(415, f"content-type: {wanted}, found {kind[:80] or 'none'}")
 
     async def _form(self, request: Any) -> tuple[list[tuple[str, str]], bytes | None]:
-        fields = len(("q", "without", "top")) + 3 * self.limits.parts
+        fields = len(("q", "without", "name", "top")) + 3 * self.limits.parts
         pairs, picture = [], None
         async with request.form(max_files=1, max_fields=fields, max_part_size=_FIELD_BYTES) as form:
             for name, value in form.multi_items():
@@ -171,15 +192,21 @@ class Site:
         return Answer(made, "image/jpeg", headers={"cache-control": _KEPT})
 
     async def picture(self, request: Any) -> Answer:
-        """The file as it is."""
+        """The original file."""
         file, kind = await self._decoders.run(self.library.open, request.path_params["id"])
         return Answer(file, kind, headers={"cache-control": _KEPT, "content-disposition": "inline"})
 
     async def health(self, request: Any) -> Answer:
-        """That it runs, and with what."""
+        """The server's state and settings."""
         from clip_core import __version__
 
         return _json({"status": "ok", "pictures": len(self.library), "version": __version__})
+
+    async def openapi(self, request: Any) -> Answer:
+        """The API's description."""
+        from clip_core import __version__
+
+        return _json(openapi.document(self.limits, __version__))
 
     async def style(self, request: Any) -> Answer:
         """The page's style sheet."""
@@ -187,7 +214,7 @@ class Site:
 
 
 def client_of(request: Any) -> str:
-    """Whom limits are counted for: the address of the connection. What proxies say of others is not believed."""
+    """The client that limits apply to: the connection's address. Proxy headers are not trusted."""
     return client_key(request.client.host if request.client else "")
 
 

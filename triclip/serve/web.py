@@ -1,5 +1,5 @@
-"""The web framework's part: routes, headers, deadlines, and the server. Starlette and uvicorn are imported here alone,
-and only when they are used."""
+"""The web framework: routes, headers, deadlines, and the server. Starlette and uvicorn are imported only here, when
+they are used."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .limits import Limits, RateLimit, Refusal, client_key
 from .site import Answer, Site, error_answer, refused
 
 _CHUNK = 256 << 10
-_HEAD_BYTES = 16 << 10  # of a request's first line and headers
-_KEEP_ALIVE = 5  # seconds that a connection may idle between requests
-_STOPPING = 5  # seconds that requests in progress have when the server is asked to stop
-# Nothing but this server's own pictures and style sheet is loaded, nothing runs, nobody may frame or embed it.
+_HEAD_BYTES = 16 << 10  # bytes of a request's first line and headers
+_KEEP_ALIVE = 5  # seconds a connection may idle between requests
+_STOPPING = 5  # seconds for running requests after a signal to stop
+# Only this server's pictures and style sheet may be loaded; no scripts, no framing, no embedding.
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
@@ -49,11 +49,10 @@ def create_app(
 
     Args:
         library: the pictures; its model is used in one thread of the application.
-        limits: see `Limits`. Sizes of requests, rates and deadlines hold with any server; `connections` is the
-            server's.
-        kind: how the index is searched, see `Index.search_rows`.
-        hosts: names that a request's Host header may have: with ("127.0.0.1", "localhost") a page of another site
-            can't reach a server on loopback under a name of its own. Default any.
+        limits: see `Limits`. Sizes, rates and deadlines apply with any server; `connections` is up to the server.
+            kind: of search, see `Index.search_rows`.
+        hosts: allowed Host headers: with ("127.0.0.1", "localhost") a page of another site can't reach a server on
+        loopback by DNS rebinding. Default any.
 
     Raises MissingDependencyError without the extra `serve`.
     """
@@ -86,6 +85,8 @@ def _routes(site: Site) -> list[Any]:
     return [
         Route("/", _endpoint(site.home), methods=["GET", "POST"]),
         Route("/api/search", _endpoint(site.api_search), methods=["GET", "POST"]),
+        Route("/api/openapi.json", _endpoint(site.openapi)),
+        Route("/show/{id}", _endpoint(site.show)),
         Route("/api/health", _endpoint(site.health)),
         Route("/thumbnail/{id}", _endpoint(site.thumbnail)),
         Route("/picture/{id}", _endpoint(site.picture)),
@@ -94,21 +95,21 @@ def _routes(site: Site) -> list[Any]:
 
 
 def _error_handlers(site: Site) -> dict[Any, Any]:
-    """Exception -> what is answered: a page where a page was asked for, JSON elsewhere."""
+    """Exception -> handler: answers a page to requests for a page, else JSON."""
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
 
     async def on_refusal(request: Any, refusal: Any) -> Any:
-        is_page = request.url.path == "/"
+        is_page = _is_page(request)
         return _response(site.error_page(refusal) if is_page else refused(refusal))
 
     async def on_http(request: Any, error: Any) -> Any:
-        if request.url.path == "/":
+        if _is_page(request):
             return await on_refusal(request, Refusal(error.status_code, str(error.detail)))
         return _response(error_answer(error.status_code, str(error.detail), dict(error.headers or {})))
 
     async def on_leaving(request: Any, error: Any) -> Any:
-        return _response(error_answer(400, "the client went away"))  # which nobody reads
+        return _response(error_answer(400, "the client went away"))  # the client is gone
 
     async def on_failure(request: Any, error: Exception) -> Any:
         return _response(error_answer(500, "the server failed; its log says why"))
@@ -116,6 +117,10 @@ def _error_handlers(site: Site) -> dict[Any, Any]:
     return {
         Refusal: on_refusal, HTTPException: on_http, ClientDisconnect: on_leaving, Exception: on_failure
     }  # fmt: skip
+
+
+def _is_page(request: Any) -> bool:
+    return request.url.path == "/" or request.url.path.startswith("/show/")
 
 
 def _endpoint(handler: Callable[[Any], Awaitable[Answer]]) -> Callable[[Any], Awaitable[Any]]:
@@ -143,8 +148,8 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 class Guard:
-    """ASGI middleware: headers on every answer, a bound on every body, the rate of requests, a deadline; a client that
-    goes away is no error."""
+    """ASGI middleware: headers of every answer, limits of body and rate, a deadline; a disconnected client is not an
+    error."""
 
     def __init__(self, app: Any, limits: Limits, site: Site) -> None:
         self.app, self._limits, self.site = app, limits, site
@@ -167,7 +172,7 @@ class Guard:
 
 
 class _Sending:
-    """An answer on its way: with `HEADERS`, and to nobody once the client has gone."""
+    """Sends an answer with `HEADERS`, and nothing after the client has disconnected."""
 
     def __init__(self, send: Any) -> None:
         self._send, self._started, self._gone = send, False, False
@@ -181,17 +186,17 @@ class _Sending:
             return
         try:
             await self._send(message)
-        except OSError:  # as servers say that the client has gone
+        except OSError:  # how servers report a disconnected client
             self._gone = True
 
     async def refuse(self, refusal: Refusal, scope: Any, receive: Any) -> None:
-        """Say why, unless an answer has begun: the server then closes the connection."""
+        """Send the refusal, unless an answer has begun; then the server closes the connection."""
         if not self._started:
             await _response(refused(refusal))(scope, receive, self)
 
 
 def _bounded(receive: Any, most: int) -> Any:
-    """What comes in, counted: a body need not say how long it is, nor be right about it."""
+    """Receive a body with its size counted, because its declared length may be missing or wrong."""
     seen = 0
 
     async def bounded() -> Any:
@@ -211,8 +216,8 @@ def _bounded(receive: Any, most: int) -> Any:
 def make_server(app: Any, limits: Limits) -> Any:
     """A uvicorn server of an application; `server.run(sockets=[...])` runs it until SIGINT or SIGTERM.
 
-    Bounds: connections, bytes of a request's head, seconds between requests. A head that comes in slowly, or an answer
-    that is read slowly, holds its connection: what the internet can reach belongs behind a proxy (docs/howto/serve.md).
+    Limits: connections, bytes of a request's head, seconds between requests. A slowly sent head or slowly read answer
+    holds its connection, so a public server belongs behind a proxy (docs/howto/serve.md).
     """
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""What a configuration's values must satisfy: ranges and choices as one table, then what can't go together."""
+"""Checks of a configuration's values: ranges and choices in one table, and contradictions between keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .config import TrainConfig
 
 Where = Callable[[str], str]
 Test = Callable[[Any], bool]
-_LARGEST = 2**31 - 1  # of integers: steps and sizes are 32-bit in the frameworks
+_LARGEST = 2**31 - 1  # largest integer: steps and sizes are 32-bit in the frameworks
 
 
 def _whole(lowest: int, highest: int = _LARGEST) -> tuple[str, Test]:
@@ -34,7 +34,7 @@ _DEVICES = ("an integer from 1, or -1 for the rest", lambda value: value == -1 o
 _FILLED = ("a text", lambda value: bool(value.strip()))
 _TEXTS = ("texts that are not empty", lambda value: all(item.strip() for item in value))
 
-# key -> (what is wanted, test); a value of None is a key left out, which its type allows or not
+# key -> (wanted, test); None means a missing key, which the type checks
 _RULES: dict[str, tuple[str, Test]] = {
     "output": ("a folder for the results", lambda value: bool(value.strip())),
     "steps": _whole(1),
@@ -112,7 +112,7 @@ _RULES: dict[str, tuple[str, Test]] = {
 
 
 def check(config: TrainConfig, where: Where) -> None:
-    """Raise ConfigError for the first value that can't be. `where` puts the file before a dotted key."""
+    """Raise ConfigError for the first invalid value. `where` adds the file to a dotted key."""
     for key, (wanted, test) in _RULES.items():
         if key.startswith("loss.anchors.") and config.loss.anchors is None:
             continue
@@ -135,7 +135,7 @@ def _check_patterns(config: TrainConfig, where: Where) -> None:
 
 
 def _contradictions(config: TrainConfig) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) of everything that concerns more than one key."""
+    """(key, error) for all checks of more than one key."""
     yield from _model_and_data(config)
     yield from _loss_and_optimizer(config)
     yield from _devices(config)

@@ -1,4 +1,4 @@
-"""The one schema of a training run, for every backend: dataclasses, so that a script and a file say the same.
+"""The schema of a training run, for every backend, as dataclasses for scripts and files.
 
 `load_config` reads YAML or TOML. Every key is checked: its name, its type, its range; errors name the file and the
 dotted key. Defaults are those of open_clip's published recipes (AdamW 0.9/0.98, eps 1e-6, lr 5e-4, decay 0.2).
@@ -29,10 +29,10 @@ __all__ = [
 
 @dataclass
 class LockSection:
-    """How much of a locked tower is trained all the same.
+    """The part of a locked tower that is still trained.
 
-    unlocked_groups: groups from the top, as open_clip counts them: the projection; the last layer with the norm behind
-        it; each layer below; the embeddings with the norm before the layers. 0 locks all of the tower.
+    unlocked_groups: groups from the top, as open_clip counts them: the projection; the last layer with the norm after
+        it; each layer below; the embeddings with the norm before the layers. 0 locks the whole tower.
     """
 
     unlocked_groups: int = 0
@@ -40,16 +40,17 @@ class LockSection:
 
 @dataclass
 class ModelSection:
-    """What is trained.
+    """The model to train.
 
-    init: a checkpoint to go on from: "emoji", a folder, a file or a hub name. Exactly one of `init` and `config`.
-    config: a CLIPConfig as a mapping, or the path of its JSON file: fresh weights, drawn from `seed` alike everywhere.
+    init: a checkpoint to start from: "emoji", a folder, a file or a hub name. Exactly one of `init` and `config`.
+    config: a CLIPConfig as a mapping, or the path of its JSON file: fresh weights, drawn from `seed`, equal in every
+    backend.
     tokenizer: folder of the tokenizer; default the checkpoint's own, or OpenAI's vocabulary.
-    image_size: pixels; another one than the checkpoint's resamples the position embedding (bicubic).
-    lock: towers that stay as they are, projection included, so that an index of their vectors stays valid: "vision",
-        "text" (LiT); or, to train the upper part of one, keys of these: {vision: {unlocked_groups: 2}}.
-    gradient_checkpointing: "none", "full", or "dots" (Flax: keep the matrix products' results; elsewhere as "full").
-    patch_dropout: share of the patches left out in training, [0, 1) (FLIP).
+    image_size: pixels; if it differs from the checkpoint's, the position embedding is resampled (bicubic).
+        lock: towers that are not trained, projection included, so that an index of their vectors stays valid: "vision",
+    "text" (LiT); or, to train the upper part of one, a mapping: {vision: {unlocked_groups: 2}}.
+    gradient_checkpointing: "none", "full", or "dots" (Flax: keep the results of matrix products; elsewhere as "full").
+    patch_dropout: share of the patches dropped in training, [0, 1) (FLIP).
     """
 
     init: str | None = None
@@ -61,7 +62,7 @@ class ModelSection:
     patch_dropout: float = 0.0
 
     def unlocked_groups(self) -> dict[str, int]:
-        """Locked tower -> how many groups of it are trained."""
+        """Locked tower -> the number of its groups that are trained."""
         if isinstance(self.lock, dict):
             return {tower: section.unlocked_groups for tower, section in self.lock.items()}
         return dict.fromkeys(self.lock, 0)
@@ -69,9 +70,9 @@ class ModelSection:
 
 @dataclass
 class AnchorSection:
-    """One learnt vector per sample of the training set, against which its pictures and texts are classified.
+    """A learnt vector for each sample of the training set, as a class of its pictures and texts.
 
-    For small sets whose samples hold many pictures and captions each: every step sees all negatives. Not exported.
+    For small sets with many pictures and captions per sample: every step sees all negatives. Not exported.
     """
 
     image_weight: float = 1.0
@@ -84,13 +85,12 @@ class LossSection:
     """The contrastive loss.
 
     kind: "softmax" (CLIP's InfoNCE, both ways) or "sigmoid" (SigLIP, with a learnt bias).
-    mode: "dense" (the matrix of all pairs), "chunked" (streamed in blocks of `chunk` rows), "ring" (chunked, and the
-        texts travel round the devices, so that no device holds all). All equal to rounding.
+    mode: "dense" (the matrix of all pairs), "chunked" (streamed in blocks of `chunk` rows), "ring" (chunked, with the
+        texts passed around the devices, so that no device holds all). All are equal up to rounding.
     label_smoothing: softmax only, dense only.
-    logit_scale: what the parameter (a logarithm) begins at; None: the checkpoint's, or of fresh weights the config's,
-        with kind "sigmoid" ln 10.
-    logit_bias: what the bias of kind "sigmoid" begins at; None: what `training.json` says beside the model that the run
-        goes on from, else -10.
+    logit_scale: the parameter's initial value (a logarithm); None: the checkpoint's, or for fresh weights the config's,
+        and with kind "sigmoid" ln 10.
+    logit_bias: the initial bias of kind "sigmoid"; None: from `training.json` beside the initial model, else -10.
     """
 
     kind: str = "softmax"
@@ -106,13 +106,13 @@ class LossSection:
 class OptimizerSection:
     """AdamW and its schedule.
 
-    lr: the highest rate, after `warmup` steps of linear rise. schedule: "cosine" to `min_lr`; "constant"; "wsd" (flat,
+    lr: the peak rate, after `warmup` steps of linear rise. schedule: "cosine" to `min_lr`; "constant"; "wsd" (flat,
         then linear to `min_lr` over the last `decay_fraction` of the steps).
-    weight_decay: none on norms, biases, class embedding, logit scale and bias, whatever their rank; `no_decay` adds
-        regular expressions on canonical names.
+    weight_decay: not applied to norms, biases, class embedding, logit scale and bias, of any rank; `no_decay` adds
+        regular expressions for canonical names.
     layer_decay: a layer's rate is lr * layer_decay ** (layers above it in its tower, the final norm counted as one);
         1 for none.
-    clip_norm: largest global gradient norm; None for no clipping.
+    clip_norm: the largest global gradient norm; None for no clipping.
     max_logit_scale: the parameter (a logarithm) is clamped to [0, this] after every step.
     """
 
@@ -132,7 +132,7 @@ class OptimizerSection:
 
 @dataclass
 class MeshSection:
-    """Devices: data x fsdp x tensor; -1 once for "the rest". torch knows data and fsdp, tf data alone."""
+    """Devices: data x fsdp x tensor; one may be -1 for "the rest". torch supports data and fsdp, tf only data."""
 
     data: int = -1
     fsdp: int = 1
@@ -141,7 +141,7 @@ class MeshSection:
 
 @dataclass
 class CheckpointSection:
-    """every: steps between saves, asynchronous; keep: how many stay; resume: go on from the newest in `output`."""
+    """every: steps between asynchronous saves; keep: number to keep; resume: from the newest in `output`."""
 
     every: int = 1000
     keep: int = 2
@@ -150,11 +150,11 @@ class CheckpointSection:
 
 @dataclass
 class EvaluateSection:
-    """In-training evaluation, on the averaged weights where there are any.
+    """Evaluation during training, with the averaged weights if there are any.
 
-    every: steps; 0 for the end alone. retrieval: image-text data as in `data.train`. zero_shot: image-label data;
+    every: steps; 0 for only at the end. retrieval: image-text data as in `data.train`. zero_shot: image-label data;
     labels: file of one label per line, in the order of the numbers in the data, or "imagenet" for its 1,000 names, or
-    None when the data hold names; templates: sentences with {} for the label; default the model's own, with labels
+    None if the data have names; templates: sentences with {} for the label; default the model's own, with labels
     "imagenet" OpenAI's 80.
     """
 
@@ -186,9 +186,9 @@ class TrainConfig:
     output: folder of checkpoints/, metrics.jsonl, tensorboard/, loss.png and model/ (the exported result).
     steps: optimiser steps of the whole run.
     precision: "fp32", "bf16" (computation; parameters stay fp32), or "auto": bf16 on accelerators, fp32 on CPUs.
-    accumulate: parts a batch is computed in. Exact: embeddings first, the loss over all, then each part's gradients.
+    accumulate: number of parts of a batch. Exact: embeddings first, the loss over all, then each part's gradients.
     ema: decay of averaged weights, min(ema, (1 + step) / (10 + step)) at a step; None for none.
-    compile_cache: folder where compiled programs are kept between runs (Flax).
+    compile_cache: folder for compiled programs, kept between runs (Flax).
     """
 
     output: str = ""

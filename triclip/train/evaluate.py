@@ -1,7 +1,7 @@
-"""Retrieval and zero-shot classification of image-text data: of a model in training, or of any `Clip`.
+"""Retrieval and zero-shot evaluation on image-text data, of a model in training or of any `Clip`.
 
-`evaluate_clip` is `triclip evaluate`; `Evaluator` is what a run does on its way. Both compute the same figures
-(`triclip.metrics`), whatever the batch size and the number of processes.
+`evaluate_clip` is `triclip evaluate`; `Evaluator` runs during training. Both compute the same metrics
+(`triclip.metrics`), independent of the batch size and the number of processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Encoder(Protocol):
 
 
 class Predictions(NamedTuple):
-    """Names of C classes; int [N] each, numbers into them: the pictures' own classes, and what they are taken for."""
+    """Names of C classes; int [N] each, numbers into them: the pictures' true and predicted classes."""
 
     names: list[str]
     truth: np.ndarray
@@ -45,7 +45,7 @@ class Predictions(NamedTuple):
 
 
 class Stopped(Exception):
-    """The run was asked to stop while it was evaluating."""
+    """The run was asked to stop during an evaluation."""
 
 
 # -- of a Clip --------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class ClipEncoder:
 
     def __init__(self, clip: Any) -> None:
         self._model, self._runner = clip.model, clip.runner
-        self._none = np.empty((0, clip.config.projection_dim), np.float32)  # an empty batch is not passed to the model
+        self._none = np.empty((0, clip.config.projection_dim), np.float32)  # the model gets no empty batches
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         return unit(self._runner.image_features(self._model, pixel_values)) if len(pixel_values) else self._none
@@ -85,33 +85,35 @@ def evaluate_clip(
     progress: bool | None = None,
     predictions: list[Predictions] | None = None,
 ) -> dict[str, Any]:
-    """Figures of a model on data of any format that `triclip.data` reads.
+    """Metrics of a model on data of any format that `triclip.data` reads.
 
     Args:
         clip: a `clip_core.Clip`, of any backend.
         retrieval: image-text data: files, folders or patterns.
         zero_shot: image-label data; also a folder with a folder of pictures per class.
-        labels: a file of one label per line, a list, or "imagenet"; default the names that the data hold. Numbers in
-            the data stand for lines, from 0, or for the lines that the data's own names of them are found in. Where
-            they are numbers, a name may stand for several classes, as two of ImageNet's do.
+        labels: a file of one label per line, a list, or "imagenet"; default the names in the data. Numbers in the data
+            are line numbers, from 0, or, if the data name them, stand for the lines with these names. With numbers, a
+            name may be that of several classes, as two of ImageNet's are.
         templates: sentences with {} for the label; default the model's own (`clip.templates`), with "imagenet" OpenAI's
             80.
         format, image_key, caption_key, label_key: see `triclip.data.open_source`.
-        batch_size: samples per batch; the figures do not depend on it.
-        progress: None shows a bar on a terminal when it takes a while.
-        predictions: a list that the zero-shot predictions of every picture are added to.
+        batch_size: samples per batch; the metrics do not depend on it.
+        progress: None shows a bar on a terminal if it takes a while.
+        predictions: a list to which the zero-shot predictions of every picture are appended.
 
-    Returns {"retrieval": …, "zero_shot": …}, as far as asked for: the figures of `metrics.retrieval` and
-    `metrics.zero_shot` (with "classes"), and "skipped", the number of broken samples left out.
+    Returns {"retrieval": …, "zero_shot": …}, those asked for: the metrics of `metrics.retrieval` and
+    `metrics.zero_shot` (with "classes"), and "skipped", the number of broken samples.
 
-    Texts of the same tokens count as one, which is right for every picture that has it. Raises InputError when nothing
-    is asked for; FileNotFoundError; DataError and ConfigError naming file and label.
+    Texts with equal tokens count as one, right for each of their pictures. Raises InputError if nothing is asked for;
+    FileNotFoundError; DataError and ConfigError naming file and label.
     """
     from ..data import open_evaluation
     from ..progress import Progress
 
     if not retrieval and not zero_shot:
         raise InputError("retrieval, zero_shot: wanted data for at least one of the two, found neither")
+    if getattr(clip, "text_encoder", None) is not None:  # texts come as the data pipeline tokenizes them
+        raise InputError("clip: found one with a text_encoder: evaluation is of models with their own text tower")
     text = clip.config.text_config
     common: dict[str, Any] = {"format": format, "image_key": image_key, "batch_size": batch_size}
     common["length"] = text.max_position_embeddings
@@ -138,7 +140,7 @@ def _samples(batch: Any) -> int:
 
 
 def _without_padding(input_ids: np.ndarray) -> np.ndarray:
-    """The rows without trailing columns in which every row repeats its last token; the first of these stays."""
+    """The rows without trailing columns in which every row repeats its last token, of which the first is kept."""
     differs = np.flatnonzero((input_ids != input_ids[:, -1:]).any(0))
     return input_ids[:, : (differs[-1] if len(differs) else 0) + 2]
 
@@ -147,7 +149,7 @@ def _without_padding(input_ids: np.ndarray) -> np.ndarray:
 
 
 class Evaluator:
-    """The evaluations of a run's configuration. Opening it finds what is wrong with the data before training does.
+    """The evaluations of a run's configuration. The constructor finds errors in the data before training.
 
     Args: the checked configuration, the model's CLIPConfig, its processor, and this process.
     """
@@ -182,7 +184,7 @@ class Evaluator:
     def run(self, encoder: Encoder, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """{"retrieval": …, "zero_shot": …}, the same in every process.
 
-        `stopping` is asked after every batch, equally often in every process; Stopped is raised when it says so.
+        `stopping` is called after every batch, equally often in every process; Stopped is raised if it returns True.
         """
 
         def after(batch: Any) -> None:
@@ -202,7 +204,7 @@ class Evaluator:
 
 
 def evaluate_retrieval(encoder: Encoder, data: Any, after: Callable[[Any], None] | None = None) -> dict[str, Any]:
-    """The figures of `metrics.retrieval` over `triclip.data.Evaluation`; called in every process."""
+    """The metrics of `metrics.retrieval` over `triclip.data.Evaluation`; called in every process."""
     images, owners, texts, keys, text_owners, text_keys = [], [], [], [], [], []  # type: Any, Any, Any, Any, Any, Any
     seen: set[bytes] = set()
     for batch in data:
@@ -238,11 +240,11 @@ def evaluate_zero_shot(
     after: Callable[[Any], None] | None = None,
     predictions: list[Predictions] | None = None,
 ) -> dict[str, Any]:
-    """The figures of `metrics.zero_shot` over labelled `triclip.data.Evaluation`; called in every process.
+    """The metrics of `metrics.zero_shot` over labelled `triclip.data.Evaluation`; called in every process.
 
-    names: the classes (see `labels.numbered`); None for those that the data hold.
+    names: the classes (see `labels.numbered`); None for those in the data.
     make_head: names -> columns [P, C].
-    predictions: a list that those of this process's pictures are added to.
+    predictions: a list to which those of this process's pictures are appended.
     """
     vectors, labels = [], []  # type: list[np.ndarray], list[int | str]
     for batch in data:
@@ -267,9 +269,9 @@ def evaluate_zero_shot(
 
 
 class _HeadMaker:
-    """Labels to a head [P, C]: per label the mean of its sentences' unit vectors, normalised again.
+    """Labels to a head [P, C]: for each label the normalised mean of its sentences' unit vectors.
 
-    The processes share the sentences, in batches, equally often.
+    The sentences are distributed over the processes, with the same number of batches in each.
     """
 
     def __init__(
@@ -287,7 +289,7 @@ class _HeadMaker:
         self._templates, self._batch_size, self._process = templates, batch_size, process
 
     def __call__(self, labels: Sequence[str]) -> np.ndarray:
-        names = list(dict.fromkeys(labels))  # classes of one name get equal columns, to the bit
+        names = list(dict.fromkeys(labels))  # classes of one name get bit-identical columns
         sentences = [template.replace("{}", name) for name in names for template in self._templates]
         vectors = [self._encoder.text_features(self._texts.encode(part)) for part in self._parts(sentences)]
         rows = self._encoder.gather(np.concatenate(vectors))
@@ -302,7 +304,7 @@ class _HeadMaker:
 
 
 def _first_of_each(keys: Sequence[bytes], seen: set[bytes]) -> list[int]:
-    """Places of the keys that are not in `seen`, to which they are added."""
+    """Places of the keys that are not in `seen`; adds them to it."""
     new = []
     for place, key in enumerate(keys):
         if key not in seen:
@@ -312,12 +314,12 @@ def _first_of_each(keys: Sequence[bytes], seen: set[bytes]) -> list[int]:
 
 
 def _key(row: np.ndarray) -> bytes:
-    """16 bytes that tell texts apart: of the tokens, so that texts are one when the model sees no difference."""
+    """A 16-byte key of a text's tokens: texts without a difference for the model have equal keys."""
     return hashlib.blake2b(row.tobytes(), digest_size=16).digest()
 
 
 def _key_rows(keys: Sequence[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(keys), np.int32).reshape(-1, 4)  # 32 bits: what every framework exchanges
+    return np.frombuffer(b"".join(keys), np.int32).reshape(-1, 4)  # 32 bits, which every framework can exchange
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -327,7 +329,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _in_all(encoder: Encoder, work: Callable[[], Any]) -> Any:
-    """The result of `work`, which needs no other process. If it fails in one process, all raise, so that none waits."""
+    """The result of `work`, without communication. If it fails in one process, all raise, so that none waits."""
     problem, result = None, None
     try:
         result = work()
@@ -343,7 +345,7 @@ def _total(encoder: Encoder, count: int) -> int:
 
 
 def _row_numbers(rows: np.ndarray, unique: np.ndarray) -> np.ndarray:
-    """The number of each row in `unique`, in which each is."""
+    """The number of each row in `unique`, which contains all of them."""
     places = {row.tobytes(): number for number, row in enumerate(np.ascontiguousarray(unique))}
     return np.array([places[row.tobytes()] for row in np.ascontiguousarray(rows)], np.int64)
 

@@ -1,9 +1,9 @@
 """Floating-point operations of a training step, counted from the config, for MFU: the share of the hardware's peak.
 
-What is counted: matrix products, attention's included (over the whole square, as is usual), two operations per
-multiplication and addition; per pair of one picture and one text of full length. Backward counts as twice forward; a
-locked tower has none. What is not: norms, activations, the loss, the optimiser, and what gradient checkpointing or
-accumulation compute again: MFU is about the work asked for, not the work done.
+Counted: matrix products, attention's included (over the whole square, as usual), two operations per multiply-add, per
+pair of one picture and one text of full length. Backward counts as twice forward; a locked tower has none. Not counted:
+norms, activations, the loss, the optimiser, and recomputation by gradient checkpointing or accumulation, because MFU
+measures useful work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def forward_flops(model_config: Any, patches: int | None = None) -> tuple[int, int]:
-    """(vision, text): operations of one picture's and one text's embedding. `patches`: how many are looked at."""
+    """(vision, text): operations of one picture's and one text's embedding. `patches`: the number computed."""
     vision, text = model_config.vision_config, model_config.text_config
     if patches is None:
         patches = (vision.image_size // vision.patch_size) ** 2
@@ -35,7 +35,7 @@ def training_flops(
 ) -> int:
     """Operations of one pair's share of a training step: 3 x forward, 1 x for a locked tower.
 
-    unlocked_groups: of locked towers (see `config.LockSection`); the layers among them count backwards too.
+    unlocked_groups: of locked towers (see `config.LockSection`); their layers have a backward pass too.
     """
     total = 0.0
     for tower, forward in zip(("vision", "text"), forward_flops(model_config, patches), strict=True):

@@ -1,4 +1,4 @@
-"""Names of classes: from a file, from the data; labels in the data as their numbers."""
+"""Class names from a file or from the data, and labels in the data as class numbers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from clip_core.errors import ConfigError, DataError
 
-IMAGENET = "imagenet"  # instead of a file
+IMAGENET = "imagenet"  # name in place of a file
 _IMAGENET_LABELS = Path(__file__).with_name("imagenet_labels.txt")  # OpenAI's and open_clip's names; see NOTICE
 
 
 def read_labels(path: str | os.PathLike[str]) -> list[str]:
-    """A file of one label per line, in the order of the numbers in the data; of "imagenet" the 1,000 names that OpenAI
-    and open_clip evaluate with ("missile" and "sunglasses" stand for two classes each).
+    """The labels of a file, one per line, in the order of the numbers in the data; for "imagenet" the 1,000 names with
+    which OpenAI and open_clip evaluate ("missile" and "sunglasses" are the names of two classes each).
 
     Raises FileNotFoundError, and ConfigError naming the line of an empty label.
     """
@@ -32,7 +32,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
 
 
 def check_labels(labels: Sequence[str], source: str) -> list[str]:
-    """Labels without the spaces around them; ConfigError when one is empty. A name may stand for several classes."""
+    """Labels, stripped; ConfigError if one is empty. A name may occur for several classes."""
     found = []
     for number, line in enumerate(labels, 1):
         label = line.strip() if isinstance(line, str) else ""
@@ -45,7 +45,7 @@ def check_labels(labels: Sequence[str], source: str) -> list[str]:
 
 
 def default_templates(labels: Any) -> Sequence[str] | None:
-    """The sentences that labels given by a name of their own are evaluated with; None for those of the model."""
+    """The default templates of named label sets such as "imagenet"; None for the model's own."""
     if labels != IMAGENET:
         return None
     from ..prompts import OPENAI_IMAGENET_TEMPLATES
@@ -54,12 +54,12 @@ def default_templates(labels: Any) -> Sequence[str] | None:
 
 
 def names_in_data(gather: Callable[[np.ndarray], np.ndarray], data: Any, labels: Sequence[int | str]) -> list[str]:
-    """The classes of data that name them: in the order of their numbers, or of the alphabet."""
+    """The class names in the data: in the order of their numbers, or alphabetically."""
     if data.label_names is not None:
         return check_labels(data.label_names, "the names of the labels in the data")
     if gather(column(np.array([any(isinstance(label, int) for label in labels)]))).any():  # in any process
         raise ConfigError("labels: wanted a file with the names, one per line: the data hold numbers alone")
-    # Texts travel between processes as the characters of JSON lines.
+    # Texts are exchanged between processes as the characters of JSON lines.
     own = "".join(json.dumps(name) + "\n" for name in sorted({str(label) for label in labels}))
     everywhere = gather(column(np.frombuffer(own.encode("ascii"), np.uint8)))[:, 0]
     names = {json.loads(line) for line in everywhere.astype(np.uint8).tobytes().splitlines()}
@@ -71,11 +71,10 @@ def names_in_data(gather: Callable[[np.ndarray], np.ndarray], data: Any, labels:
 def numbered(
     labels: Sequence[int | str], names: Sequence[str], names_of_numbers: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Class numbers int64 [N], places in `names`. Raises DataError for a label that is none of the classes, or a name
-    that stands for several.
+    """Class numbers int64 [N], places in `names`. Raises DataError for an unknown label, or a name of several classes.
 
-    `names_of_numbers`: what the data call their numbers. Where these are the same names as `names`, in whatever order,
-    numbers are understood by them; where none is, as when a file says "tench" for n01440764, by their order.
+    `names_of_numbers`: the data's names of their numbers. If these are the same names as `names`, in any order, numbers
+    are matched by name; if none is (a file with "tench" for n01440764), by order.
     """
     places = _Places(names)
     of_numbers = _places_of_numbers(places, names_of_numbers)
@@ -103,7 +102,7 @@ class _Places:
         return name in self._numbers
 
     def of(self, name: str) -> int:
-        """Raises DataError for a name that is not there, or stands for several classes."""
+        """The place of a name. Raises DataError for an unknown name, or a name of several classes."""
         found = self._numbers.get(name, ())
         if not found:
             raise DataError(f"labels: wanted one of the {len(self.names)} labels, found {name!r} in the data")
@@ -117,17 +116,17 @@ class _Places:
 
 
 def _places_of_numbers(places: _Places, names_of_numbers: Sequence[str] | None) -> list[int]:
-    """The place among the classes of each number in the data."""
+    """The class of each number in the data."""
     own = [name.strip() for name in names_of_numbers or ()]
     in_order = list(range(len(places.names)))
     if not own or own == places.names:
         return in_order
     unknown = [name for name in own if name not in places]
-    if len(unknown) == len(own) == len(places.names):  # the data call all of them otherwise
+    if len(unknown) == len(own) == len(places.names):  # the data have other names for all of them
         return in_order
     return [places.of(name) for name in [*unknown, *own]][len(unknown) :]
 
 
 def column(values: np.ndarray) -> np.ndarray:
-    """Integers as int32 rows of one, which every framework exchanges between processes."""
+    """Integers as int32 rows [N, 1], which every framework can exchange between processes."""
     return np.asarray(values, np.int32).reshape(-1, 1)

@@ -1,4 +1,4 @@
-"""`load_config`: a run's configuration from YAML, TOML or JSON, with overrides; every key checked where it is read.
+"""`load_config`: a run's configuration from YAML, TOML or JSON, with overrides; every key is checked.
 
 The schema is the dataclasses of `config.py`: names and types are taken from them, ranges from `checks.py`.
 """
@@ -22,18 +22,19 @@ from . import checks
 from .config import TrainConfig
 from .labels import IMAGENET
 
-# Keys that hold paths: relative ones are taken from the folder of the file they stand in.
+# Keys with paths; relative ones are resolved from the folder of their file.
 _PATHS = (
     "output",
     "compile_cache",
     "model.config",
     "model.tokenizer",
     "data.train",
+    "data.index",
     "evaluate.retrieval",
     "evaluate.zero_shot",
     "evaluate.labels",
 )
-_NAMES_OR_PATHS = ("model.init",)  # a hub name or "emoji" unless something of that name is there
+_NAMES_OR_PATHS = ("model.init",)  # a hub name or "emoji" unless such a path exists
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 
@@ -42,11 +43,11 @@ def load_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
     """Read and check a configuration.
 
     Args:
-        path: a YAML (.yaml, .yml), TOML (.toml) or JSON (.json) file. Relative paths in it are taken from its folder.
-        overrides: "dotted.key=value", the value written as in YAML; they win over the file. Relative paths in them
-            are taken from the working directory, as everything on a command line is.
+        path: a YAML (.yaml, .yml), TOML (.toml) or JSON (.json) file. Its relative paths are resolved from its folder.
+        overrides: "dotted.key=value", with the value as in YAML; they win over the file. Their relative paths are
+            resolved from the working directory, as on the command line.
 
-    A number may be written as 1e-4, which YAML itself takes for a text; a lone text stands for a list of one.
+    A number may be written as 1e-4, which YAML itself reads as a string; a single string is accepted for a list.
 
     Raises FileNotFoundError; ConfigError naming file (or override) and key, what was wanted and what was found.
     """
@@ -64,7 +65,7 @@ def load_config(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
 
 
 def validate(config: TrainConfig) -> TrainConfig:
-    """Check a configuration that was built in Python, as `load_config` does; returns a checked copy.
+    """Check a configuration built in Python, as `load_config` does; returns a checked copy.
 
     Raises TypeError for anything but a TrainConfig, ConfigError naming the key.
     """
@@ -77,12 +78,12 @@ def validate(config: TrainConfig) -> TrainConfig:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """The whole configuration as plain values, as a file would hold them."""
+    """The whole configuration as plain values, as in a file."""
     return dataclasses.asdict(config)
 
 
 def _values(section: Any) -> dict[str, Any]:
-    # Not dataclasses.asdict, which would copy what is no valid value before it can be refused.
+    # Not dataclasses.asdict, which would deep-copy invalid values before they are refused.
     return {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
 
 
@@ -90,7 +91,7 @@ def _values(section: Any) -> dict[str, Any]:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The content of a configuration file, unchecked. Raises ConfigError when it is no mapping."""
+    """The content of a configuration file, unchecked. Raises ConfigError if it is not a mapping."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
     if path.suffix.lower() not in _SUFFIXES:
@@ -98,7 +99,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         found = _toml(text) if path.suffix.lower() == ".toml" else _yaml(text)
-    except (ValueError, RecursionError) as error:  # bad UTF-8, bad syntax, nesting without end
+    except (ValueError, RecursionError) as error:  # bad UTF-8, bad syntax, unlimited nesting
         raise ConfigError(f"{path}: wanted {path.suffix[1:].upper()}, found what does not parse: {error}") from error
     if found is None:
         return {}
@@ -122,7 +123,7 @@ def _yaml(text: str) -> Any:
         ) from error
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that stands twice, of which YAML readers silently drop the first."""
+        """Refuses duplicate keys, of which YAML readers silently drop the first."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict:
             seen = set()
@@ -151,7 +152,7 @@ def parse_override(override: str) -> tuple[str, Any]:
     if _optional(hint) is not None and text.lower() in ("", "none", "null", "~"):
         return key, None
     if str in (hint, _optional(hint)):
-        return key, text  # what looks like a number may be a name
+        return key, text  # a name may look like a number
     try:
         return key, _yaml(text)
     except (ValueError, RecursionError) as error:
@@ -159,7 +160,7 @@ def parse_override(override: str) -> tuple[str, Any]:
 
 
 def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:
-    """Set a dotted key in nested mappings, which are made where they are missing."""
+    """Set a dotted key in nested mappings; missing ones are made."""
     *path, last = key.split(".")
     for name in path:
         inner = values.get(name)
@@ -173,7 +174,7 @@ def _put(values: dict[str, Any], key: str, value: Any, override: str) -> None:
 
 
 def _absolute(values: dict[str, Any], folder: str, prefix: str = "") -> dict[str, Any]:
-    """A copy in which relative paths start at `folder`."""
+    """A copy with relative paths resolved from `folder`."""
     out: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -187,7 +188,7 @@ def _absolute_value(key: str, value: Any, folder: str) -> Any:
         return [_absolute_value(key, item, folder) for item in value]
     if not isinstance(value, str) or not value or key not in _PATHS + _NAMES_OR_PATHS or "://" in value:
         return value
-    if key == "evaluate.labels" and value == IMAGENET:
+    if (key, value) in (("evaluate.labels", IMAGENET), ("data.index", "auto")):  # names, not paths
         return value
     joined = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
     if key in _NAMES_OR_PATHS and not (value.startswith((".", "~")) or os.path.exists(joined)):
@@ -248,7 +249,7 @@ class _Builder:
     def _section_value(self, cls: type, key: str, value: Any) -> Any:
         if isinstance(value, cls):
             value = _values(value)
-        if value is None:  # a heading whose keys are all commented out
+        if value is None:  # a section with all keys commented out
             value = {}
         if not isinstance(value, Mapping):
             raise ConfigError(f"{self.where(key)}: wanted keys and values, found {_describe(value)}")
@@ -276,7 +277,7 @@ class _Builder:
 
 
 def _as_float(value: Any) -> float | None:
-    """A finite number, also as YAML leaves "1e-4"; None for anything else."""
+    """A finite number, also as the string "1e-4" from YAML; None for anything else."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -296,13 +297,13 @@ def _describe(value: Any) -> str:
 
 
 def _optional(hint: Any) -> Any:
-    """X of `X | None`; None when the hint is something else."""
+    """X of `X | None`; None for other hints."""
     arguments = typing.get_args(hint)
     return arguments[0] if len(arguments) == 2 and arguments[1] is type(None) else None
 
 
 def _hint_at(key: str) -> Any:
-    """The type of a dotted key; None when the schema has no such key."""
+    """The type of a dotted key; None for an unknown key."""
     hint: Any = TrainConfig
     for name in key.split("."):
         hint = _optional(hint) or hint

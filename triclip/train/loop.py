@@ -1,6 +1,6 @@
-"""`train`: the loop around a backend's Engine. Everything that is not tensors happens here, once.
+"""`train`: the loop around a backend's Engine, with everything that is independent of the framework.
 
-A run's `output` folder holds checkpoints/, run.json (what is being trained), metrics.jsonl, evaluation.jsonl,
+A run's `output` folder has checkpoints/, run.json (a description of the run), metrics.jsonl, evaluation.jsonl,
 tensorboard/, loss.png, and at the end model/, which `from_pretrained` loads.
 """
 
@@ -34,24 +34,24 @@ MODEL = "model"
 
 
 class DivergedError(ValueError):
-    """The loss or its gradient is no finite number any more. The message names the step and the checkpoint kept."""
+    """The loss or its gradient is no longer finite. The message names the step and the last checkpoint."""
 
 
 def train(config: TrainConfig, stream: TextIO | None = None) -> dict[str, Any]:
-    """Train as configured: begin, or go on from the newest checkpoint in `output`.
+    """Train as configured: start, or resume from the newest checkpoint in `output`.
 
     Args:
-        config: from `load_config`, or built in Python.
+        config: from `load_config`, or constructed in Python.
         stream: where the progress line goes; default standard error.
 
-    Returns a summary: "first" (whether this is the first process, which alone writes and prints), "step", "steps",
-    "stopped" (by SIGTERM or Ctrl-C: the same call goes on later), "output", "model" (the exported folder, None when
-    stopped), "loss", "skipped" (samples, by all processes; a line of metrics.jsonl counts the first's), "seconds",
-    "evaluation" (the last figures).
+    Returns a summary: "first" (whether this is the first process, the only one that writes and prints), "step",
+    "steps", "stopped" (by SIGTERM or Ctrl-C; the same call resumes), "output", "model" (the exported folder, None if
+    stopped), "loss", "skipped" (samples, in all processes; metrics.jsonl counts the first's), "seconds", "evaluation"
+    (the last metrics).
 
-    Raises ConfigError, CheckpointError, DataError, FileNotFoundError, MissingDependencyError on what can't be used,
-    DivergedError on a loss that is not finite, OutOfMemoryError, OSError when the disk is full; the last whole
-    checkpoint stays.
+    Raises ConfigError, CheckpointError, DataError, FileNotFoundError, MissingDependencyError for unusable inputs,
+    DivergedError for a loss that is not finite, OutOfMemoryError, OSError for a full disk; the last complete checkpoint
+    is kept.
     """
     config = validate(config)
     backend = backend_module(config.backend)
@@ -66,7 +66,7 @@ def train(config: TrainConfig, stream: TextIO | None = None) -> dict[str, Any]:
 def export(config: TrainConfig, folder: str | Path) -> dict[str, Any]:
     """Write the newest checkpoint of a run as a model folder that `from_pretrained` loads; returns {"step", "model"}.
 
-    Raises FileNotFoundError when the run has no checkpoint.
+    Raises FileNotFoundError if the run has no checkpoint.
     """
     config = validate(config)
     backend = backend_module(config.backend)
@@ -93,7 +93,7 @@ def backend_module(backend: str) -> TrainingModule:
 
 
 class _Run:
-    """One process's run: what `train` and `export` have in common."""
+    """One process's run: the common part of `train` and `export`."""
 
     def __init__(
         self,
@@ -166,9 +166,9 @@ class _Run:
         return log
 
     def _train(self) -> bool:
-        """All steps that are left. Returns whether the run was asked to stop before the last one."""
+        """Do all remaining steps. Returns whether the run was stopped before the last one."""
         config, engine = self.config, self.engine
-        if engine.step and self._evaluation_due() and self._evaluate({}):  # perhaps cut short by what ended the run
+        if engine.step and self._evaluation_due() and self._evaluate({}):  # perhaps interrupted at the end of the run
             return True
         while engine.step < config.steps:
             batch = next(self.pipeline)
@@ -205,7 +205,7 @@ class _Run:
         return round(flops * rate / peak, 5)
 
     def _finite(self, figures: Mapping[str, Any]) -> dict[str, float]:
-        """The figures of a step as floats: the one place where the host waits for the device."""
+        """The metrics of a step as floats: the only place where the host waits for the device."""
         values = {name: float(value) for name, value in figures.items()}
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             return values
@@ -221,7 +221,7 @@ class _Run:
     def _save(self, figures: Mapping[str, Any]) -> None:
         if self.saved == self.engine.step:
             return
-        self._finite(figures)  # so that a checkpoint is never one of a run that has diverged
+        self._finite(figures)  # so that no checkpoint of a diverged run is saved
         self.engine.save(self.pipeline.get_state())
         self.saved = self.engine.step
 
@@ -233,12 +233,12 @@ class _Run:
         return True
 
     def _evaluation_due(self) -> bool:
-        """The same answer in every process: only the configuration and the step count."""
+        """Whether to evaluate at a step; equal in every process, because only the configuration and the step count."""
         every, step = self.config.evaluate.every, self.engine.step
         return bool(self.evaluator) and (step == self.config.steps or bool(every) and step % every == 0)
 
     def _evaluate(self, figures: Mapping[str, Any]) -> bool:
-        """Evaluate; returns whether the run was asked to stop meanwhile, in which case it is saved."""
+        """Evaluate; returns whether the run was asked to stop meanwhile, after saving it."""
         if figures:
             self._finite(figures)
         with self.meter.pause():
@@ -255,10 +255,10 @@ class _Run:
     # -- results ------------------------------------------------------------------------------------------------------
 
     def export(self, folder: Path, loss: float | None, evaluation: Mapping[str, Any]) -> None:
-        """A whole model folder. The weights come last: where they are, everything is."""
+        """Write a complete model folder, with the weights last: if they exist, everything does."""
         average = self.config.ema is not None
         bias = None
-        if self.config.loss.kind == "sigmoid":  # it has no place in a CLIP model, but probabilities need it
+        if self.config.loss.kind == "sigmoid":  # not part of a CLIP model, but needed for probabilities
             bias = float(self.engine.weights(average)["logit_bias"])
         if self.first:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Running out of memory, in whatever words: one error that says what to change."""
+"""One error with advice for all frameworks' out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 from .config import TrainConfig
 
-_NAMES = ("OutOfMemoryError", "ResourceExhaustedError")  # torch's, TensorFlow's
+_NAMES = ("OutOfMemoryError", "ResourceExhaustedError")  # names of torch's and TensorFlow's errors
 _WORDS = ("RESOURCE_EXHAUSTED", "out of memory", "OOM when allocating", "can't allocate memory", "bad_alloc")
 
 
 class OutOfMemoryError(ValueError):
-    """A device or the host has run out of memory. The message names the settings that need less."""
+    """A device or the host is out of memory. The message names settings that need less."""
 
 
 @contextmanager
 def explained(ways: Sequence[str]) -> Iterator[None]:
-    """Errors of a framework or of NumPy that mean too little memory, as OutOfMemoryError; `ways`: what needs less."""
+    """Turn out-of-memory errors of a framework or of NumPy into OutOfMemoryError; `ways`: what needs less."""
     try:
         yield
     except Exception as error:
@@ -27,7 +27,7 @@ def explained(ways: Sequence[str]) -> Iterator[None]:
 
 
 def ways_in_training(config: TrainConfig) -> list[str]:
-    """What a run can change to need less memory."""
+    """The settings of a run that reduce its memory."""
     ways = [f"raise accumulate (now {config.accumulate})"]
     if config.model.gradient_checkpointing == "none":
         ways.append("set model.gradient_checkpointing to full")

@@ -1,4 +1,4 @@
-"""Going back to the newest checkpoint that can be read, alike in all processes."""
+"""Loading the newest readable checkpoint, the same in all processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Gather = Callable[[np.ndarray], np.ndarray]  # `Engine.gather`
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint that can't be read, whatever the run; the message names it."""
+    """A checkpoint that no run can read; the message names it."""
 
 
 def load_newest(steps: Iterable[int], load: Callable[[int], Loaded], gather: Gather, is_first: bool) -> Loaded | None:
-    """load(step) of the newest step that every process can load; None when there is no checkpoint.
+    """load(step) of the newest step that every process can load; None if there is no checkpoint.
 
-    Each one passed over is named in the log. `steps` are the first process's in all of them. Raises
-    DamagedCheckpointError when all are damaged: to begin anew would overwrite them. What else `load` raises ends it.
+    Skipped ones are named in the log. All processes use the first process's `steps`. Raises DamagedCheckpointError if
+    all are damaged, because a new start would overwrite them. Other exceptions of `load` are passed on.
     """
     problem: DamagedCheckpointError | None = None
     passed_over = 0
@@ -49,12 +49,12 @@ def load_newest(steps: Iterable[int], load: Callable[[int], Loaded], gather: Gat
 
 def _of_first(steps: Iterable[int], gather: Gather, is_first: bool) -> Iterator[int]:
     """The first process's steps, the newest first."""
-    own = [-1, *sorted(steps, reverse=True)] if is_first else []  # one row at least: not all gather nothing
+    own = [-1, *sorted(steps, reverse=True)] if is_first else []  # no process gathers nothing
     return iter(gather(np.array(own, np.int32).reshape(-1, 1))[1:, 0].tolist())
 
 
 def set_aside(folder: Path) -> None:
-    """Rename a checkpoint that was passed over, "20" to "20.damaged", so that no later run takes it for its own."""
+    """Rename a skipped checkpoint, "20" to "20.damaged", so that no later run uses it."""
     aside = folder.with_name(f"{folder.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)

@@ -1,4 +1,4 @@
-"""Which parameter is decayed, at what rate it learns, and which stay as they are: decided by name, once."""
+"""Weight decay, learning rate and locking of each parameter, decided by name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.")
 
 
 def parameter_rules(model_config: Any, config: TrainConfig) -> dict[str, Rule]:
-    """Canonical name -> Rule for every parameter, "logit_bias" (sigmoid) and "anchors" where the run has them.
+    """Canonical name -> Rule for every parameter, with "logit_bias" (sigmoid) and "anchors" if the run has them.
 
-    Decay: weights of linear layers, convolutions and embeddings. None: biases, norms, the class embedding, the logit
-    scale and bias, the anchors, and what a pattern of `optimizer.no_decay` finds (`re.search` on the name). By name,
-    not by rank: stacked layers give biases two axes.
+    Decay: weights of linear layers, convolutions and embeddings. No decay: biases, norms, the class embedding, the
+    logit scale and bias, the anchors, and names that match a pattern of `optimizer.no_decay` (`re.search`). By name,
+    not by rank, because biases of stacked layers have two axes.
 
-    Rate: as BEiT's layer-wise decay. In a tower of L layers the norm and the projection above the layers have factor
-    1, layer i (from 0) `layer_decay ** (L - i)`, embeddings (with the norm before the layers) `layer_decay ** (L + 1)`.
+    Rate: BEiT's layer-wise decay. In a tower of L layers the norm and the projection above the layers have factor 1,
+    layer i (from 0) `layer_decay ** (L - i)`, embeddings (with the norm before the layers) `layer_decay ** (L + 1)`.
 
-    Locked towers (LiT) are not trainable, their projection included, but for the groups from the top that
-    `unlocked_groups` names (see `config.LockSection`); logit scale and bias always are.
+    Locked towers (LiT) are not trained, their projection included, except the top groups of `unlocked_groups` (see
+    `config.LockSection`); logit scale and bias are always trained.
     """
     patterns = [re.compile(pattern) for pattern in config.optimizer.no_decay]
     unlocked = config.model.unlocked_groups()
@@ -55,7 +55,7 @@ def _tower(name: str) -> str:
 
 
 def _depth(name: str, model_config: Any) -> int:
-    """How many steps of layer-wise decay lie between a parameter and the top of its tower."""
+    """The number of steps of layer-wise decay between a parameter and the top of its tower."""
     if name.startswith(_EMBEDDINGS):
         tower = model_config.vision_config if name.startswith("vision") else model_config.text_config
         return tower.num_hidden_layers + 1

@@ -1,6 +1,6 @@
-"""What a run writes for its reader: the progress line, metrics.jsonl, evaluation.jsonl, TensorBoard, loss.png.
+"""A run's logs: the progress line, metrics.jsonl, evaluation.jsonl, TensorBoard, loss.png.
 
-The first process has one RunLog; the others none.
+Only the first process has a RunLog.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ METRICS, EVALUATION, CURVE = "metrics.jsonl", "evaluation.jsonl", "loss.png"
 
 
 class Meter:
-    """Time spent training, and the rate since the last reading; what happens inside `pause` does not count."""
+    """Training time, and the rate since the last reading, without time inside `pause`."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds  # those of earlier processes of this run included
+        self.seconds = seconds  # including earlier parts of this run
         self._mark = time.monotonic()
         self._images, self._since = 0, seconds
 
     def tick(self, images: int) -> None:
-        """`images` more were trained on."""
+        """Count `images` more."""
         now = time.monotonic()
         self.seconds += now - self._mark
         self._mark = now
@@ -52,14 +52,14 @@ class Meter:
 
 
 class _OwnLines(logging.Handler):
-    """Warnings of this package on lines of their own, where the progress line is updated in place."""
+    """Puts this package's warnings on separate lines if the progress line is updated in place."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self._say, self._logger = say, logging.getLogger("triclip")
         self._propagate, self._logger.propagate = self._logger.propagate, False
         self._level = self._logger.level
-        if self._level == logging.NOTSET:  # frameworks raise the root's level for their own sake
+        if self._level == logging.NOTSET:  # frameworks raise the root logger's level
             self._logger.setLevel(logging.WARNING)
         self._logger.addHandler(self)
 
@@ -79,7 +79,7 @@ class RunLog:
     Args:
         folder: the run's output, which exists.
         steps, batch_size: of the whole run, of a step.
-        step: the step that is gone on from; what was written about later ones, before a crash, is removed.
+        step: the step to resume from; records of later steps, from before a crash, are removed.
         tensorboard: also write folder/tensorboard.
         stream: of the progress line; default standard error. On a terminal it is updated in place.
     """
@@ -113,13 +113,13 @@ class RunLog:
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
     def line(self, record: Mapping[str, Any]) -> None:
-        """One line of figures: to metrics.jsonl, to TensorBoard, and shown."""
+        """Write one line of metrics to metrics.jsonl and TensorBoard, and show it."""
         _append(self.folder / METRICS, record)
         self._scalars("train", record, record["step"])
         self._show(progress_text(record, self.steps, self.batch_size))
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
-        """The figures of an evaluation, {"step", "retrieval": {…}, "zero_shot": {…}}."""
+        """Write the metrics of an evaluation, {"step", "retrieval": {…}, "zero_shot": {…}}."""
         _append(self.folder / EVALUATION, record)
         self.evaluated.add(record["step"])
         self.last_evaluation = dict(record)
@@ -144,7 +144,7 @@ class RunLog:
         self._open_line = True
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a separate line."""
         if self._open_line:
             self.stream.write("\n")
             self._open_line = False
@@ -152,7 +152,7 @@ class RunLog:
         self.stream.flush()
 
     def draw(self) -> Path | None:
-        """Write loss.png; None (said once) where it can't be."""
+        """Write loss.png; returns None, with one message, if that is impossible."""
         from ..viz import loss_curves, save
 
         try:
@@ -173,7 +173,7 @@ class RunLog:
 
 
 def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The records of a JSONL file up to a step; later ones, and a line that a crash left half written, are removed."""
+    """Truncate a JSONL file to the records up to a step, without a last line cut off by a crash."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -195,12 +195,12 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
     try:
         with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
-    except OSError as error:  # a full disk's own message names no file
+    except OSError as error:  # the error of a full disk names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def progress_text(record: Mapping[str, Any], steps: int, batch_size: int) -> str:
-    """One line for people: "step 40/1000 | loss 2.310 | scale 14.2 | …"."""
+    """The progress line: "step 40/1000 | loss 2.310 | scale 14.2 | …"."""
     parts = [f"step {record['step']}/{steps}", f"loss {record['loss']:.4f}", f"scale {record['logit_scale']:.2f}"]
     if "logit_bias" in record:
         parts.append(f"bias {record['logit_bias']:.2f}")
@@ -218,7 +218,7 @@ def progress_text(record: Mapping[str, Any], steps: int, batch_size: int) -> str
 
 
 def evaluation_text(record: Mapping[str, Any]) -> str:
-    """The figures of an evaluation in one line."""
+    """The metrics of an evaluation in one line."""
     parts = []
     if "retrieval" in record:
         for name, side in (("image to text", "image_to_text"), ("text to image", "text_to_image")):

@@ -1,4 +1,4 @@
-"""Whether a folder's checkpoints belong to the run that is configured: what run.json holds, and its comparison."""
+"""Checking by run.json whether a folder's checkpoints belong to the configured run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("triclip")
 
 RUN, CHECKPOINTS = "run.json", "checkpoints"
 
-# What can't change between the parts of a run: its parameters, and which data each step sees.
+# Keys that can't change when a run is resumed: its parameters, and the data of each step.
 _FIXED = (
     "backend",
     "seed",
@@ -42,7 +42,7 @@ _FIXED = (
 _FREE = ("output", "steps", "compile_cache", "model", "data", "log", "evaluate", "checkpoint", "mesh", "accumulate")
 
 
-# Of a tower's config, what its function depends on: not what another library adds when it saves the file again.
+# Keys of a tower's config that determine its function, without additions of other libraries that save the file.
 _TOWER = (
     "hidden_size",
     "intermediate_size",
@@ -62,7 +62,7 @@ _TOWER = (
 
 
 def describe(config: TrainConfig, job: Job, source: Source) -> dict[str, Any]:
-    """What run.json holds: the configuration, the model's, the number of samples, and what the run begins with."""
+    """The contents of run.json: the configuration, the model's, the number of samples, and the initial weights."""
     plain = dataclasses.replace(config, model=dataclasses.replace(config.model, config=None))
     values = job.model_config.to_dict()
     model = {"projection_dim": values["projection_dim"]}
@@ -79,7 +79,7 @@ def describe(config: TrainConfig, job: Job, source: Source) -> dict[str, Any]:
 
 
 def read_run(output: Path) -> dict[str, Any]:
-    """run.json of an earlier part of this run; {} when there is none, or none that can be read."""
+    """run.json of an earlier part of this run; {} if it is missing or unreadable."""
     try:
         found = json.loads((output / RUN).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -88,7 +88,7 @@ def read_run(output: Path) -> dict[str, Any]:
 
 
 def check_same_run(output: Path, config: TrainConfig, described: Mapping[str, Any]) -> list[str]:
-    """Raise ConfigError when the checkpoints in `output` are another run's; returns what else has changed since."""
+    """Raise ConfigError if the checkpoints in `output` are another run's; returns other changes since."""
     folder = output / CHECKPOINTS
     if not folder.is_dir() or not any(folder.iterdir()):
         return []
@@ -122,7 +122,7 @@ def _comparable(described: Mapping[str, Any]) -> dict[str, Any]:
         for name in key.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         values[key] = value
-    values["data.train"] = [Path(path).name for path in values["data.train"] or ()]  # data may have been moved
+    values["data.train"] = [Path(path).name for path in values["data.train"] or ()]  # the data may have been moved
     values["ema"], values["loss.anchors"] = values["ema"] is not None, values["loss.anchors"] is not None
     values["samples"], values["data.train, its content"] = described.get("samples"), described.get("data")
     values["model.init, its weights"] = described.get("weights")

@@ -8,10 +8,10 @@ from .config import OptimizerSection
 
 
 def learning_rate(section: OptimizerSection, steps: int, step: int) -> float:
-    """The rate of step `step` (from 0) of a run of `steps`.
+    """The learning rate of step `step` (from 0) in a run of `steps`.
 
-    Warm-up: `lr * step / warmup`, so the first step's rate is 0 and step `warmup` is the first at the full rate, as
-    `optax.warmup_cosine_decay_schedule` has it. Then "cosine": half a cosine from `lr` to `min_lr`, reached at `steps`;
+    Warm-up: `lr * step / warmup`, so that the first step's rate is 0 and step `warmup` is the first at the full rate,
+    as in `optax.warmup_cosine_decay_schedule`. Then "cosine": half a cosine from `lr` to `min_lr`, reached at `steps`;
     "constant"; "wsd": flat, then linear to `min_lr` over the last `decay_fraction` of the steps.
     """
     if step < section.warmup:
@@ -34,8 +34,8 @@ def _share(done: int, total: int) -> float:
 
 
 def ema_decay(ema: float, step: int) -> float:
-    """The weight of the old average when step `step` (from 0) is folded in: min(ema, (1 + step) / (10 + step)).
+    """The weight of the old average at step `step` (from 0): min(ema, (1 + step) / (10 + step)).
 
-    Early averages thus follow the parameters closely (as TensorFlow's ExponentialMovingAverage with `num_updates`).
+    Early averages thus follow the parameters closely (as in TensorFlow's ExponentialMovingAverage with `num_updates`).
     """
     return min(ema, (1 + step) / (10 + step))

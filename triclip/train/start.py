@@ -1,7 +1,7 @@
-"""What a run begins with: the model's config, its weights as NumPy arrays, its processor. No framework is needed.
+"""The start of a run: the model's config, its weights as NumPy arrays, its processor, without a framework.
 
-Weights come from a checkpoint of any readable layout, or are drawn from the seed: the same bytes whichever backend
-asks, each name from its own stream, so that neither order nor process count matters.
+Weights come from a checkpoint of any readable layout, or are drawn from the seed, each name from its own stream: the
+same bytes for every backend, order and number of processes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .engine import Job
 from .rules import parameter_rules
 
 _POSITIONS = "vision_model.embeddings.position_embedding.weight"
-_SIGMOID_SCALE = math.log(10)  # SigLIP's beginning: t = ln 10, b = -10
+_SIGMOID_SCALE = math.log(10)  # SigLIP's initial values: t = ln 10, b = -10
 _SIGMOID_BIAS = -10.0
-REPORT = "training.json"  # beside an exported model: what a CLIP checkpoint has no place for
+REPORT = "training.json"  # beside an exported model: values that are not part of a CLIP checkpoint
 _ANCHOR_DEVIATION = 0.05
 
 
 def prepare(config: TrainConfig, samples: int = 0) -> Job:
-    """The Job of a checked configuration. Nothing large is read before a weight is asked for.
+    """The Job of a checked configuration. Weights are read on access.
 
     `samples`: size of the training set, for the anchors.
 
@@ -50,8 +50,8 @@ def prepare(config: TrainConfig, samples: int = 0) -> Job:
 
 
 def _first_bias(config: TrainConfig, saved: float | None) -> float:
-    """The sigmoid's bias as it begins: as configured, as `model.init` holds it among its weights (open_clip's do), as
-    the run that exported that model left it, or SigLIP's."""
+    """The sigmoid's initial bias: configured, from the weights of `model.init` (open_clip's have it), from the run that
+    exported that model, or SigLIP's."""
     if config.loss.logit_bias is not None:
         return config.loss.logit_bias
     if config.loss.kind != "sigmoid" or config.model.init is None:
@@ -72,7 +72,7 @@ def _first_bias(config: TrainConfig, saved: float | None) -> float:
 
 
 def fingerprint(job: Job) -> str:
-    """What tells the weights that a run begins with from any others: a digest of them, or of what they are drawn by."""
+    """A digest of the initial weights, or of the values that determine them."""
     digest = hashlib.blake2b(digest_size=12)
     if isinstance(job.weights, _Fresh):
         digest.update(job.weights.described().encode())
@@ -86,7 +86,7 @@ def fingerprint(job: Job) -> str:
 
 
 def extra_parameters(job: Job) -> dict[str, np.ndarray]:
-    """What is trained beside the model, as it begins: "logit_bias" [] and "anchors" [samples, P], where asked for."""
+    """Initial values of parameters beside the model: "logit_bias" [] and "anchors" [samples, P], if configured."""
     extra: dict[str, np.ndarray] = {}
     if "logit_bias" in job.rules:
         extra["logit_bias"] = np.array(job.logit_bias, np.float32)
@@ -97,9 +97,9 @@ def extra_parameters(job: Job) -> dict[str, np.ndarray]:
 
 
 def load_processor(config: TrainConfig, model_config: Any) -> Any:
-    """The run's CLIPProcessor: `model.tokenizer`'s or the checkpoint's vocabulary, pictures at the model's size.
+    """The run's CLIPProcessor: the vocabulary of `model.tokenizer` or the checkpoint, pictures of the model's size.
 
-    Raises ConfigError when the vocabulary doesn't fit the model, FileNotFoundError.
+    Raises ConfigError if the vocabulary doesn't fit the model, FileNotFoundError.
     """
     from clip_core.image.processor import CLIPImageProcessor
     from clip_core.processor import CLIPProcessor
@@ -145,7 +145,7 @@ def _check_vocabulary(config: TrainConfig, model_config: Any, tokenizer: Any) ->
         raise ConfigError(
             f"model.tokenizer: wanted ids below the model's vocab_size {text.vocab_size}, found {largest} in {name}"
         )
-    # Legacy configs (eos_token_id 2) pool at the highest id, which is the end token's own.
+    # Legacy configs (eos_token_id 2) pool at the highest id, which is the end token.
     pools_at = largest if text.eos_token_id == 2 else text.eos_token_id
     if tokenizer.eos_token_id != pools_at:
         raise ConfigError(
@@ -158,7 +158,7 @@ def _check_vocabulary(config: TrainConfig, model_config: Any, tokenizer: Any) ->
 
 
 class _Lazy(Mapping[str, np.ndarray]):
-    """Canonical name -> float32 array, read at every use."""
+    """Canonical name -> float32 array, read at every access."""
 
     def __init__(self, tensors: Mapping[str, Any]) -> None:
         self._tensors = tensors
@@ -174,7 +174,7 @@ class _Lazy(Mapping[str, np.ndarray]):
 
 
 def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray], float | None]:
-    """The model's config, its weights, and the sigmoid's bias where it is one of them."""
+    """The model's config, its weights, and the sigmoid's bias if the checkpoint has it."""
     from clip_core import checkpoint
     from clip_core.hub import resolve_folder
 
@@ -199,7 +199,7 @@ def _from_checkpoint(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.n
 
 
 def _resized(model_config: CLIPConfig, tensors: dict[str, Any], size: int) -> tuple[CLIPConfig, dict[str, Any]]:
-    """Config and tensors for another picture size: the grid of positions resampled, the class token's kept."""
+    """Config and tensors for another picture size: resampled grid of positions, unchanged class position."""
     vision = model_config.vision_config
     old, new = vision.image_size // vision.patch_size, size // vision.patch_size
     resized = with_image_size(model_config, size)
@@ -214,7 +214,7 @@ def _resized(model_config: CLIPConfig, tensors: dict[str, Any], size: int) -> tu
 
 
 def with_image_size(model_config: CLIPConfig, size: int) -> CLIPConfig:
-    """A copy for pictures of `size` x `size`. Raises ConfigError when no patch fits."""
+    """A copy for pictures of `size` x `size`. Raises ConfigError if no patch fits."""
     resized = copy.deepcopy(model_config)
     resized.vision_config.image_size = size
     try:
@@ -236,7 +236,7 @@ def resample_positions(table: np.ndarray, old: int, new: int) -> np.ndarray:
 
 
 class _Fresh(Mapping[str, np.ndarray]):
-    """Canonical name -> float32 array, drawn at every use."""
+    """Canonical name -> float32 array, drawn at every access."""
 
     def __init__(self, config: CLIPConfig, seed: int) -> None:
         self._table, self._values, self._seed = weight_table(config), initial_values(config), seed
@@ -249,7 +249,7 @@ class _Fresh(Mapping[str, np.ndarray]):
         return draw(self._seed, name, shape, value)
 
     def described(self) -> str:
-        """What all values follow from."""
+        """The inputs that determine all values."""
         shapes = {name: weight.shape for name, weight in self._table.items()}
         return json.dumps([self._seed, shapes, dict(self._values)], sort_keys=True)
 
@@ -261,7 +261,7 @@ class _Fresh(Mapping[str, np.ndarray]):
 
 
 def draw(seed: int, name: str, shape: tuple[int, ...], deviation: float) -> np.ndarray:
-    """Normal float32 numbers around 0, that depend on the run's seed and the parameter's name alone."""
+    """Normal float32 numbers around 0, determined by the run's seed and the parameter's name."""
     words = np.frombuffer(hashlib.sha256(name.encode()).digest(), "<u4")
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words.tolist()])))
     return generator.standard_normal(shape, np.float32) * np.float32(deviation)
@@ -275,9 +275,9 @@ def _fresh(config: TrainConfig) -> tuple[CLIPConfig, Mapping[str, np.ndarray]]:
             model_config = CLIPConfig.from_pretrained(given)
         elif isinstance(given, CLIPConfig):
             model_config = copy.deepcopy(given)
-            model_config.validate()
         else:
             model_config = CLIPConfig(**given)
+        model_config.validate()
     except (ConfigError, TypeError) as error:
         raise ConfigError(f"{source}: {error}") from error
     if config.model.image_size is not None:

@@ -1,4 +1,4 @@
-"""Being asked to stop: by SIGTERM, as clusters do, or by Ctrl-C. The run then saves its state and ends."""
+"""Stopping by SIGTERM, as sent by clusters, or by Ctrl-C: the run saves its state and ends."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 
 class StopSignals:
-    """Listens from its making until `close`, in the main thread (elsewhere Python allows no handlers).
+    """Handles the signals from construction until `close`, in the main thread (others can't have handlers).
 
-    asked: whether a signal has come. A second Ctrl-C interrupts at once.
+    asked: whether a signal was received. A second Ctrl-C interrupts at once.
 
     Args:
-        forward: send SIGTERM to this process at Ctrl-C and listen to that alone: for a framework that has a handler of
-            its own, by which processes agree on where to stop.
+        forward: at Ctrl-C send SIGTERM to this process, and handle nothing else: for a framework whose own handler
+            makes processes agree on the step to stop at.
     """
 
     def __init__(self, forward: bool = False) -> None:
@@ -25,7 +25,7 @@ class StopSignals:
         self._former: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT,) if forward else (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # of a program in the background, Ctrl-C
+                if signal.getsignal(number) is not signal.SIG_IGN:  # Ctrl-C of a program in the background
                     self._former[number] = signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -37,7 +37,7 @@ class StopSignals:
             self.asked = True
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         former, self._former = self._former, {}
         for number, handler in former.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

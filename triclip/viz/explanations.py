@@ -1,4 +1,4 @@
-"""What a similarity rests on, drawn over the picture and beside its words; see `triclip.explain`."""
+"""Figures of explanations: relevance over the picture and beside the words; see `triclip.explain`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEAT = "inferno"
-_WORDS = 1.25  # the width of a panel of words, over a picture's
-_GREY = 0.45  # how far the picture under the heat fades to white
+_WORDS = 1.25  # width of a panel of words relative to a picture's
+_GREY = 0.45  # how much the picture under the heat map fades to white
 
 
 @drawn
 def explanations(found: Explanation | Sequence[Explanation], title: str | None = None) -> Figure:
     """A row for each explanation: the picture as the model saw it, its patches' scores over it, its words' scores.
 
-    Heat is relative to the hottest patch of its picture, bars to the highest word of its text. Raises InputError.
+    Heat is relative to the highest patch of its picture, bars to the highest word of its text. Raises InputError.
     """
     rows = [found] if isinstance(found, Explanation) else list(found)
     if not rows:
@@ -42,7 +42,7 @@ def explanations(found: Explanation | Sequence[Explanation], title: str | None =
 
 
 def overlay(one: Explanation) -> np.ndarray:
-    """float [height, width, 3] from 0 to 1: the picture, faded, under the heat of its patches."""
+    """float [height, width, 3] from 0 to 1: the faded picture under the heat map of its patches."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -61,7 +61,7 @@ def _words(axes: Any, one: Explanation) -> None:
     top = float(one.word_scores.max(initial=0.0))
     shares = one.word_scores / top if top > 0 else one.word_scores
     axes.barh(range(len(one.words)), shares, color=PALETTE[0], height=0.7)
-    size = min(7.0, 100 / max(len(one.words), 1))  # 77 tokens are the most that published models take
+    size = min(7.0, 100 / max(len(one.words), 1))  # published models have at most 77 tokens
     labels = [plain(word, 18) for word in one.words]
     axes.set_yticks(range(len(labels)), labels, fontsize=max(size, 3))
     axes.set(xlim=(0, 1.05), ylim=(max(len(labels), 4) - 0.4, -0.6), xticks=[])

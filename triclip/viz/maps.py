@@ -1,4 +1,4 @@
-"""Embeddings on paper: projected to two dimensions."""
+"""Maps of embeddings projected to two dimensions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = ("pca", "umap")
-_UMAP_ROWS = 5  # with fewer its start, from three eigenvectors, can't be found
+_UMAP_ROWS = 5  # with fewer its initialisation from three eigenvectors fails
 _BLOCK = 1 << 14
 _PICTURE = 0.32  # inches
 _LABELLED_UP_TO = 200
-_SPREAD_UP_TO, _PUSHES = 100, 300  # pictures that are moved apart, and how often at most
+_SPREAD_UP_TO, _PUSHES = 100, 300  # pictures to be moved apart, and the most iterations
 _MARGIN = 4  # pixels around a label
-# Where a label may stand, in points from its point, the best place first.
+# Places for a label, in points from its point, the best first.
 _PLACES = [
     (6, 0),
     (-6, 0),
@@ -39,19 +39,19 @@ _PLACES = [
 
 
 class Projection(NamedTuple):
-    """points float32 [N, 2]; explained: the shares of the variance along both axes, None for UMAP."""
+    """points float32 [N, 2]; explained: shares of the variance along both axes, None for UMAP."""
 
     points: np.ndarray
     explained: tuple[float, float] | None
 
 
 def project(vectors: np.ndarray, method: str = "pca", seed: int = 0) -> Projection:
-    """Two dimensions that keep most of the variance (PCA), or the neighbourhoods (UMAP, if umap-learn is installed).
+    """Project to two dimensions by PCA, or by UMAP if umap-learn is installed.
 
     Args:
         vectors: [N, P], N from 2 (UMAP: from 5).
         method: "pca" (default) or "umap" (by cosine).
-        seed: of UMAP. PCA needs none; each axis points where its largest loading is positive.
+        seed: of UMAP. PCA needs none; the largest loading of each axis is positive.
 
     Raises InputError; MissingDependencyError without umap-learn.
     """
@@ -109,7 +109,7 @@ def embedding_map(
         labels: N strings, written beside the points where they don't overlap; up to 200.
         groups: N strings; up to 7 different ones have a colour and a marker of their own.
         pictures: N paths, Pillow images or arrays (None where a row has none), drawn in place of points. Up to 100 are
-            moved apart where they would cover each other, with a line to where they belong.
+            moved apart where they would cover each other, with a line to where they belong; see `spread_sample`.
         method, seed: as for `project`.
 
     Raises InputError, MissingDependencyError.
@@ -141,6 +141,18 @@ def embedding_map(
     return figure
 
 
+def spread_sample(points: np.ndarray, count: int = 60) -> np.ndarray:
+    """Row numbers of about `count` points [N, 2] at most, one for each cell of a grid over them, nearest its middle."""
+    if len(points) <= count:
+        return np.arange(len(points))
+    cells = int(np.sqrt(count))
+    low, span = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-12)
+    at = np.minimum((points - low) / span * cells, cells - 1e-6)
+    cell, away = np.floor(at).astype(int) @ [cells, 1], np.abs(at % 1 - 0.5).sum(1)
+    order = np.lexsort((away, cell))
+    return np.sort(order[np.unique(cell[order], return_index=True)[1]])
+
+
 def _scatter(axes: Any, points: np.ndarray, groups: Sequence[str] | None, pictures: Sequence[Any] | None) -> None:
     bare = np.array([pictures is None or pictures[i] is None for i in range(len(points))])
     axes.scatter(*points.T, s=0)  # the limits, pictures included
@@ -169,14 +181,14 @@ def _place_picture(axes: Any, point: np.ndarray, picture: Any) -> None:
 
 
 def _spread(figure: Figure, axes: Any, points: np.ndarray, with_picture: Sequence[bool]) -> np.ndarray:
-    """Where pictures stand, [N, 2]: pushed apart, as little as it takes, until none covers another."""
+    """The places of pictures, [N, 2]: moved apart as little as possible until none overlap."""
     chosen = np.flatnonzero(with_picture)
     if not 2 <= len(chosen) <= _SPREAD_UP_TO:
         return points
     shown_at = figure.dpi
     figure.set_dpi(PNG_DPI)
-    figure.draw_without_rendering()  # fixes where the axes are
-    axes.autoscale(False)  # what is moved does not move the limits
+    figure.draw_without_rendering()  # fixes the axes' position
+    axes.autoscale(False)  # moved pictures do not change the limits
     at, side = axes.transData.transform(points), 1.05 * _PICTURE * PNG_DPI
     whole = axes.get_window_extent()
     low, high = np.array([whole.min, whole.max]) + [[side / 2], [-side / 2]]
@@ -199,12 +211,12 @@ def _spread(figure: Figure, axes: Any, points: np.ndarray, with_picture: Sequenc
 def _place_labels(
     figure: Figure, axes: Any, points: np.ndarray, labels: Sequence[str], with_picture: Sequence[bool]
 ) -> None:
-    """Each label at the first place where it covers nothing; left out where there is none."""
+    """Put each label at the first place where it covers nothing; leave it out if there is none."""
     from matplotlib.transforms import Bbox
 
     shown_at = figure.dpi
-    figure.set_dpi(PNG_DPI)  # letters are some wider or narrower at another resolution
-    figure.draw_without_rendering()  # fixes where the axes are
+    figure.set_dpi(PNG_DPI)  # letters have slightly other widths at another resolution
+    figure.draw_without_rendering()  # fixes the axes' position
     at = axes.transData.transform(points)
     scale = figure.dpi / 72
     half = [(_PICTURE * 36 if picture else 2.5) * scale for picture in with_picture]
@@ -230,6 +242,6 @@ def _place_labels(
 
 
 def _reach(away: float) -> Iterator[tuple[float, float]]:
-    """The places, farther out by `away` points where a picture is in the way."""
+    """The places, farther out by `away` points if there is a picture."""
     for right, up in _PLACES:
         yield right + np.sign(right) * away, up + np.sign(up) * away

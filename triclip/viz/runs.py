@@ -1,4 +1,4 @@
-"""Training runs and their results: curves and bars."""
+"""Figures of training runs: curves and bars."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _TITLES = {
     "lr": "learning rate",
     "images_per_second": "images per second",
 }
-_SMOOTHED_FROM = 50  # points; fewer are drawn as they are
+_SMOOTHED_FROM = 50  # points; fewer are drawn without smoothing
 _STYLES = ("-", "--", "-.", ":")
 Run = Sequence[Mapping[str, Any]] | str | os.PathLike
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a run: metrics.jsonl, or the folder that holds one. A last line that is cut off is left out.
+    """The records of a run from metrics.jsonl or its folder, without a truncated last line.
 
-    Raises FileNotFoundError, or DataError naming the file and the line that is no record.
+    Raises FileNotFoundError, or DataError naming the file and the invalid line.
     """
     path = Path(path)
     path = path / "metrics.jsonl" if path.is_dir() else path
@@ -44,7 +44,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            if number == len(lines):  # of a run that goes on, or was killed
+            if number == len(lines):  # of a run that is still going, or was killed
                 break
             raise DataError(f"{path}, line {number}: wanted a JSON object: {error}") from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
@@ -57,14 +57,14 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 def loss_curves(
     runs: Mapping[str, Run] | Run, metrics: Iterable[str] | None = None, title: str | None = None
 ) -> Figure:
-    """The figures of one run or several, one panel each, over the steps.
+    """The metrics of one run or several over the steps, with one panel for each metric.
 
     Args:
-        runs: name -> the records of a run, its metrics.jsonl or its folder; or one such.
-        metrics: keys of the records; default loss, logit_scale, grad_norm, lr and images_per_second, as far as given.
+        runs: name -> the records of a run, its metrics.jsonl or its folder; or a single one.
+        metrics: keys of the records; default loss, logit_scale, grad_norm, lr and images_per_second, if present.
 
-    From 50 points on, the loss is drawn faintly with its running mean over 1/25 of the run. Raises InputError when
-    there is nothing to draw, and as `read_metrics`.
+    From 50 points on, the loss is drawn faintly with its running mean over 1/25 of the run. Raises InputError if there
+    is nothing to draw, and the errors of `read_metrics`.
     """
     named = runs if isinstance(runs, Mapping) else {"": runs}
     read = {name: read_metrics(run) if isinstance(run, str | os.PathLike) else list(run) for name, run in named.items()}
@@ -81,12 +81,12 @@ def loss_curves(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for key, axes in zip(shown, grid, strict=False):
         for number, (name, records) in enumerate(read.items()):
-            # Both change from run to run, so that curves on top of each other are seen, in print too.
+            # Both vary between runs, so that overlapping curves are distinguishable, also in print.
             colour, line = PALETTE[number % len(PALETTE)], _STYLES[number % len(_STYLES)]
             _curve(axes, *series(records, key), color=colour, linestyle=line, label=plain(name), smooth=key == "loss")
         axes.set(xlabel="step", title=plain(_TITLES.get(key, key)))
         axes.grid(True)
-        axes.ticklabel_format(axis="y", scilimits=(-2, 5), useMathText=True)  # a power of ten stands above the axis
+        axes.ticklabel_format(axis="y", scilimits=(-2, 5), useMathText=True)  # room for a power of ten above the axis
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     if legend:
@@ -96,7 +96,7 @@ def loss_curves(
 
 
 def series(records: Iterable[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of the records that have a number there; NaN and infinity leave a gap."""
+    """(steps, values) of the records with a number for the key; NaN and infinity leave a gap."""
     pairs = [(record["step"], record[key]) for record in records if _is_number(record.get(key))]
     steps, values = np.array(pairs, float).reshape(-1, 2).T
     return steps, np.where(np.isfinite(values), values, np.nan)
@@ -107,7 +107,7 @@ def _is_number(value: Any) -> bool:
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Over the last `width` values, of those that are numbers."""
+    """The mean of the last `width` values, without those that are not numbers."""
     known = np.isfinite(values)
     totals, counts = (np.concatenate([[0.0], np.cumsum(x)]) for x in (np.where(known, values, 0), known))
     ends = np.arange(1, len(values) + 1)
@@ -127,8 +127,8 @@ def _curve(axes: Any, steps: np.ndarray, values: np.ndarray, smooth: bool, label
 def recall_bars(results: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Figure:
     """Retrieval figures side by side, in percent.
 
-    `results`: name -> what `triclip.metrics.retrieval` gives ({"image_to_text": {"R@1": …}, "text_to_image": …}), or
-    plain {"R@1": …, "MRR": …}, shares from 0 to 1. All need the same keys. Raises InputError.
+    `results`: name -> the result of `triclip.metrics.retrieval` ({"image_to_text": {"R@1": …}, "text_to_image": …}), or
+    {"R@1": …, "MRR": …}, as shares from 0 to 1. All need the same keys. Raises InputError.
     """
     panels = _panels(results)
     figure = new_figure(3.1 * len(panels) + 0.2, 2.5 + 0.3 * bool(title), title)
@@ -151,12 +151,12 @@ def recall_bars(results: Mapping[str, Mapping[str, Any]], title: str | None = No
 
 
 def _percent(value: float) -> str:
-    """Short where it is widest, so that neighbours don't touch."""
+    """A percentage with fewer digits for large values, so that neighbours don't touch."""
     return f"{value:.1f}" if value < 99.95 else "100"
 
 
 def _panels(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """side -> keys; the side is "" where results have none. Counts of pictures and texts are no share."""
+    """side -> keys; the side is "" for results without sides. Counts of pictures and texts are left out."""
     if not 1 <= len(results) <= len(PALETTE):
         raise InputError(f"recall_bars: wanted 1 to {len(PALETTE)} results, found {len(results)}")
     found = []

@@ -1,4 +1,4 @@
-"""Sheets of pictures: what a search found, and what a classification says."""
+"""Sheets of pictures with the results of a search or a classification."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def retrieval_sheet(
     right: Sequence[Sequence[bool]] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """A row for each query: the query, then what was found, best first, with its score.
+    """A row for each query: the query, then its results, best first, with their scores.
 
     Args:
         queries: Q texts (str), or pictures: paths (Path), Pillow images or arrays. At most 40.
         results: for each query K texts or pictures, of the same types.
         scores: for each query K numbers.
-        right: for each query K times whether that result is right; frames and marks tell. Default: not known.
+        right: for each query K times whether the result is right, shown by frames and marks. Default: unknown.
 
-    Raises InputError, and ImageError for a picture that can't be read.
+    Raises InputError, and ImageError for an unreadable picture.
     """
     if not 1 <= len(queries) <= _LARGEST or len({len(queries), len(results), len(scores)}) > 1:
         found = f"{len(queries)} queries, {len(results)} results, {len(scores)} scores"
@@ -62,6 +62,46 @@ def retrieval_sheet(
     return figure
 
 
+@drawn
+def search_sheet(
+    query: Any,
+    results: Sequence[Any],
+    scores: Sequence[float],
+    names: Sequence[str] | None = None,
+    columns: int = 6,
+    title: str | None = None,
+) -> Figure:
+    """One query and what was found, in as many rows as it takes, best first, with scores and names.
+
+    Args:
+        query: a text (str), or a picture as in `retrieval_sheet`.
+        results, scores: K texts or pictures, and numbers. names: K strings, written below; default those of paths.
+        columns: results in a row.
+
+    Raises InputError, and ImageError for a picture that can't be read.
+    """
+    if len(results) != len(scores) or names is not None and len(names) != len(results):
+        found = f"{len(results)} results, {len(scores)} scores, {'no' if names is None else len(names)} names"
+        raise InputError(f"search_sheet: wanted one score and one name for each result, found {found}")
+    rows = max(1, -(-len(results) // columns))
+    if rows > _LARGEST:
+        raise InputError(f"search_sheet: wanted at most {_LARGEST * columns} results, found {len(results)}")
+    wide = 1 + min(columns, max(1, len(results)))
+    figure = new_figure(wide * _SIDE * 1.12 + 0.35, rows * _SIDE * 1.45 + (0.3 if title else 0.05), title)
+    grid = figure.subplots(rows, wide, squeeze=False, width_ratios=[_QUERY] + [1] * (wide - 1))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    grid[0, 0].set_axis_on()
+    _fill(grid[0, 0], query, PALETTE[-1], 0.6, "query")
+    for number, (found_one, score) in enumerate(zip(results, scores, strict=True)):
+        axes = grid[number // columns, 1 + number % columns]
+        axes.set_axis_on()
+        _fill(axes, found_one, FAINT, 0.6, f"{score:.3f}")
+        name = names[number] if names is not None else found_one.stem if isinstance(found_one, PurePath) else ""
+        axes.set_xlabel(plain(name, 20), fontsize=5.5, labelpad=2)
+    return figure
+
+
 def _fill(axes: Any, content: Any, frame: str, width: float, label: str) -> None:
     if isinstance(content, str):
         axes.text(0.5, 0.5, wrapped(content, 17, 6), ha="center", va="center", transform=axes.transAxes, fontsize=7)
@@ -84,9 +124,9 @@ def predictions(
 
     Args:
         pictures: N paths, Pillow images or arrays; at most 40.
-        ranked: for each picture (label, probability) pairs, best first, as `clip.classify` gives them.
-        truth: for each picture the right label, whose bar has another colour.
-        top: labels shown.
+        ranked: for each picture (label, probability) pairs, best first, as from `clip.classify`.
+        truth: for each picture the right label, shown in another colour.
+        top: number of labels.
 
     Raises InputError.
     """
@@ -112,7 +152,7 @@ def _bars(axes: Any, pairs: Sequence[tuple[str, float]], truth: str | None) -> N
     colours = [RIGHT if truth is None or label == truth else WRONG for label, _ in pairs]
     axes.barh(range(len(pairs)), values, color=colours, height=0.3, align="edge")
     for row, (label, value) in enumerate(zip(labels, values, strict=True)):
-        # Names stand above their bars, so that long ones need no room beside the plot.
+        # Names are above their bars, so that long ones need no space beside the plot.
         axes.text(0, row - 0.06, label, ha="left", va="bottom", fontsize=6.5)
         axes.text(1, row - 0.06, f"{value:.1%}", ha="right", va="bottom", fontsize=6.5)
     axes.set(xlim=(0, 1), ylim=(max(len(pairs), 5) - 0.55, -0.75))

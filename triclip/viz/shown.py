@@ -1,4 +1,4 @@
-"""Figures that show themselves as the last line of a notebook's cell, without pyplot and without a magic line."""
+"""Figures that a notebook displays as a cell's last value, without pyplot and magics."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-_DPI = 130  # sharp enough on a screen; a notebook is smaller than with the 200 of a saved file
-_PIXELS_PER_INCH = 110  # how large it is shown
+_DPI = 130  # sharp enough on a screen, and smaller in a notebook than 200, as in saved files
+_PIXELS_PER_INCH = 110  # display size
 
 
 class ShownFigure(Figure):
-    """A matplotlib Figure that is drawn under `settings`; IPython and Jupyter ask for `_repr_png_`."""
+    """A matplotlib Figure that is drawn with `settings`; IPython and Jupyter call `_repr_png_`."""
 
     def __init__(self, settings: Callable[[], AbstractContextManager[None]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._settings = settings
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """The PNG, equal bytes for equal figures, and the size to show it at."""
+        """(the PNG, with equal bytes for equal figures; its display size)."""
         buffer = io.BytesIO()
         with self._settings():
             self.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})

@@ -1,4 +1,4 @@
-"""What all figures share: type, colours, pictures, and how they are written."""
+"""Common to all figures: fonts, colours, pictures, and writing files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".pdf", ".png", ".svg")
 INK, FAINT = "#1c1c1e", "#d5d5da"
-# Okabe and Ito's colours, which differ for every kind of colour vision; their yellow is too light for lines.
+# Okabe and Ito's colours, distinguishable with every kind of colour vision; without yellow, too light for lines.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
 RIGHT, WRONG = PALETTE[0], PALETTE[1]
 SEQUENTIAL = "Blues"
-DARK_FROM = 0.55  # of the colour scale: numbers are white from here on
+DARK_FROM = 0.55  # of the colour scale: above it numbers are white
 TITLE_LIMIT = 90  # characters
 PNG_DPI = 200
 _PICTURE_PIXELS = 160
@@ -50,10 +50,10 @@ _SETTINGS: Any = {
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.2,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # letters stay text that a reader can search
-    "svg.hashsalt": "triclip",  # element ids do not change from run to run
+    "pdf.fonttype": 42,  # letters stay searchable text
+    "svg.hashsalt": "triclip",  # element ids do not change between runs
 }
-# Scripts that matplotlib's own font lacks, where such a font is installed.
+# Fonts for scripts that matplotlib's own font lacks, if installed.
 _MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Emoji")
 _FIXED = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}, ".svg": {"Date": None}}
 
@@ -62,7 +62,7 @@ Drawing = TypeVar("Drawing", bound=Callable[..., Any])
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The settings of these figures, for the time being. Raises MissingDependencyError without matplotlib."""
+    """Apply the settings of these figures in a block. Raises MissingDependencyError without matplotlib."""
     try:
         import matplotlib
         from matplotlib import font_manager
@@ -78,7 +78,7 @@ def style() -> Iterator[None]:
 
 
 def drawn(function: Drawing) -> Drawing:
-    """Marks a function that draws a figure: it runs with the settings above."""
+    """Decorator for functions that draw a figure: they run with these settings."""
 
     @functools.wraps(function)
     def inside(*args: Any, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ def drawn(function: Drawing) -> Drawing:
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
-    """An empty figure, in inches. What is added is laid out so that nothing is cut off."""
+    """An empty figure, in inches, with a layout that cuts nothing off."""
     from .shown import ShownFigure
 
     figure = ShownFigure(style, figsize=(width, height), layout="constrained")
@@ -101,7 +101,7 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
 def save(figure: Figure, path: str | os.PathLike) -> Path:
     """Write a figure by suffix: .pdf and .svg for print, .png (200 dots an inch). The folder is made if needed.
 
-    Replaces a file at once, or not at all; equal figures are equal bytes. Raises InputError for another suffix.
+    The file is replaced in one step; equal figures give equal bytes. Raises InputError for another suffix.
     """
     path = _by_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
 
 
 def check_output(path: str | os.PathLike) -> Path:
-    """The path, if a figure can be written there. Raises InputError, or MissingDependencyError without matplotlib."""
+    """The path, checked for writing a figure. Raises InputError, or MissingDependencyError without matplotlib."""
     with style():
         return _by_suffix(path)
 
@@ -129,7 +129,7 @@ def _by_suffix(path: str | os.PathLike) -> Path:
 
 
 def plain(text: Any, limit: int = 40) -> str:
-    """Any text as a label: one line, not longer than `limit`, and never read as a formula."""
+    """A text as a label: one line of at most `limit` characters, never read as a formula."""
     line = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\s]+", " ", str(text)).strip()
     return shorten(line, limit).replace("$", r"\$")
 
@@ -149,17 +149,17 @@ def show_picture(axes: Any, picture: Any, frame: str = FAINT, width: float = 0.6
 
 
 def picture_array(picture: Any, transparent: bool = False) -> np.ndarray:
-    """uint8 [h, w, 3] of a path, Pillow image or array, small and over white; [h, w, 4] if it may be see-through."""
+    """uint8 [h, w, 3] of a path, Pillow image or array, reduced and over white; [h, w, 4] if it may be transparent."""
     return np.asarray(thumbnail(picture, (_PICTURE_PIXELS, _PICTURE_PIXELS), transparent))
 
 
 def bare(axes: Any, frame: str = FAINT, width: float = 0.6) -> None:
-    """No ticks; a frame all around."""
+    """Axes with a frame and without ticks."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(visible=True, color=frame, linewidth=width)
 
 
 def ink_on(share: float) -> str:
-    """The colour of a number on a cell, by where its value lies on the colour scale, from 0 to 1."""
+    """The colour of a number on a cell with this place on the colour scale, from 0 to 1."""
     return "white" if share > DARK_FROM else INK

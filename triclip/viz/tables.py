@@ -1,4 +1,4 @@
-"""Numbers in cells: the similarity grid and the confusion matrix."""
+"""Tables of numbers: the similarity grid and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .style import FAINT, PALETTE, SEQUENTIAL, drawn, ink_on, new_figure, pictur
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LARGEST = 64  # pictures or texts of a grid; more can't be read on paper
-_NUMBERS_UP_TO = 24  # classes: larger matrices show colours alone
+_LARGEST = 64  # most pictures or texts of a grid; more are illegible on paper
+_NUMBERS_UP_TO = 24  # most classes with numbers; larger matrices have only colours
 _NAMES_UP_TO = 60
 _LETTERS = 60  # of a text
 _WIDTH, _HEIGHT = 0.52, 0.29  # inches of a cell of the grid
@@ -37,7 +37,7 @@ def similarity_grid(
         texts: M strings; at most 64.
         values: [N, M], e.g. `clip.similarity(pictures, texts)`, or probabilities.
         number: the format of a number.
-        label: what the values are, at the colour scale.
+        label: the label of the colour scale.
 
     Raises InputError.
     """
@@ -70,7 +70,7 @@ def similarity_grid(
 
 
 def _picture_above(axes: Any, picture: np.ndarray, column: int) -> None:
-    """Inside a square of 0.9 of the cell's width, its proportions kept."""
+    """Draw a picture inside a square of 0.9 of the cell's width, with its proportions kept."""
     height, width = picture.shape[:2]
     across, down = (0.45 * size / max(height, width) for size in (width, height))
     middle = -0.55 - 0.5 * _WIDTH / _HEIGHT
@@ -94,7 +94,7 @@ def _write_numbers(axes: Any, cells: Any, values: np.ndarray, number: str, size:
 
 
 def confusion_counts(truth: Sequence[int], predicted: Sequence[int], classes: int) -> np.ndarray:
-    """int64 [C, C]: how often class `row` was taken for class `column`. Raises InputError."""
+    """int64 [C, C]: how often class `column` was predicted for class `row`. Raises InputError."""
     pairs = [np.asarray(given) for given in (truth, predicted)]
     for name, array in zip(("truth", "predicted"), pairs, strict=True):
         if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) != len(pairs[0]):
@@ -144,7 +144,7 @@ def confusion_matrix(
     axes.spines[:].set(visible=True, color=FAINT)
     bar = figure.colorbar(cells, ax=axes, shrink=0.8, pad=0.02, aspect=25)
     bar.set_label("% of the true class" if normalize else "pictures")
-    bar.locator = MaxNLocator(5, integer=True)  # there is no half of a picture
+    bar.locator = MaxNLocator(5, integer=True)  # counts are integers
     bar.update_ticks()
     bar.outline.set_visible(False)
     return figure

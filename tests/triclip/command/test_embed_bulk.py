@@ -51,7 +51,9 @@ def test_a_tar_to_an_index_that_finds(tar, tmp_path, capsys):
 
 def test_usage(tar, tmp_path, capsys):
     output = tmp_path / "out"
-    assert "--deduplicate: wanted a folder" in failing(capsys, "embed", tar, "-o", tmp_path / "x.npz", "--deduplicate")
+    assert "--deduplicate: wanted folders, tar shards or tables" in failing(
+        capsys, "embed", tar, "-o", tmp_path / "x.npz", "--deduplicate"
+    )
     assert "--append: wanted a file" in failing(capsys, "embed", tar, "-o", output, "--append")
     assert "wanted inputs" in failing(capsys, "embed", "-o", output)
     assert "--engine ray" in failing(capsys, "embed", tar, "-o", output, "--workers", 2)

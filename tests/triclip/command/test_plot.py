@@ -134,3 +134,12 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, mon
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run("embed", PICTURES, "-o", tmp_path / "a.npz", "--plot", Path(tmp_path, "a.png")) == 1
     assert "triclip[viz]" in capsys.readouterr().err
+
+
+def test_a_map_to_zoom(tmp_path):
+    """Of more than thirty pictures: in groups that have names."""
+    for number in range(34):
+        Image.new("RGB", (20, 20), (7 * number, 255 - 7 * number, 40 * (number % 6))).save(tmp_path / f"{number}.png")
+    assert run("embed", tmp_path, "-o", tmp_path / "x.index", "--plot", tmp_path / "map.html") == 0
+    text = (tmp_path / "map.html").read_text(encoding="utf-8")
+    assert text.count('"picture": "') == 34 and text.count('"group": "') == 34

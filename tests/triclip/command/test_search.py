@@ -1,7 +1,12 @@
 """`triclip embed`, `index` and `search` from end to end with the embedded model."""
 
+import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +110,8 @@ def test_embed_appends_to_a_folder(tmp_path, capsys):
     assert [Path(name).stem for name in FolderIndex(target).names] == ["lion", "pizza"]
     assert run("embed", PICTURES / "lion.png", PICTURES / "pizza.png", "--output", target, "--append") == 0
     assert "0 vectors" in (out := capsys.readouterr().out) and "2 were there already" in out
-    assert "--force replaces it" in failing(capsys, "embed", PICTURES / "rocket.png", "--output", target)
-    assert len(FolderIndex(target)) == 2
+    assert run("embed", PICTURES / "rocket.png", "--output", target) == 0  # adds it, and replaces nothing
+    assert len(FolderIndex(target)) == 3
     assert run("embed", PICTURES / "rocket.png", "--output", target, "--force") == 0
     assert [Path(name).stem for name in FolderIndex(target).names] == ["rocket"]
     capsys.readouterr()
@@ -187,3 +192,81 @@ def test_another_model_is_refused(tmp_path, capsys):
     pytest.importorskip("starlette", reason="extra `serve`")
     said = failing(capsys, "serve", target, "--port", 0, "--model", tmp_path / "tuned")
     assert "wanted the model 'emoji'" in said
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of two pictures, from above."""
+    (tmp_path / "photos").mkdir()
+    for name in ("lion", "pizza"):
+        shutil.copy(PICTURES / f"{name}.png", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "photos"
+
+
+def test_embed_again_brings_up_to_date(photos, capsys):
+    assert run("embed", "photos", "-o", "x.index") == 0
+    assert "2 vectors of width 192 -> x.index\n" in capsys.readouterr().out
+    shutil.copy(PICTURES / "rocket.png", photos)
+    (photos / "notes.txt").touch()
+    (photos / "lion.png").unlink()
+    (photos / "broken.jpg").write_bytes(b"none")
+    assert run("embed", "photos", "-o", "x.index") == 0
+    out, err = capsys.readouterr()
+    assert out == "1 vectors of width 192 -> x.index, 1 were there already, 1 have left\n" \
+        "left out: 1 could not be read, 1 no pictures\n"  # fmt: skip
+    assert "skipped" in err and "broken.jpg" in err
+    assert run("embed", "photos", "-o", "x.index", "--exclude", "[p]*", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["count"], report["gone"], report["left_out"]["excluded"]) == (1, 1, 1)
+    assert run("embed", "photos", "-o", "x.index") == 0  # what is left out is known by now
+    assert "0 vectors" in capsys.readouterr().out and open_index("x.index").names == ["rocket.png"]
+    assert "background" in failing(capsys, "embed", "photos", "-o", "x.index", "--background", "black")
+
+
+def test_a_folder_of_pictures_is_offered_an_index(photos, capsys, monkeypatch):
+    assert "2 pictures, and no index" in failing(capsys, "search", "photos", "a lion")
+    for answer, place in (("\n", "photos/.triclip"), ("y\n", "photos/.triclip"), ("it.index\n", "it.index")):
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        monkeypatch.setattr("sys.stderr", Terminal())
+        assert run("search", "photos", "a pizza", "--top", "1") == 0
+        assert "photos/pizza.png" in capsys.readouterr().out and len(FolderIndex(place)) == 2
+        shutil.rmtree(place)
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    assert run("search", "photos", "a lion") == 1 and not (photos / ".triclip").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_an_index_inside_is_brought_up_to_date_by_a_search(photos, capsys):
+    assert run("embed", "photos") == 0 and len(FolderIndex(photos / ".triclip")) == 2
+    shutil.copy(PICTURES / "rocket.png", photos)
+    assert stems(search(capsys, "photos", "a rocket", "--no-update"))[0] != "rocket"
+    assert stems(search(capsys, "photos", "a rocket"))[0] == "rocket"
+    assert run("embed", "photos", "-o", "x.index") == 0
+    shutil.copy(PICTURES / "guitar.png", photos)
+    assert "guitar" not in stems(search(capsys, "x.index", "a guitar"))
+    assert stems(search(capsys, "x.index", "a guitar", "--update"))[0] == "guitar"
+
+
+def test_watching_from_the_command_line(photos, tmp_path):
+    """A process that watches sees a new picture, and ends at Ctrl+C without an error."""
+    command = [sys.executable, "-m", "triclip", "embed", "photos", "-o", "x.index", "--watch"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert "2 vectors" in process.stdout.readline()
+            shutil.copy(PICTURES / "rocket.png", photos / "draft")
+            (photos / "draft").rename(photos / "rocket.png")
+            while "1 vectors" not in (line := process.stdout.readline()):
+                assert line  # else it has ended
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0 and "stopped" in process.stderr.read()
+        finally:
+            process.kill()
+    assert len(FolderIndex("x.index")) == 3

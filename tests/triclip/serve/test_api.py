@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from tests.triclip.serve.helpers import NAMES, PICTURES, refused, stems
 from triclip.search import Index
+from triclip.serve.queries import NAMES as NAMES_OF_PARAMETERS
 
 ROCKET = (PICTURES / "rocket.png").read_bytes()
 
@@ -224,3 +226,102 @@ def test_a_float_that_json_cannot_hold(serving, index):
     with serving(index=odd) as client:
         found = client.get("/api/search?q=a").json()["results"]
         assert sorted(str(one["metadata"]["size"]) for one in found) == ["0.0", "1.5", "2.0", "None", "None", "None"]
+
+
+def test_an_index_that_changes_is_seen_without_a_restart(clip, folder, tmp_path):
+    from starlette.testclient import TestClient
+
+    from triclip.embed import ClipSpec
+    from triclip.serve import create_app, open_library
+    from triclip.upkeep import update
+
+    for path in (tmp_path / "x.index", tmp_path / "x.npz", folder / ".triclip"):
+        update(path, [folder], ClipSpec())
+        served = folder if path.name == ".triclip" else path
+        with TestClient(create_app(open_library(served, lambda _: clip))) as client:
+            assert stems(client.get("/api/search?q=an octopus"))[0] != "octopus"
+            shutil.copy(PICTURES / "octopus.png", folder)
+            update(path, [folder], ClipSpec())
+            found = client.get("/api/search?q=an octopus")
+            assert stems(found)[0] == "octopus" and "metadata" not in found.json()["results"][0]
+            assert client.get(found.json()["results"][0]["thumbnail"]).status_code == 200
+            (folder / "octopus.png").unlink()
+            update(path, [folder], ClipSpec())
+            assert "6 pictures" in client.get("/").text
+            path.rename(tmp_path / "away")  # nothing there: what was opened is served on
+            assert client.get("/api/search?q=a lion").status_code == 200
+            (tmp_path / "away").rename(path)
+
+
+def test_names_as_a_filter(client):
+    assert stems(client.get("/api/search?q=x&name=ro")) == ["rocket"]
+    assert stems(client.get("/api/search?q=x&name=food/*.png")) == ["pizza"]
+    assert set(stems(client.get("/api/search?q=x&name=*n.png"))) == {"lion", "snowman"}
+
+
+def test_a_turned_picture_is_found_as_it_is_seen(client, clip, tmp_path):
+    """Phones store what the sensor saw, and in the EXIF how it was held."""
+    picture = Image.open(PICTURES / "rocket.png").convert("RGBA")
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("PNG", "JPEG"):
+        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"turned.{kind}", kind, exif=exif)
+        vector = clip.encode_image(tmp_path / f"turned.{kind}")[0]
+        assert vector @ clip.encode_image([picture])[0] > 0.99
+        opened = Image.open(tmp_path / f"turned.{kind}")
+        assert clip.encode_image([opened])[0] @ vector > 0.999
+        sent = client.post("/api/search", content=(tmp_path / f"turned.{kind}").read_bytes(), headers=IMAGE)
+        assert sent.json()["results"][0]["similarity"] > 0.98 and stems(sent)[0] == "rocket"
+
+
+IMAGE = {"content-type": "image/jpeg"}
+
+
+def test_the_api_describes_itself(client):
+    about = client.get("/api/openapi.json").json()
+    assert about["openapi"].startswith("3.1")
+    for path, methods in about["paths"].items():
+        for method, call in methods.items():
+            url = path.replace("{id}", client.get("/api/search?q=x").json()["results"][0]["id"])
+            answer = client.request(
+                method, url, params={} if "{" in path else {"q": "x"}, headers=IMAGE, content=ROCKET
+            )
+            assert str(answer.status_code) in call["responses"], (path, method)
+    named = {one["name"] for one in about["paths"]["/api/search"]["get"]["parameters"]}
+    assert named == set(NAMES_OF_PARAMETERS)
+    for name in named:
+        kinds = {one["name"]: one["schema"] for one in about["paths"]["/api/search"]["get"]["parameters"]}
+        assert kinds[name]["type"] in ("string", "integer", "array")
+
+
+def test_the_python_client(serving):
+    import threading
+
+    from triclip.command.serve import address_of, listening
+    from triclip.serve import Client, Limits, ServeError
+    from triclip.serve.web import make_server
+
+    with serving(searches_per_minute=400) as testing, listening("127.0.0.1", 0) as listener:
+        server = make_server(testing.app, Limits())
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            client = Client(address_of(listener))
+            assert client.health()["pictures"] == len(NAMES)
+            found = client.search("a rocket", top=2)
+            assert found[0]["name"] == "rocket.png" and len(found) == 2 and found[0]["metadata"] == {"year": 2019}
+            assert client.search(picture=PICTURES / "pizza.png")[0]["name"] == "food/pizza.png"
+            assert (
+                client.search(like=[found[0]["id"]], filters=["year>2019"], name="o", unlike=[])[0]["name"]
+                != "rocket.png"
+            )
+            assert (
+                client.picture(found[0]["id"]) == ROCKET
+                and client.picture(found[0]["id"], small=True)[:2] == b"\xff\xd8"
+            )
+            with pytest.raises(ServeError, match="404: no such picture"):
+                client.picture("0" * 16)
+        finally:
+            server.should_exit = True
+            thread.join()

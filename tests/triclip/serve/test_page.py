@@ -213,3 +213,41 @@ def test_other_sites_names_do_not_reach_a_server_on_loopback(serving):
 @pytest.mark.parametrize("path", ["/api/search?q=a", "/"])
 def test_pages_and_searches_are_not_kept(client, path):
     assert client.get(path).headers["cache-control"] == "no-store"
+
+
+def test_more_of_the_results(serving):
+    with serving(results=5, default_results=2) as client:
+        page = outline(client.get("/?q=food&name=o"))
+        more = next(link["href"] for link in page.of("a") if link.get("class") == "more")
+        assert more == "/?q=food&name=o&top=5"
+        assert len(outline(client.get("/?q=food&top=5")).of("li")) == 5
+        assert "more" not in [link.get("class") for link in outline(client.get("/?q=food&top=5")).of("a")]
+        found = outline(client.post("/", files={"picture": PICTURES.joinpath("lion.png").read_bytes()}))
+        assert "more" not in [link.get("class") for link in found.of("a")]
+
+
+def test_a_pictures_own_page(client, folder):
+    exif = Image.Exif()
+    exif[0x0132], exif[0x0110], exif.get_ifd(0x8825)[1] = "2024:05:01 10:00:00", "A <b>camera</b>", "N"
+    Image.open(folder / "lion.png").convert("RGB").save(folder / "lion.png", "JPEG", exif=exif)
+    found = client.get("/api/search?q=a lion&name=lion").json()["results"][0]
+    link = next(
+        one["href"] for one in outline(client.get("/?q=a lion&name=lion")).of("a") if one.get("class") == "shown"
+    )
+    assert link == f"/show/{found['id']}"
+    answer = client.get(link)
+    page = outline(answer)
+    assert [one["src"] for one in page.of("img")][0] == found["picture"] and len(page.of("li")) == len(NAMES) - 1
+    for text in ("lion.png", "2024:05:01 10:00:00", "A &lt;b&gt;camera&lt;/b&gt;", "2021", "JPEG"):
+        assert text in answer.text
+    assert str(folder) not in answer.text
+    outline(client.get("/show/0123456789abcdef"), 404)
+    (folder / "lion.png").unlink()
+    outline(client.get(link), 404)
+
+
+def test_words_have_the_focus_and_pictures_can_be_dropped(client):
+    page = outline(client.get("/"))
+    assert "autofocus" in page.of("input")[0]
+    assert next(one for one in page.of("input") if one.get("type") == "file")["class"] == "drop"
+    assert "autofocus" not in outline(client.get("/?q=a+lion")).of("input")[0]

@@ -365,3 +365,12 @@ def test_another_picture_size_than_the_checkpoint(engines: Any, tmp_path: Path) 
     assert engine.image_features(pixels).shape == (2, 16)
     engine.export(tmp_path / "larger", average=True)
     assert CLIPConfig.from_pretrained(tmp_path / "larger").vision_config.image_size == 2 * SIZE
+
+
+def test_features_ask_whether_the_pooled_row_may_be_had_alone() -> None:
+    """A tower whose call was exchanged is called."""
+    model, ids = TFCLIPModel.from_pretrained("emoji"), tf.constant([[0, 5, 1]])
+    before = Engine._text(None, model, ids, training=False)
+    tower, kept = model.text_model, model.text_model.call
+    tower.call = lambda *args, **kwargs: (None, -kept(*args, **kwargs)[1])
+    assert np.allclose(Engine._text(None, model, ids, training=False), -before, atol=1e-6)

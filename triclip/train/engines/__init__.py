@@ -1,1 +1,1 @@
-"""The training engines: what one process of a run computes, in each framework."""
+"""The training engines: the computation of one process of a run, in each framework."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, by Orbax: asynchronous, atomic, restorable on any number of devices."""
+"""Checkpoints of a training run by Orbax: asynchronous, atomic, restorable on any number of devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clip_core.weights import compare
 from ...newest import DamagedCheckpointError, load_newest, set_aside
 from . import processes
 
-# What Orbax and TensorStore raise on files that are not what they were.
+# Errors of Orbax and TensorStore on damaged files.
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
@@ -33,7 +33,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
     def save(self, step: int, state: Any, data: Mapping[str, Any]) -> None:
-        """Copies the state off the devices and returns; the writing goes on in the background."""
+        """Copy the state off the devices and return; writing continues in the background."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(dict(data)))
         with self._naming():
             self._sweep()
@@ -41,22 +41,22 @@ class Checkpoints:
             self._manager.save(step, args=args, force=True)
 
     def _sweep(self) -> None:
-        """Remove what interrupted saves left. Not when the folder is opened, as Orbax would: an export reads it while a
-        run may be saving; only that run itself writes here."""
+        """Remove leftovers of interrupted saves. Not when the folder is opened, as Orbax does: an export may read it
+        while a run is saving, and only that run writes here."""
         if not self._swept and jax.process_index() == 0:
             for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left)
         self._swept = True
 
     def _set_aside(self, step: int) -> None:
-        """Damaged checkpoints that this run has passed over: their numbers are wanted again."""
+        """Rename damaged checkpoints that this run skipped, because their numbers are used again."""
         newer = [number for number in self._manager.all_steps() if number >= step]
         if not newer:
             return
         if jax.process_index() == 0:
             for number in newer:
                 set_aside(self.folder / str(number))
-        processes.gather_counts(0)  # the others wait
+        processes.gather_counts(0)  # the other processes wait
         self._manager.reload()
 
     def wait(self) -> None:
@@ -65,7 +65,7 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def restore(self, like: Any) -> tuple[int, Any, Mapping[str, Any]] | None:
-        """(step, state, data) of the newest checkpoint that can be read, laid out as `like`: jax.ShapeDtypeStructs with
+        """(step, state, data) of the newest readable checkpoint, laid out as `like`: jax.ShapeDtypeStructs with
         shardings."""
         steps = self._manager.all_steps()
         return load_newest(steps, lambda step: self._load(step, like), processes.gather_rows, jax.process_index() == 0)
@@ -83,11 +83,11 @@ class Checkpoints:
             raise DamagedCheckpointError(f"{path}: a damaged checkpoint: {error}") from error
 
     def _check(self, path: Path, step: int, like: Any) -> None:
-        """Raise CheckpointError naming what the checkpoint has otherwise."""
+        """Raise CheckpointError naming the checkpoint's differences."""
         found, wanted = _named(self._manager.item_metadata(step)["state"]), _named(like)
         if not found:
             raise DamagedCheckpointError(f"{path}: a damaged checkpoint: it holds no description of its arrays")
-        for part in ("params", ""):  # another model's moments and average differ too, and say nothing new
+        for part in ("params", ""):  # another model's moments and average differ too, which adds nothing
             difference = compare(
                 {name: leaf for name, leaf in found.items() if name.startswith(part)},
                 {name: leaf for name, leaf in wanted.items() if name.startswith(part)},
@@ -104,7 +104,7 @@ class Checkpoints:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Failed writes as OSErrors that name the folder: TensorStore's come as ValueError or RuntimeError."""
+        """Failed writes as OSErrors that name the folder; TensorStore raises ValueError or RuntimeError."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""The processes of a run: joining their group, stopping together, exchanging rows."""
+"""The processes of a run: joining the group, stopping together, exchanging rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from clip_core.errors import ConfigError
 from ...engine import Process
 from ...stop import StopSignals
 
-# Seconds. JAX itself leaves the group at the end of the process, and waits for the others so long: when one has failed,
-# the others learn of it no earlier. Its own 300 is long for that.
+# Seconds that JAX waits for the other processes when it leaves the group at the end. After a failure the others notice
+# no earlier, for which the default of 300 is long.
 LEAVING = 60
 
 
-@functools.cache  # a later run in this process is in the same group
+@functools.cache  # a later run in this process uses the same group
 def join() -> Process:
-    """Join the group of processes when the environment describes one; nothing may have been computed before.
+    """Join the group of processes if the environment describes one; nothing may have been computed before.
 
-    It does where JAX itself detects a cluster (TPU pods, Slurm, Open MPI, Kubernetes), and where
-    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID are set. Otherwise the process is alone.
+    It does if JAX itself detects a cluster (TPU pods, Slurm, Open MPI, Kubernetes), or if JAX_COORDINATOR_ADDRESS
+    (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID are set. Otherwise there is a single process.
 
-    Raises ConfigError when a variable is missing or no number.
+    Raises ConfigError if a variable is missing or not a number.
     """
     if os.environ.get("JAX_COORDINATOR_ADDRESS"):
         count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
@@ -40,7 +40,7 @@ def join() -> Process:
             jax.distributed.initialize(shutdown_timeout_seconds=LEAVING)
         except ValueError:
             pass  # "coordinator_address should be defined": no cluster
-        except RuntimeError as error:  # JAX has computed already, in a notebook say
+        except RuntimeError as error:  # JAX has computed already, e.g. in a notebook
             logging.getLogger("triclip").warning("training in this process alone: %s", error)
     return Process(jax.process_index(), jax.process_count())
 
@@ -56,16 +56,16 @@ def _number(name: str) -> int | None:
 
 
 class StopRequest:
-    """Whether the run was asked to stop, by a signal to any process: the same answer everywhere at the same step."""
+    """Whether a signal to any process asks the run to stop: the same answer everywhere at the same step."""
 
     def __init__(self) -> None:
-        # In a group, jax.distributed has its own handler of SIGTERM; it finds a call that no process has passed yet.
+        # In a group, jax.distributed handles SIGTERM itself and agrees on a call that no process has passed yet.
         self._alone = jax.process_count() == 1
         self._signals = StopSignals(forward=not self._alone)
         self._asked, self._calls = False, 0
 
     def seen(self) -> bool:
-        """To be asked equally often in every process: they agree on one of these calls, not on a moment."""
+        """To be called equally often in every process: they agree on one of these calls, not on a moment."""
         if not self._alone and not self._asked:
             self._calls += 1
             self._asked = multihost_utils.reached_preemption_sync_point(self._calls)
@@ -89,7 +89,7 @@ def gather_rows(rows: np.ndarray) -> np.ndarray:
         return rows
     padded = np.zeros((max(counts), *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
-    # As bytes: JAX would round 64-bit numbers to 32.
+    # As bytes, because JAX would truncate 64-bit numbers to 32.
     raw = padded.reshape(padded.shape[0], -1).view(np.uint8)
     everywhere = np.asarray(multihost_utils.process_allgather(raw)).reshape(len(counts), *raw.shape)
     parts = [

@@ -1,6 +1,6 @@
-"""Where parameters live on a mesh data x fsdp x tensor: canonical name -> logical axes -> mesh axes.
+"""The sharding of parameters on a mesh data x fsdp x tensor: canonical name -> logical axes -> mesh axes.
 
-Two tables say everything. Parameters stay plain arrays in a plain dict; nothing in the modules knows of a mesh.
+Two tables define it. Parameters are plain arrays in a plain dict, and the modules are independent of the mesh.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ...config import MeshSection
 
 AXES = ("data", "fsdp", "tensor")
 
-# Logical axis -> mesh axis. Heads and the MLP's width split as in Megatron: one reduction per block. `fsdp` spreads
-# what is kept (parameters, moments, average); for computing, parameters are gathered along it.
+# Logical axis -> mesh axis. Heads and the MLP's width are split as in Megatron: one reduction per block. `fsdp` shards
+# the stored parameters, moments and average; for computing, parameters are gathered along it.
 RULES = (("embed", "fsdp"), ("heads", "tensor"), ("mlp", "tensor"), ("vocab", "tensor"), ("samples", "tensor"))
 
-# Regular expression on the canonical name -> logical axes of the parameter in Flax's layout. What matches none (norms,
-# the other biases, single numbers) is small and kept whole everywhere.
+# Regular expression for the canonical name -> logical axes of the parameter in Flax's layout. Others (norms, the other
+# biases, scalars) are small and replicated.
 LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"self_attn\.[qkv]_proj\.weight$", ("embed", "heads")),
     (r"self_attn\.[qkv]_proj\.bias$", ("heads",)),
@@ -45,7 +45,7 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 def make_mesh(section: MeshSection, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of a run, over all devices of all processes or, within one process, the first ones.
 
-    Raises ConfigError with both numbers when it wants more devices than there are, or can't fill them.
+    Raises ConfigError with both numbers if there are too few devices, or if the mesh can't use all of them.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {axis: getattr(section, axis) for axis in AXES}
@@ -66,7 +66,7 @@ def make_mesh(section: MeshSection, devices: Sequence[jax.Device] | None = None)
 
 
 def parameter_spec(name: str, shape: Sequence[int], mesh: Mesh) -> P:
-    """Where a parameter is kept. An axis that the mesh's doesn't divide stays whole."""
+    """The sharding of a stored parameter. An axis not divisible by the mesh's is not split."""
     for pattern, axes in LOGICAL_AXES:
         if re.search(pattern, name):
             spec = nn.logical_to_mesh_axes(axes, RULES)
@@ -80,12 +80,12 @@ def parameter_spec(name: str, shape: Sequence[int], mesh: Mesh) -> P:
 
 
 def for_computing(spec: P) -> P:
-    """Where a parameter is used: gathered along `fsdp`, split along `tensor`."""
+    """The sharding of a parameter in use: gathered along `fsdp`, split along `tensor`."""
     return P(*(None if axis == "fsdp" else axis for axis in spec))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch, over all devices: every row is handed to one device only, whatever the mesh."""
+    """The sharding of a batch's rows over all devices: each row goes to one device, for any mesh."""
     return NamedSharding(mesh, P(AXES))
 
 
@@ -96,8 +96,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def place_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
     """This process's rows [b, …] as its share of a global array [B, …], one piece per device.
 
-    Explicit transfers and no word between processes: jax.make_array_from_process_local_data transfers implicitly
-    when there are several processes, which `jax.transfer_guard("disallow")` refuses.
+    Explicit transfers without communication: jax.make_array_from_process_local_data transfers implicitly with several
+    processes, which `jax.transfer_guard("disallow")` refuses.
     """
     devices = mesh.local_devices
     shape = (len(rows) // len(devices) * mesh.size, *rows.shape[1:])
@@ -106,6 +106,6 @@ def place_rows(mesh: Mesh, rows: np.ndarray) -> jax.Array:
 
 
 def place_same(mesh: Mesh, value: np.ndarray) -> jax.Array:
-    """A value that every process has, on every device. jax.device_put would compare the processes' values each time."""
+    """A value equal in every process, on every device. jax.device_put would compare the processes' values each time."""
     pieces = jax.device_put([value] * len(mesh.local_devices), list(mesh.local_devices))
     return jax.make_array_from_single_device_arrays(value.shape, replicated(mesh), pieces)

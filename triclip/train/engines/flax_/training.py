@@ -1,6 +1,6 @@
 """Training with JAX: one compiled step over a mesh of devices, in one process or many. See `triclip.train.engine`.
 
-Parameters are a flat dict, canonical name -> array in Flax's layout, so that rules, shardings and checkpoints speak of
+Parameters are a flat dict, canonical name -> array in Flax's layout, so that rules, shardings and checkpoints use
 names. B rows of the global batch, P projection.
 """
 
@@ -29,6 +29,7 @@ from clip_core.weights import weight_table
 from clip_flax import loss
 from clip_flax.bridge import to_jax
 from clip_flax.modeling import FlaxCLIPModel, FlaxCLIPModule, normalize
+from clip_flax.pooling import pooled
 
 from ...config import TrainConfig
 from ...engine import Batch, Job, Process, Rule
@@ -41,16 +42,16 @@ Params = dict[str, jax.Array]
 State = dict[str, Any]
 Key = jax.Array | None
 
-# Steps that may wait on the devices while the host prepares more; each holds its batch in their memory.
+# Steps queued on the devices while the host prepares more; each keeps its batch in device memory.
 AHEAD = 2
 
 # What `model.gradient_checkpointing` keeps of a layer: nothing, or the results of its matrix products with weights
-# (those of the attention, which grow with the square of the sequence, are computed again).
+# (those of the attention, which grow with the square of the sequence, are recomputed).
 REMAT = {"none": False, "full": True, "dots": "dots_with_no_batch_dims_saveable"}
 
 
 def start(config: TrainConfig) -> Process:
-    """Join the group of processes when there is one, and check `mesh` against the devices.
+    """Join the group of processes if there is one, and check `mesh` against the devices.
 
     Nothing may have been computed with JAX before. Raises ConfigError with both numbers of devices.
     """
@@ -72,9 +73,9 @@ def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
 
 
 class Network:
-    """The pure functions of a run: embeddings, loss, gradients. Nothing here changes anything.
+    """The pure functions of a run: embeddings, loss, gradients.
 
-    params: canonical name -> array, with "logit_bias" and "anchors" where the run has them.
+    params: canonical name -> array, with "logit_bias" and "anchors" if the run has them.
     """
 
     def __init__(self, job: Job, mesh: Mesh) -> None:
@@ -97,8 +98,9 @@ class Network:
 
         def embed(module: FlaxCLIPModule) -> jax.Array:
             pixels = jnp.transpose(pixel_values, (0, 2, 3, 1))
-            tower = module.vision_model
-            return module.visual_projection(tower.pooled(pixels, patches=patches, deterministic=key is None))
+            chosen = {} if patches is None else {"patches": patches}
+            inputs = {"pixel_values": pixels, "deterministic": key is None, **chosen}
+            return module.visual_projection(pooled(module.vision_model, **inputs))
 
         return self._unit(params, embed, key)
 
@@ -106,7 +108,7 @@ class Network:
         """[B, S] -> unit rows [B, P] float32. key: of dropout; None for none."""
 
         def embed(module: FlaxCLIPModule) -> jax.Array:
-            return module.text_projection(module.text_model.pooled(input_ids, deterministic=key is None))
+            return module.text_projection(pooled(module.text_model, input_ids=input_ids, deterministic=key is None))
 
         return self._unit(params, embed, key)
 
@@ -128,7 +130,7 @@ class Network:
     def pair_loss(self, x: jax.Array, y: jax.Array, params: Params, sample: jax.Array | None) -> jax.Array:
         """The loss of unit rows x, y [B, P]."""
         section = self.config.loss
-        # "high" on accelerators: TF32, or three bfloat16 products for one. A single bfloat16 one loses digits at s=100.
+        # "high" on accelerators: TF32, or three bfloat16 products. A single bfloat16 product loses digits at s=100.
         precision = lax.Precision.HIGH if self.bf16 else lax.Precision.HIGHEST
         value = loss.contrastive_loss(
             x, y, params["logit_scale"], params.get("logit_bias"), kind=section.kind, mode=section.mode,
@@ -148,10 +150,10 @@ class Network:
     def gradients(
         self, params: Params, batch: Mapping[str, jax.Array], step: jax.Array | int = 0
     ) -> tuple[jax.Array, Params]:
-        """The loss of the global batch, and its gradients by the trainable parameters.
+        """The loss of the global batch, and its gradients with respect to the trainable parameters.
 
-        Dropout, where the model has any, depends on the run's seed and the step alone: not on the devices, and nothing
-        of it has to be saved.
+        Dropout, if the model has any, depends only on the run's seed and the step, so it is independent of the devices
+        and has no state to save.
         """
         key = jax.random.fold_in(jax.random.key(self.config.seed), step) if self.drops else None
         locked = {name: lax.stop_gradient(value) for name, value in params.items() if name in self.locked}
@@ -168,8 +170,8 @@ class Network:
     def _in_parts(
         self, trainable: Params, locked: Params, batch: Mapping[str, jax.Array], key: Key
     ) -> tuple[jax.Array, Params]:
-        """Gradient caching: embeddings of every part without what a gradient needs, the loss over all of them, then
-        part after part once more with the gradient of its own embeddings. Exact: the loss never sees a part alone."""
+        """Gradient caching: embeddings of every part without residuals, the loss over all of them, then each part again
+        with the gradient of its embeddings. Exact, because the loss is over the whole batch."""
         parts = {name: self._split(rows) for name, rows in batch.items() if name != "sample"}  # [k, B / k, …]
         keys = None if key is None else jax.random.split(key, self.config.accumulate)
 
@@ -190,7 +192,7 @@ class Network:
         return value, gradients
 
     def _split(self, rows: jax.Array) -> jax.Array:
-        """[B, …] -> [k, B / k, …]: each device's rows in k pieces, so that none moves."""
+        """[B, …] -> [k, B / k, …]: each device's rows in k pieces, so that no row moves."""
         devices, k = self.mesh.shape["data"] * self.mesh.shape["fsdp"], self.config.accumulate
         rows = self._constrain(rows, P(("data", "fsdp")))
         pieces = rows.reshape(devices, k, -1, *rows.shape[1:]).swapaxes(0, 1)
@@ -203,7 +205,7 @@ class Network:
         return self._constrain(rows.reshape(-1, *parts.shape[2:]), P(("data", "fsdp")))
 
     def _use(self, params: Params) -> Params:
-        """Parameters gathered along `fsdp`, where they are used. Left to itself the compiler may spread activations."""
+        """Parameters gathered along `fsdp` for use. Otherwise the compiler might shard activations."""
         specs = {name: sharding.parameter_spec(name, value.shape, self.mesh) for name, value in params.items()}
         return {name: self._constrain(value, sharding.for_computing(specs[name])) for name, value in params.items()}
 
@@ -225,7 +227,7 @@ def layouts(model_config: Any) -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 class Optimizer:
-    """AdamW over a flat dict, by the rules; the rate comes with every step, so that it never compiles anew."""
+    """AdamW over a flat dict, by the rules; the rate is an argument of every step, so that nothing recompiles."""
 
     def __init__(self, config: TrainConfig, rules: Mapping[str, Rule]) -> None:
         section = config.optimizer
@@ -253,7 +255,7 @@ class Optimizer:
 
 
 class Engine:
-    """See `triclip.train.engine.Engine`, whose docstrings hold here."""
+    """See `triclip.train.engine.Engine`, whose docstrings apply."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.config, self.step = job, job.config, 0
@@ -350,7 +352,7 @@ class Engine:
         return self._embedded("input_ids", input_ids)
 
     def _embedded(self, kind: str, rows: np.ndarray) -> np.ndarray:
-        """Padded to the largest batch seen so far, in any process, so that few sizes are compiled."""
+        """Embeddings of rows padded to the largest batch so far, in any process, so that few sizes are compiled."""
         devices = len(self.mesh.local_devices)
         most = max(processes.gather_counts(len(rows)))
         size = self._sizes[kind] = max(self._sizes.get(kind, 0), -(-most // devices) * devices)
@@ -387,13 +389,13 @@ class Engine:
                 model.save_pretrained(folder, params=tree, safe_serialization=True)
             except OSError as error:
                 problem = error
-        failed = any(processes.gather_counts(int(problem is not None)))  # the others wait here, and learn of it
+        failed = any(processes.gather_counts(int(problem is not None)))  # the others wait here, and learn of a failure
         if failed:
             raise problem or OSError(f"{folder}: the first process could not write the model")
 
     def close(self) -> None:
-        # The group is left when the process ends, by JAX: leaving it means waiting for the others, and after an error
-        # here they don't come.
+        # JAX leaves the group at the end of the process. Leaving waits for the other processes, which do not arrive
+        # after an error here.
         self._stop.close()
         self._checkpoints.close()
 
@@ -407,7 +409,7 @@ class Engine:
         return placed
 
     def _state_shardings(self, params: Params) -> State:
-        """Moments and average live where their parameters do; counters everywhere."""
+        """Moments and average are sharded like their parameters; counters are replicated."""
         where = {name: value.sharding for name, value in params.items()}
         state = jax.eval_shape(self._fresh_state, params)
 

@@ -1,6 +1,6 @@
 """Checkpoints of a training run: folders output/checkpoints/<step> of state.safetensors and state.json.
 
-They hold whole arrays under canonical names and layouts, so that they do not depend on devices: `parameters.<name>`,
+They have whole arrays in canonical names and layouts, independent of devices: `parameters.<name>`,
 `first.<name>` and `second.<name>` (AdamW's moments), `averages.<name>`. A folder appears whole or not at all.
 """
 
@@ -29,8 +29,8 @@ class Checkpoints:
     """The checkpoints of one run, written in the background, one at a time.
 
     Args:
-        folder: made when the first one is saved.
-        keep: how many stay.
+        folder: made at the first save.
+        keep: number to keep.
         writes: False in all processes but the first.
     """
 
@@ -41,13 +41,13 @@ class Checkpoints:
         self._swept = False
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        """Begin to write; the arrays must not change. Waits for the one before, and raises what stopped that."""
+        """Begin to write; the arrays must not change. Waits for the previous save, and raises its error."""
         self.wait()
         if self.writes:
             self._pending = self._thread.submit(self._write, step, arrays, json.dumps(state))
 
     def wait(self) -> None:
-        """Until the last save is on the disk. Raises OSError, naming the path, when it could not be written."""
+        """Wait until the last save is on disk. Raises OSError, naming the path, if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -60,7 +60,7 @@ class Checkpoints:
         try:
             self._sweep()
             for newer in self.steps():
-                if newer >= step:  # damaged ones, which this run has passed over
+                if newer >= step:  # damaged ones that this run skipped
                     set_aside(self.folder / str(newer))
             with files.replace_folder(target) as stage:
                 tensors = {name: Tensor.from_numpy(array) for name, array in arrays.items()}
@@ -77,19 +77,19 @@ class Checkpoints:
         shutil.rmtree(hidden)
 
     def _sweep(self) -> None:
-        """Remove what killed processes left. Only one process writes, so nothing hidden is in use."""
+        """Remove leftovers of killed processes. Only one process writes, so no hidden folder is in use."""
         if not self._swept:
             for path in self.folder.glob(".*"):
                 shutil.rmtree(path, ignore_errors=True)
             self._swept = True
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints there are, whole or damaged, ascending."""
+        """The steps of all checkpoints, whole or damaged, ascending."""
         return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
 
     def read(self, step: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, lazily read; state). Raises CheckpointError when the names and shapes are not those wanted,
-        DamagedCheckpointError when files are missing or can't be read."""
+        """(lazy tensors, state). Raises CheckpointError for other names and shapes, DamagedCheckpointError for missing
+        or unreadable files."""
         path = self.folder / str(step)
         try:
             state = json.loads((path / _STATE).read_text("utf-8"))

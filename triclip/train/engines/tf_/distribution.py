@@ -1,4 +1,4 @@
-"""Which devices and processes a training run has, and how rows get to them and back."""
+"""The devices and processes of a training run, and the transfer of rows to and from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...engine import Process
 
 
 class Group(NamedTuple):
-    """The replicas of a run: those of this process, and of all."""
+    """The replicas of a run: this process's, and all."""
 
     strategy: tf.distribute.Strategy
     process: Process
@@ -32,7 +32,7 @@ class Group(NamedTuple):
         return self.replicas // self.process.count
 
     def feed(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """This process's rows, in equal shares for its replicas. Scalars go to each of them."""
+        """This process's rows in equal shares for its replicas; scalars for each of them."""
 
         def share(context: Any) -> dict[str, tf.Tensor]:
             i = context.replica_id_in_sync_group % self.local_replicas
@@ -59,7 +59,7 @@ class Group(NamedTuple):
         return np.concatenate([part[:count] for part, count in zip(unpacked, counts, strict=True)])
 
     def barrier(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes arrive."""
         if self.process.count > 1:
             self._gather(np.zeros(1, np.int32))
 
@@ -72,7 +72,7 @@ class Group(NamedTuple):
 
 @cache
 def _gatherer(strategy: tf.distribute.Strategy) -> Any:
-    """Traced once; `Strategy.gather` is traced at every call."""
+    """A gather function, traced once; `Strategy.gather` is traced at every call."""
 
     def all_rows(row: tf.Tensor) -> tf.Tensor:
         return tf.distribute.get_replica_context().all_gather(tf.identity(row), axis=0)  # an argument has no device
@@ -89,7 +89,7 @@ def find_group(mesh: MeshSection) -> Group:
     """The group that the environment describes: TF_CONFIG (MultiWorkerMirroredStrategy), TPU_NAME (TPUStrategy), or
     this machine's GPUs, or its logical CPUs (MirroredStrategy), as many as `mesh.data` wants.
 
-    Raises ConfigError, with both numbers, when there are fewer.
+    Raises ConfigError, with both numbers, if there are fewer.
     """
     for key in ("fsdp", "tensor"):
         if (size := getattr(mesh, key)) != 1:
@@ -113,7 +113,7 @@ def _local(wanted: int) -> tf.distribute.Strategy:
     return _over(tuple(devices if wanted == -1 else devices[:wanted]))
 
 
-@cache  # a second strategy over the same devices would number its collectives as the first does, and meet its shapes
+@cache  # a second strategy over the same devices would reuse the first one's collective keys, with other shapes
 def _over(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy(devices[0]) if len(devices) == 1 else tf.distribute.MirroredStrategy(devices)
 

@@ -1,6 +1,6 @@
-"""AdamW as the training contract wants it (`triclip.train.engine.Engine`), on variables of any strategy.
+"""AdamW of the training contract (`triclip.train.engine.Engine`), on variables of any strategy.
 
-Keras' own AdamW adds epsilon before the bias correction, and knows no rate per variable.
+Keras' own AdamW adds epsilon before the bias correction, and has no rate per variable.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ...schedule import ema_decay
 
 
 class AdamW:
-    """The moments of the trained parameters, and their average where there is one.
+    """The moments of the trained parameters, and their average if there is one.
 
     Args:
-        variables: canonical name -> the variable, of those that are trained.
+        variables: canonical name -> variable, of the trained parameters.
         averages: the same names -> the averaged weights, or empty.
         ema: the average's decay.
     """
@@ -40,16 +40,15 @@ class AdamW:
         )
 
     def scalars(self, lr: float, step: int) -> np.ndarray:
-        """What changes from step to step, float32: the rate, the rate and epsilon as the kernel takes them, and the
-        average's decay."""
+        """The values of a step, float32: the rate, the kernel's rate and epsilon, and the average's decay."""
         beta1, beta2 = self.section.betas
         correction1, root2 = 1 - beta1 ** (step + 1), (1 - beta2 ** (step + 1)) ** 0.5
         decay = 0.0 if self.ema is None else ema_decay(self.ema, step)
-        # m / c1 / (sqrt(v / c2) + eps), with both corrections moved out of the tensors
+        # m / c1 / (sqrt(v / c2) + eps), with both corrections moved into scalars
         return np.array([lr, lr * root2 / correction1, self.section.eps * root2, decay], np.float32)
 
     def clipped(self, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The norm of all gradients together, and the gradients scaled down to `clip_norm`. In a replica context."""
+        """The global norm of all gradients, and the gradients clipped to `clip_norm`. In a replica context."""
         norm, limit = tf.linalg.global_norm(gradients), self.section.clip_norm
         if limit is not None:
             factor = limit / tf.maximum(norm, limit)
@@ -57,8 +56,8 @@ class AdamW:
         return norm, gradients
 
     def update(self, strategy: tf.distribute.Strategy, gradients: list[Any], values: list[Any]) -> None:
-        """One step of every variable on every device, from gradients equal there, and `scalars` one by one. In a
-        cross-replica context."""
+        """One step of every variable on every device, from gradients equal on all of them and the values of `scalars`.
+        In a cross-replica context."""
         for (name, variable), gradient in zip(self.variables.items(), gradients, strict=True):
             arguments = [gradient, values, self.first[name], self.second[name]]
             if name in self.averages:

@@ -14,6 +14,7 @@ from clip_tf.bridge import without_drawing
 from clip_tf.layers import at_least_float32
 from clip_tf.loss import anchor_loss, contrastive_loss
 from clip_tf.modeling import TFCLIPModel
+from clip_tf.shortcuts import pooled
 
 from ...config import TrainConfig
 from ...engine import Batch, Job, Process
@@ -24,20 +25,20 @@ from .checkpointing import Checkpoints
 from .distribution import find_group
 from .optimizer import AdamW
 
-HEADS = ("logit_scale", "logit_bias", "anchors")  # parameters of the loss; all others are of the towers
+HEADS = ("logit_scale", "logit_bias", "anchors")  # parameters of the loss; all others belong to the towers
 
 
 def start(config: TrainConfig) -> Process:
-    """Join the group of processes that TF_CONFIG or TPU_NAME describes, or take this machine's devices.
+    """Join the group of processes described by TF_CONFIG or TPU_NAME, or use this machine's devices.
 
-    Must come before other uses of TensorFlow in a run of several processes. Raises ConfigError, with both numbers,
-    when `mesh.data` wants more devices than there are.
+    Must precede other uses of TensorFlow in a run of several processes. Raises ConfigError, with both numbers, if
+    `mesh.data` wants more devices than there are.
     """
     return find_group(config.mesh).process
 
 
 class Engine:
-    """See `triclip.train.engine.Engine`. One process's share of the run; variables are mirrored on all replicas."""
+    """See `triclip.train.engine.Engine`. One process's part of the run; variables are mirrored on all replicas."""
 
     def __init__(self, job: Job) -> None:
         self.step = 0
@@ -107,7 +108,7 @@ class Engine:
 
     @staticmethod
     def _array(source: tuple[tf.Variable, Any]) -> np.ndarray:
-        """The whole value in the canonical layout. The next step leaves it as it is: it writes into new buffers."""
+        """The whole value in the canonical layout, which the next step does not change: it writes to new buffers."""
         variable, axes = source
         array = variable.numpy()
         return np.ascontiguousarray(np.transpose(array, np.argsort(axes))) if axes else array
@@ -115,7 +116,7 @@ class Engine:
     # -- the step -----------------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch, lr: float) -> Mapping[str, Any]:
-        """See the protocol. Loss and gradients are of the step's beginning, logit_scale and logit_bias of its end."""
+        """See the protocol. Loss and gradients are those before the step, logit_scale and logit_bias those after it."""
         rows = {name: batch[name] for name in ("pixel_values", "input_ids", "patches", "sample") if name in batch}
         numbers = {"stop": np.array(self._stop.asked, np.int32), "step": np.array(self.step, np.int32)}
         inputs = self._group.feed({**rows, **numbers})
@@ -143,7 +144,7 @@ class Engine:
         """This replica's shares of the loss and of the gradients of `self._trained`. In a replica context."""
         if self._config.accumulate > 1:
             return self._in_parts(inputs)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:  # nothing is kept for locked towers
+        with tf.GradientTape(watch_accessed_variables=False) as tape:  # locked towers keep no activations
             tape.watch(list(self._trained.values()))
             loss = self._loss(*self._embed(inputs, 0), inputs)
         gradients = tape.gradient(loss, list(self._trained.values()), unconnected_gradients="zero")
@@ -191,11 +192,11 @@ class Engine:
 
     def _image(self, model: TFCLIPModel, pixel_values: tf.Tensor, patches: Any, training: bool) -> tf.Tensor:
         """Unit rows [b, P], float32."""
-        pooled = model.vision_model.pooled(pixel_values, patches=patches, training=training)
-        return _unit(model.visual_projection(pooled))
+        chosen = {} if patches is None else {"patches": patches}
+        return _unit(model.visual_projection(pooled(model.vision_model, training, pixel_values=pixel_values, **chosen)))
 
     def _text(self, model: TFCLIPModel, input_ids: tf.Tensor, training: bool) -> tf.Tensor:
-        return _unit(model.text_projection(model.text_model.pooled(input_ids, training=training)))
+        return _unit(model.text_projection(pooled(model.text_model, training, input_ids=input_ids)))
 
     def _loss(self, image: tf.Tensor, text: tf.Tensor, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """This replica's share, from its rows [n, P]."""
@@ -211,8 +212,8 @@ class Engine:
             label_smoothing=section.label_smoothing,
         )
         if section.anchors is not None:
+            anchors = _unit(parameters["anchors"][0]), inputs["sample"], section.anchors.scale, section.label_smoothing
             for rows, weight in ((image, section.anchors.image_weight), (text, section.anchors.text_weight)):
-                anchors = parameters["anchors"][0], inputs["sample"], section.anchors.scale, section.label_smoothing
                 loss += weight * anchor_loss(rows, *anchors)
         return loss
 
@@ -248,7 +249,7 @@ class Engine:
     # -- state --------------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, tuple[tf.Variable, Any]]:
-        """Everything that a step changes, under its name in checkpoints. Locked parameters are in it, as a check."""
+        """The state by its names in checkpoints, with locked parameters included as a check."""
         state = {f"parameters.{name}": value for name, value in self._parameters.items()}
         state |= {f"averages.{name}": value for name, value in self._averages.items()}
         for kind in ("first", "second"):
@@ -300,13 +301,13 @@ class Engine:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """SIGTERM or Ctrl-C asks for the end of the run; `stopping` tells the loop."""
+        """Listen for SIGTERM and Ctrl-C, which end the run through `stopping`."""
         self._stop = StopSignals()
-        self._votes: list[tf.Tensor] = []  # of the last two steps, how many processes were asked
+        self._votes: list[tf.Tensor] = []  # for the last two steps, the number of processes that got a signal
 
     def stopping(self) -> bool:
-        """See the protocol. Among several processes the requests travel with the steps, and count one step later: the
-        answer of a step that is still being computed would have to be waited for. Between steps they are gathered."""
+        """See the protocol. With several processes the requests are part of the steps and take effect one step later,
+        because waiting for a running step would be slow. Between steps they are gathered."""
         if self._group.process.count == 1:
             return self._stop.asked
         if len(self._votes) < 2:
@@ -321,21 +322,21 @@ class Engine:
 
 
 class _Seeds:
-    """In the place of an encoder's generator: the seeds of dropout, from the run's seed, the step and the rows alone.
+    """Replaces an encoder's generator: dropout seeds from only the run's seed, the step and the rows.
 
-    Nothing has to be saved, and a part that is computed again drops the same weights.
+    There is no state to save, and a recomputed part drops the same weights.
     """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def begin(self, step: tf.Tensor, rows: tf.Tensor) -> None:
-        """Before rows are embedded; `rows` numbers them among the step's."""
+        """Called before rows are embedded; `rows` are their numbers in the step."""
         run = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, 0], tf.int32), step)
         self._base, self._drawn = tf.random.experimental.stateless_fold_in(run, rows), 0
 
     def next(self) -> tf.Tensor:
-        """[2], another one at every call."""
+        """A new seed [2] at every call."""
         self._drawn += 1
         return tf.random.experimental.stateless_fold_in(self._base, self._drawn)
 

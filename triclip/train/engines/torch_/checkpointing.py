@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: written in the background by torch.distributed.checkpoint, whole or not at all.
+"""Checkpoints of a training run, written in the background by torch.distributed.checkpoint, whole or not at all.
 
-output/checkpoints/step-00001000/ holds one safetensors file per process (no pickles anywhere) and state.json, in which
-the sizes of those files and the position of the data stand. A checkpoint is written beside its place, under a hidden
-name, and renamed when every process's file is on the disk; it can be read by any number of processes.
+output/checkpoints/step-00001000/ has one safetensors file per process (no pickles) and state.json with the sizes of
+those files and the data's position. A checkpoint is written under a hidden name beside its place, and renamed when
+every process's file is on disk; any number of processes can read it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ...newest import DamagedCheckpointError, set_aside
 from .parallel import Topology, index, world
 
 STATE = "state.json"
-# What json, safetensors and DCP raise on files that are not what they were.
+# Errors of json, safetensors and DCP on damaged files.
 _DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 if not hasattr(dcp, "HuggingFaceStorageWriter"):
     raise MissingDependencyError(
@@ -41,12 +41,12 @@ if not hasattr(dcp, "HuggingFaceStorageWriter"):
         f"{torch.__version__}: pip install --upgrade torch"
     )
 _NAME = re.compile(r"step-(\d{8,})")
-# Said of every checkpoint of a run of one process, in a thread that no narrower filter reaches.
+# A warning for every checkpoint of a single process, in a thread that no narrower filter reaches.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
 class Found(NamedTuple):
-    """A whole checkpoint: where it is, and what its state.json says."""
+    """A complete checkpoint: its folder and the contents of its state.json."""
 
     folder: Path
     step: int
@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
 
 class Writer(dcp.HuggingFaceStorageWriter):
-    """Calls `commit` in the first process when all have written."""
+    """Calls `commit` in the first process after all have written."""
 
     def __init__(self, stage: Path, commit: Callable[[], None]) -> None:
         super().__init__(str(stage), save_distributed=True)
@@ -66,16 +66,16 @@ class Writer(dcp.HuggingFaceStorageWriter):
 
 
 class Checkpoints:
-    """The checkpoints in a folder, of which the newest `keep` stay."""
+    """The checkpoints in a folder, of which the newest `keep` are kept."""
 
     def __init__(self, folder: Path, keep: int, topology: Topology) -> None:
         self.folder, self.keep, self.topology = folder, keep, topology
         self._pending: tuple[Future, Path] | None = None
-        # One name in all processes, that no earlier run's leftovers have.
+        # One name for all processes, different from leftovers of earlier runs.
         self._token = f"{topology.most(secrets.randbits(32) if index() == 0 else 0):08x}"
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], data: Mapping[str, Any]) -> None:
-        """Copy the tensors, and begin to write them. The save before is finished first, with its errors."""
+        """Copy the tensors, and begin to write them. The previous save is finished first, and its errors are raised."""
         self.wait()
         target = self.folder / f"step-{step:08d}"
         stage = self.folder / f".{target.name}.{self._token}.partial"
@@ -93,7 +93,7 @@ class Checkpoints:
         self._pending = pending, target
 
     def wait(self) -> None:
-        """Until the last save is on the disk. Raises OSError naming the path when it could not be written."""
+        """Wait until the last save is on disk. Raises OSError, naming the path, if it could not be written."""
         if self._pending is None:
             return
         (pending, target), self._pending = self._pending, None
@@ -115,7 +115,7 @@ class Checkpoints:
             os.fsync(file.fileno())
         sync(stage)
         for step, path in self._numbered():
-            if step >= state["step"]:  # damaged ones, which this run has passed over
+            if step >= state["step"]:  # damaged ones that this run skipped
                 set_aside(path)
         os.rename(stage, target)
         sync(self.folder)
@@ -128,7 +128,7 @@ class Checkpoints:
         return [(int(match[1]), path) for path in found if (match := _NAME.fullmatch(path.name)) and path.is_dir()]
 
     def _sweep(self, own: bool) -> None:
-        """Remove what killed processes, or this one's failed save, left unfinished."""
+        """Remove leftovers of killed processes and of this one's failed saves."""
         for path in self.folder.glob(".step-*.partial"):
             if own or self._token not in path.name:
                 shutil.rmtree(path, ignore_errors=True)
@@ -136,18 +136,18 @@ class Checkpoints:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints there are, whole or damaged."""
+        """The steps of all checkpoints, whole or damaged."""
         self.wait()
         return [step for step, _ in self._numbered()]
 
     def open(self, step: int) -> Found:
-        """What a checkpoint says of itself. Raises DamagedCheckpointError in all processes when it is so for one."""
+        """The state of a checkpoint. Raises DamagedCheckpointError in all processes if one finds it damaged."""
         found, problem = None, None
         try:
             found = self._described(self.folder / f"step-{step:08d}")
         except DamagedCheckpointError as error:
             problem = error
-        if self.topology.most(int(problem is not None)):  # before they read together
+        if self.topology.most(int(problem is not None)):  # before all read together
             raise problem or DamagedCheckpointError(f"{self.folder}: another process can't read the one of step {step}")
         assert found is not None
         return found
@@ -165,10 +165,10 @@ class Checkpoints:
         return found
 
     def load(self, found: Found, tensors: Mapping[str, torch.Tensor], optional: Mapping[str, torch.Tensor]) -> set[str]:
-        """Read into `tensors`, and into those of `optional` that are there, in place. Returns the latter's names.
+        """Read in place into `tensors`, and into those of `optional` that exist. Returns the names of the latter.
 
-        Raises CheckpointError when the checkpoint holds other tensors than these, naming what differs;
-        DamagedCheckpointError when they can't be read, with some of `tensors` perhaps overwritten.
+        Raises CheckpointError for a checkpoint with other tensors, naming the differences; DamagedCheckpointError for
+        unreadable ones, possibly after overwriting some of `tensors`.
         """
         reader = dcp.HuggingFaceStorageReader(str(found.folder))
         saved = reader.read_metadata().state_dict_metadata
@@ -183,7 +183,7 @@ class Checkpoints:
 
 
 def _check(saved: Mapping[str, TensorStorageMetadata], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Both sides of names and shapes; parameters first, since what belongs to them follows."""
+    """Compare names and shapes both ways; parameters first, because the rest follows from them."""
     for prefix in ("parameters/", ""):
         there = {name: tuple(entry.size) for name, entry in saved.items() if name.startswith(prefix)}
         here = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith(prefix)}

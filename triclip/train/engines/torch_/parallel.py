@@ -1,4 +1,4 @@
-"""Processes and devices of a training run in PyTorch: one process per device, as `torchrun` starts them."""
+"""Processes and devices of a training run in PyTorch: one process per device, as started by `torchrun`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ...engine import Process
 
 
 def start(config: TrainConfig) -> Process:
-    """Join the other processes when torchrun's environment describes some; choose this one's device.
+    """Join the other processes if torchrun's environment describes some; choose this one's device.
 
-    NCCL between CUDA devices, gloo otherwise. Raises ConfigError when `mesh` asks for other devices than there are, or
-    the batch can't be shared equally.
+    NCCL between CUDA devices, gloo otherwise. Raises ConfigError if `mesh` does not fit the devices, or if the batch
+    can't be shared equally.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     mesh_shape(config.mesh, count)
@@ -78,7 +78,7 @@ def world() -> int:
 class Topology:
     """This process's device, its mesh (None when nothing is sharded), and process groups for CPU tensors.
 
-    The groups are two because a checkpoint is agreed upon in a thread of its own while training goes on.
+    There are two groups, because checkpoints are coordinated in another thread during training.
     """
 
     device: torch.device
@@ -98,7 +98,7 @@ class Topology:
         return cls(device, mesh, control, saving)
 
     def most(self, value: int) -> int:
-        """The largest of all processes' values."""
+        """The maximum over all processes."""
         if self.control is None:
             return value
         found = torch.tensor(value)
@@ -106,7 +106,7 @@ class Topology:
         return int(found)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of all processes, whose numbers may differ, in order of the processes."""
+        """The rows of all processes, in order of the processes; row counts may differ."""
         if self.control is None:
             return rows
         counts = torch.zeros(world(), dtype=torch.long)
@@ -114,7 +114,7 @@ class Topology:
         dist.all_reduce(counts, group=self.control)
         padded = np.zeros((int(counts.max()), *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows
-        # Bytes: gloo knows few dtypes.
+        # As bytes, because gloo supports few dtypes.
         own = torch.from_numpy(padded.reshape(len(padded), -1).view(np.uint8)) if padded.size else None
         if own is None:
             return padded
@@ -125,21 +125,21 @@ class Topology:
 
 
 def distributed(network: nn.Module, layers: list[nn.Module], topology: Topology, bf16: bool) -> None:
-    """Shard parameters over the mesh's "fsdp" axis, layer by layer; "data" holds copies. Scalars stay whole."""
+    """Shard parameters over the mesh's "fsdp" axis, layer by layer, with copies along "data". Scalars stay whole."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # Matrices travel in bfloat16, their gradients are added up in float32. Norms, which compute in float32, and all
-    # else belong to the whole network. Activations stay as autocast has them.
+    # Matrices are communicated in bfloat16, their gradients are reduced in float32. Norms, which compute in float32,
+    # and the rest belong to the whole network. Autocast decides the dtype of activations.
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for layer in layers:
         matrices = [layer.self_attn, layer.mlp]
         fully_shard(matrices, mesh=topology.mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
-    scalars = {parameter for parameter in network.parameters() if parameter.dim() == 0}  # FSDP2 has no place for them
+    scalars = {parameter for parameter in network.parameters() if parameter.dim() == 0}  # FSDP2 does not support them
     fully_shard(network, mesh=topology.mesh, reshard_after_forward=True, ignored_params=scalars)
 
 
 def replicated(network: nn.Module, topology: Topology) -> nn.Module:
-    """DistributedDataParallel. The caller must run one empty step before anything counts, see `Engine._settle`."""
+    """DistributedDataParallel. The caller must run one empty step first, see `Engine._settle`."""
     devices = [topology.device] if topology.device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`broadcast_buffers`")  # renamed in torch 2.13
@@ -150,7 +150,7 @@ def replicated(network: nn.Module, topology: Topology) -> nn.Module:
 
 @torch.no_grad()
 def fill(network: nn.Module, array_of: Callable[[str], np.ndarray]) -> None:
-    """Copy the array of each parameter's name into it, sharded or whole: each process takes what is its own."""
+    """Copy the array of each parameter's name into it; each process takes its own shard."""
     for name, parameter in network.named_parameters():
         value = torch.from_numpy(np.array(array_of(name), np.float32))
         if isinstance(parameter, DTensor):
@@ -161,12 +161,12 @@ def fill(network: nn.Module, array_of: Callable[[str], np.ndarray]) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part that this process holds, in the same memory."""
+    """This process's part, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full(tensor: Tensor) -> np.ndarray:
-    """The whole tensor as NumPy, in memory of its own, in every process."""
+    """The whole tensor as a NumPy copy, in every process."""
     tensor = tensor.detach()
     tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return tensor.cpu().numpy().copy()

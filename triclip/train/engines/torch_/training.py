@@ -28,7 +28,7 @@ __all__ = ["Engine", "start"]
 
 
 class Network(nn.Module):
-    """The model and what is learnt beside it, called as one, so that DDP and FSDP2 see a whole step."""
+    """The model and the loss's parameters in one module, so that DDP and FSDP2 see a whole step."""
 
     def __init__(self, model: CLIPModel, extra: Mapping[str, np.ndarray], bf16: bool) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Network(nn.Module):
         """(unit image rows [b, P], unit text rows [b, P], logit scale, logit bias, unit anchors), float32 or None."""
         images = texts = None
         with torch.autocast(self.model.logit_scale.device.type, torch.bfloat16, enabled=self.bf16):
-            # Texts first: the order of registration, which DDP expects of the backward pass reversed.
+            # Texts first, in the order of registration: DDP expects the backward pass in reverse order.
             if input_ids is not None:
                 texts = self.model.text_projection(self.model.text_model.pooled(input_ids))
             if pixel_values is not None:
@@ -58,10 +58,10 @@ class Network(nn.Module):
 
 
 class Engine:
-    """One process's share of a run; the contract is triclip.train.engine.Engine.
+    """One process's part of a run; the contract is triclip.train.engine.Engine.
 
-    Gradients are of the mean loss over all processes' rows: each computes the gradient of its rows' share times the
-    number of processes, of which DDP and FSDP2 take the mean.
+    Gradients are those of the mean loss over all processes' rows: each process computes the gradient of its share
+    times the number of processes, which DDP and FSDP2 average.
     """
 
     def __init__(self, job: Job) -> None:
@@ -81,7 +81,7 @@ class Engine:
             self.average = {name: p.detach().clone() for name, p in self.trained.items()}
         if multiple:
             self._settle()
-        self._averaged = False  # whether the network holds the average, and `average` the parameters
+        self._averaged = False  # whether the network has the average, and `average` the parameters
         self._seed()
         self.checkpoints = Checkpoints(
             Path(job.config.output) / "checkpoints", job.config.checkpoint.keep, self.topology
@@ -90,7 +90,7 @@ class Engine:
 
     def _build(self) -> Network:
         job, extra = self.job, extra_parameters(self.job)
-        with torch.device("meta"):  # under FSDP2 no process ever holds the whole
+        with torch.device("meta"):  # under FSDP2 no process ever has the whole
             model = CLIPModel(copy.deepcopy(job.model_config))
             network = Network(model, extra, self.bf16)
         for name, parameter in network.named_parameters():
@@ -102,15 +102,15 @@ class Engine:
             distributed(network, layers, self.topology, self.bf16)
         network.to_empty(device=self.device)
         fill(network, lambda name: extra[name] if name in extra else job.weights[name.removeprefix("model.")])
-        for buffer in network.buffers():  # position_ids are the only ones
+        for buffer in network.buffers():  # position_ids are the only buffers
             buffer.copy_(torch.arange(buffer.shape[-1], device=self.device)[None])
         return network.train()
 
     def _settle(self) -> None:
-        """An empty step, after which DDP has its final buckets.
+        """Run an empty step, after which DDP has its final buckets.
 
-        It rearranges them once, after the first backward pass, and then sums in another order: a resumed run would
-        differ from the uninterrupted one in the last bit.
+        DDP rearranges them once, after the first backward pass, and then sums in another order, by which a resumed run
+        would differ from the uninterrupted one in the last bit.
         """
         vision, text = self.job.model_config.vision_config, self.job.model_config.text_config
         pixels = torch.zeros(1, vision.num_channels, vision.image_size, vision.image_size, device=self.device)
@@ -120,7 +120,7 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _seed(self) -> None:
-        """Dropout's randomness: of its own in each process."""
+        """Seed dropout differently in each process."""
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, self.step, index()]).generate_state(1)[0]))
 
     # -- a step -------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Engine:
             (loss * world()).backward()
         else:
             loss = self._in_parts(parts, sample)
-        if self.topology.mesh is not None:  # whole in every process, and unknown to FSDP2
+        if self.topology.mesh is not None:  # whole in every process, and not managed by FSDP2
             for parameter in self.trained.values():
                 if parameter.dim() == 0:
                     dist.all_reduce(parameter.grad)
@@ -184,7 +184,7 @@ class Engine:
         return [tensor.chunk(self.config.accumulate) for tensor in inputs.values()]
 
     def _in_parts(self, parts: list[dict[str, Tensor]], sample: Tensor | None) -> Tensor:
-        """Gradient caching: all embeddings, the loss's gradients by them, then each part again with its graph."""
+        """Gradient caching: all embeddings, the gradients with respect to them, then each part with its graph."""
         states, outputs = [], []
         with torch.no_grad():
             for part in parts:
@@ -194,7 +194,7 @@ class Engine:
         leaves = [None if v is None else v.detach().requires_grad_() for v in (images, texts, *outputs[-1][2:])]
         loss = self._loss(leaves, sample)
         given = [leaf for leaf in leaves if leaf is not None]
-        # Not backward(): the hooks of DDP must fire once, with the last part.
+        # Not backward(): DDP's hooks must fire only once, with the last part.
         grads = iter(torch.autograd.grad(loss * world(), given))
         d_images, d_texts, *d_rest = (None if leaf is None else next(grads) for leaf in leaves)
         first = 0
@@ -205,7 +205,7 @@ class Engine:
                 images, texts, *rest = self.called(**part)
                 rows = slice(first, first + len(images))
                 terms = [(images, d_images[rows]), (texts, d_texts[rows])]
-                # Of the rest once; zeros before, because FSDP2 adds up only equal sets of gradients.
+                # Other parameters' gradients once; zeros before, because FSDP2 accumulates only equal sets.
                 terms += [
                     (v, d if last else torch.zeros_like(d)) for v, d in zip(rest, d_rest, strict=True) if v is not None
                 ]
@@ -214,7 +214,7 @@ class Engine:
         return loss
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager:
-        """Gradients are added up between processes with the last part alone (FSDP2: between the shards with each)."""
+        """Reduce gradients between processes only with the last part (FSDP2: between the shards with each part)."""
         if self.topology.mesh is not None:
             self.network.set_requires_all_reduce(last)
         elif self.called is not self.network and not last:
@@ -236,7 +236,7 @@ class Engine:
 
     @torch.no_grad()
     def _clip(self) -> Tensor:
-        """The norm of all gradients; they are shortened to `clip_norm`."""
+        """The global norm of all gradients, which are clipped to `clip_norm`."""
         grads = [local(p.grad) for p in self.trained.values()]
         shards = [local(p.grad) for p in self.trained.values() if local(p.grad) is not p.grad]
         plain = [p.grad for p in self.trained.values() if local(p.grad) is p.grad]
@@ -253,7 +253,7 @@ class Engine:
     # -- randomness ---------------------------------------------------------------------------------------------------
 
     def _random(self) -> dict[str, Tensor]:
-        """States of the generators that dropout draws from."""
+        """States of dropout's random generators."""
         state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -267,7 +267,7 @@ class Engine:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Tensor]:
-        """All that is saved and equal in every process, by kind and canonical name."""
+        """All saved tensors that are equal in every process, by kind and canonical name."""
         tensors = {f"parameters/{name}": p.detach() for name, p in self.parameters.items()}
         for name, parameter in self.trained.items():
             state = self.optimizer.state[parameter]
@@ -283,7 +283,7 @@ class Engine:
         self.checkpoints.save(self.step, {**self._tensors(), **self._own_random()}, data_state)
 
     def restore(self) -> Mapping[str, Any] | None:
-        """Load the newest whole checkpoint; see the contract."""
+        """Load the newest complete checkpoint; see the contract."""
         self._hold(average=False)
         return load_newest(self.checkpoints.steps(), self._load, self.gather, index() == 0)
 
@@ -295,23 +295,23 @@ class Engine:
             self.optimizer.state[parameter]["step"].fill_(found.step)
         if found.processes == world() and there == set(random):
             self._set_random({name.rpartition("/")[2]: state for name, state in random.items()})
-        else:  # other processes than those that saved: new dropout
+        else:  # another number of processes than at the save: new dropout
             self._seed()
         return found.data
 
     def wait(self) -> None:
-        """Until everything saved is on the disk. Raises OSError naming the path, when it could not be written."""
+        """Wait until all saves are on disk. Raises OSError, naming the path, if one could not be written."""
         self.checkpoints.wait()
 
     def stopping(self) -> bool:
-        """Whether SIGTERM or Ctrl-C reached any process: the same answer in all of them at the same step."""
+        """Whether SIGTERM or Ctrl-C reached any process; the same answer in all of them at the same step."""
         return bool(self.topology.most(int(self._stop.asked)))
 
     # -- evaluation and results ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _hold(self, average: bool) -> None:
-        """Swap parameters and average, where there is one, so that the network holds the one asked for."""
+        """Swap parameters and average, if there is one, so that the network has the one asked for."""
         if not self.average or average == self._averaged:
             return
         for name, parameter in self.trained.items():
@@ -323,11 +323,11 @@ class Engine:
         self._averaged = average
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
-        """[b, C, h, w] -> unit rows [b, P] float32, of the average where there is one."""
+        """[b, C, h, w] -> unit rows [b, P] float32, with the average if there is one."""
         return self._features("pixel_values", pixel_values)
 
     def text_features(self, input_ids: np.ndarray) -> np.ndarray:
-        """[b, S] -> unit rows [b, P] float32, of the average where there is one."""
+        """[b, S] -> unit rows [b, P] float32, with the average if there is one."""
         return self._features("input_ids", self._shortened(input_ids))
 
     @torch.no_grad()
@@ -335,13 +335,13 @@ class Engine:
         self._hold(average=True)
         self.network.eval()
         count = len(rows)
-        if count == 0:  # FSDP2's gathering needs every process
+        if count == 0:  # FSDP2's gather needs every process
             rows = np.zeros((1, *rows.shape[1:]), rows.dtype)
         images, texts, *_ = self.network(**{name: self._tensor(rows)})
         return (images if texts is None else texts)[:count].cpu().numpy()
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of all processes, in order of the processes, in each of them."""
+        """The rows of all processes, in order of the processes, in every process."""
         return self.topology.gather(rows)
 
     def weights(self, average: bool) -> Mapping[str, np.ndarray]:
@@ -359,7 +359,7 @@ class Engine:
             barrier(self.topology)
 
     def close(self) -> None:
-        """Finish the saves, give the signals back, and leave the group of processes."""
+        """Finish the saves, restore the signal handlers, and leave the group of processes."""
         try:
             self.wait()
         finally:
@@ -369,11 +369,11 @@ class Engine:
 
 
 def make_optimizer(trained: Mapping[str, Tensor], job: Job) -> torch.optim.AdamW:
-    """AdamW with one group per rate and decay, its moments in place, as a restore needs them."""
+    """AdamW with one group per rate and decay, and its moments allocated, as a restore needs them."""
     section, groups = job.config.optimizer, {}
     for name, parameter in trained.items():
         rule = job.rules[name]
-        # Sharded and whole ones apart: one fused call takes either.
+        # Sharded and whole ones separately, because a fused call takes only one kind.
         key = rule.lr_scale, section.weight_decay if rule.decay else 0.0, type(parameter.data)
         groups.setdefault(key, []).append(parameter)
     optimizer = torch.optim.AdamW(
@@ -388,10 +388,10 @@ def make_optimizer(trained: Mapping[str, Tensor], job: Job) -> torch.optim.AdamW
 
 
 def shortened(input_ids: np.ndarray, eos_token_id: int) -> np.ndarray:
-    """Ids [b, S] without the columns behind every row's end token, which a causal tower never sees.
+    """Ids [b, S] without the columns after every row's end token, which have no effect in a causal tower.
 
     Rounded up to eights, so that few shapes occur.
     """
-    legacy = eos_token_id == 2  # there the highest id is the end, see CLIPTextTransformer
+    legacy = eos_token_id == 2  # in old configs the highest id is the end token, see CLIPTextTransformer
     end = input_ids.argmax(1) if legacy else (input_ids == eos_token_id).argmax(1)
     return input_ids[:, : -(-(int(end.max(initial=0)) + 1) // 8) * 8]
