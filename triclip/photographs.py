@@ -28,7 +28,8 @@ LOOKED_AT = 16  # pictures of a set
 
 def is_photograph(picture: Any) -> bool:
     """Whether a picture (a path or a Pillow image) is clearly a photograph. Raises what `load_image` raises."""
-    image = picture if isinstance(picture, Image.Image) else load_image(picture)
+    image = load_image(picture)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
     flat = flatten(image)
     if flat is not image and image.mode != "P":
         return False  # something shows through: a drawing, or a photograph cut out
