@@ -17,6 +17,7 @@ from . import (
     classify,
     conform,
     convert,
+    data,
     demo,
     duplicates,
     embed,
@@ -34,7 +35,7 @@ from .parser import Parser, PrintCompletion
 
 COMMANDS = (
     classify, explain, embed, index, search, filter, duplicates, serve, inspect, convert, conform, train, evaluate,
-    demo,
+    data, demo,
 )  # fmt: skip
 
 EXAMPLES = """
