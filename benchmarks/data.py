@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gettext
 import json
 import random
 import re
@@ -19,6 +20,7 @@ from benchmarks.harness import DATA, ROOT
 
 CAPTIONS = 20_000
 CLIP_BENCHMARK = "clip-benchmark==1.6.2"
+DJANGO = "django==5.2.8"
 # Photographs in colour that packages bring along for their examples.
 PHOTOGRAPHS = {
     "scikit-image": (
@@ -59,6 +61,18 @@ def _texts(folder: Path) -> None:
     chosen = random.Random(0).sample(sentences, CAPTIONS)
     for name, lines in (("names", names), ("templates", templates), ("captions", chosen)):
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _messages(folder: Path) -> None:
+    """messages.txt: sentences of a framework's user interface as people translated them into 98 languages (BSD)."""
+    found = set()
+    with zipfile.ZipFile(_wheel(folder, DJANGO)) as package:
+        for name in package.namelist():
+            if name.endswith(".mo") and "/locale/" in name:
+                with package.open(name) as file:
+                    found |= {text.strip() for text in vars(gettext.GNUTranslations(file))["_catalog"].values()}
+    lines = sorted(text for text in found if len(text) > 20 and len(text.splitlines()) == 1)
+    (folder / "messages.txt").write_text("\n".join(random.Random(0).sample(lines, CAPTIONS)) + "\n", encoding="utf-8")
 
 
 def photographs(folder: Path) -> list[Any]:
@@ -178,6 +192,33 @@ def _vit_b32(folder: Path) -> None:
     draft.rename(folder / "vit_b32")
 
 
+def _onnx(folder: Path) -> None:
+    """The towers as `torch.onnx.export` writes them, and as ONNX Runtime's dynamic quantization makes them int8."""
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from clip_torch import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
+    draft, batch, length = folder / "onnx.draft", torch.export.Dim("batch"), torch.export.Dim("length", max=77)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    towers = {
+        "vision": (CLIPVisionModelWithProjection, torch.zeros(2, 3, 224, 224), {0: batch}),
+        "text": (
+            CLIPTextModelWithProjection,
+            torch.full((2, 16), 5),
+            {0: batch, 1: length},
+        ),
+    }
+    for name, (cls, example, free) in towers.items():
+        model, path = cls.from_pretrained(folder / "vit_b32"), draft / f"{name}.onnx"
+        torch.onnx.export(model, (example,), path, dynamic_shapes=(free,), dynamo=True, verbose=False)
+        # Products alone: with convolutions too it is slower.
+        small = str(draft / f"{name}_int8.onnx")
+        quantize_dynamic(str(path), small, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    draft.rename(folder / "onnx")
+
+
 def _unit(rng: Any, count: int, width: int, middles: Any = None) -> Any:
     """Unit vectors float32 [count, width]; around `middles`, as pictures are around their subjects, if any."""
     import numpy as np
@@ -256,9 +297,11 @@ def _write_picture(path: Path, *numbers: int) -> None:
 
 PARTS: dict[str, tuple[str, Any]] = {  # part -> (what is there afterwards, how it is made)
     "captions": ("captions.txt", _texts),
+    "messages": ("messages.txt", _messages),
     "photographs_640": ("photographs_640", lambda folder: _photos(folder, 640, 1000, 200)),
     "photographs_2000": ("photographs_2000", lambda folder: _photos(folder, 2000, 48, 24)),
     "vit_b32": ("vit_b32", _vit_b32),
+    "onnx": ("onnx", _onnx),  # of vit_b32
     "vectors_300k": ("vectors_300k.index/index.json", _vectors_300k),
     "emoji_300k": ("emoji_300k.index/index.json", _emoji_300k),
     "vectors_1m": ("vectors_1m.index/index.json", _vectors_1m),
@@ -274,9 +317,9 @@ def make(part: str) -> None:
         subprocess.run([sys.executable, "-m", "benchmarks.data", part], check=True, cwd=ROOT)
 
 
-def captions(data: Path, count: int = CAPTIONS) -> list[str]:
-    """The first `count` captions."""
-    return re.split("\n", (data / "captions.txt").read_text(encoding="utf-8").rstrip("\n"))[:count]
+def captions(data: Path, count: int = CAPTIONS, kind: str = "captions") -> list[str]:
+    """The first `count` captions, or "messages"."""
+    return re.split("\n", (data / f"{kind}.txt").read_text(encoding="utf-8").rstrip("\n"))[:count]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ def model_arguments(
     parser.add_argument("--backend", choices=BACKENDS, help="default: the first of them that is installed")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, "
                         "cuda, cuda:1, mps")  # fmt: skip
-    parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
+    parser.add_argument(
+        "--dtype", default=None, help="float32 (default), float16, bfloat16, auto, or int8 (torch on a CPU)"
+    )
     if background:
         where = "white" if default else "the index's, else white"
         parser.add_argument("--background", metavar="COLOUR", help="behind transparent pictures: a name, #rrggbb, or "
