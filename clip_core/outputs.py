@@ -162,6 +162,16 @@ class CLIPVisionModelOutput(ModelOutput):
 
 
 @dataclass(eq=False, repr=False)
+class ImageClassifierOutput(ModelOutput):
+    """loss () with labels; logits [B, labels]; hidden_states, attentions on request."""
+
+    loss: Any = None
+    logits: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+
+
+@dataclass(eq=False, repr=False)
 class CLIPOutput(ModelOutput):
     """The full model's output.
 
@@ -202,6 +212,7 @@ OUTPUT_CLASSES: tuple[type[ModelOutput], ...] = (
     BaseModelOutputWithPooling,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
+    ImageClassifierOutput,
     CLIPOutput,
     FlaxCLIPOutput,
 )

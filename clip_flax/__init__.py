@@ -6,6 +6,7 @@ import clip_core
 
 from . import _backend  # first: names the extra where JAX or Flax is missing
 from .bridge import FlaxPreTrainedModel
+from .classification import FlaxCLIPForImageClassification, FlaxCLIPForImageClassificationModule
 from .modeling import (
     FlaxCLIPAttention,
     FlaxCLIPEncoder,
@@ -39,6 +40,8 @@ __all__ = [
     "FlaxCLIPAttention",
     "FlaxCLIPEncoder",
     "FlaxCLIPEncoderLayer",
+    "FlaxCLIPForImageClassification",
+    "FlaxCLIPForImageClassificationModule",
     "FlaxCLIPLayerCollection",
     "FlaxCLIPMLP",
     "FlaxCLIPModel",

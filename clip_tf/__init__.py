@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import clip_core
 
 from . import _backend  # first: explains errors that Keras would not
+from .classification import TFCLIPForImageClassification
 from .modeling import (
     TFCLIPModel,
     TFCLIPPreTrainedModel,
@@ -34,6 +35,7 @@ _OUTPUTS = {
 __all__ = [
     *clip_core.__all__,
     *_OUTPUTS,
+    "TFCLIPForImageClassification",
     "TFCLIPModel",
     "TFCLIPPreTrainedModel",
     "TFCLIPTextModel",

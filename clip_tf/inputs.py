@@ -35,7 +35,7 @@ from clip_core.inputs import (
 from .layers import sizes
 from .shortcuts import untouched
 
-TENSORS = {"input_ids": 2, "pixel_values": 4, "attention_mask": 2, "position_ids": 2}  # name -> rank
+TENSORS = {"input_ids": 2, "pixel_values": 4, "attention_mask": 2, "position_ids": 2, "labels": 1}  # name -> rank
 
 
 def unchanged(check: Callable[..., Any]) -> Callable[..., Any]:

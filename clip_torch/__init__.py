@@ -6,6 +6,7 @@ import clip_core
 
 from . import _backend  # first: names the extra where PyTorch is missing
 from .adapter import as_transformers
+from .classification import CLIPForImageClassification
 from .modeling import (
     CLIPModel,
     CLIPPreTrainedModel,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *clip_core.__all__,
+    "CLIPForImageClassification",
     "CLIPModel",
     "CLIPPreTrainedModel",
     "CLIPTextModel",

@@ -81,6 +81,10 @@ class _Adapted:
         loaded = cls._ours.from_pretrained(*args, **kwargs)
         return (as_transformers(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else as_transformers(loaded)
 
+    def _initialize_weights(self, module: Any, *others: Any) -> None:
+        # What transformers' class around this one calls for every module in it: those of ours have their weights.
+        pass
+
     def tie_embeddings_and_encoder_decoder(self) -> None:
         # Called by transformers' outer classes for every inner model; their own method requires their config.
         self.tie_weights()

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
     _keep_in_fp32_modules: list[str] | None = None
     _supports_sdpa = False  # v4.37's value for CLIP, about its own dispatch; ours supports both
     _supports_flash_attn_2 = False
+    _has_own_parts = False  # beside the table of `weight_scope`; as in every subclass with a constructor of its own
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -159,7 +161,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         if attention := kwargs.get("attn_implementation"):
             for config in (loaded.config, *(getattr(loaded.config, n) for n in loaded.config._sub_configs)):
                 config._attn_implementation = attention
-        made = _hollow if _is_ours(cls.__init__) else _whole
+        made = _hollow if _is_ours(cls.__init__) and not cls._has_own_parts else _whole
         model = made(cls, loaded, model_args, kwargs.get("mmap", False))
         device = _single_device(kwargs.get("device_map"))
         return (model if device is None else model.to(device)).eval()
@@ -180,6 +182,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         model = cls(config, **kwargs)
         return model if torch_dtype is None else model.to(getattr(torch, dtype_name(torch_dtype)))
 
+    @wraps(Pretrained.save_pretrained)  # diffusers looks for parameters by name
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """As `Pretrained.save_pretrained`; a model with adapters writes only the active one, as in v4.37."""
         if not (self._hf_peft_config_loaded and kwargs.get("save_peft_format", True)):

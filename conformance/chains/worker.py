@@ -23,6 +23,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEV
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # small models: compiling is what takes time
 # transformers' TF classes are Keras 2's: from its own package where TensorFlow's keras is 3
 os.environ["TF_USE_LEGACY_KERAS"] = "1" if importlib.util.find_spec("tf_keras") else "0"
+if sys.argv[1:] and sys.argv[1] in ("torch", "tf", "flax"):  # transformers imports no other framework then
+    os.environ.update({f"USE_{name.upper()}": str(int(name == sys.argv[1])) for name in ("torch", "tf", "flax")})
 KEPT: list[Any] = []
 CLASSES = {
     "full": "CLIPModel",
