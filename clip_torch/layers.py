@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,14 @@ FUSED = {
     "gelu_new": ("gelu", "tanh", 1.0),
     "gelu_pytorch_tanh": ("gelu", "tanh", 1.0),
     "relu": ("relu", "", 1.0),
+}
+# what oneDNN's g is in PyTorch, written over its argument
+IN_PLACE: dict[str, Callable] = {
+    "quick_gelu": partial(F.silu, inplace=True),
+    "gelu": torch.ops.aten.gelu_,
+    "gelu_new": partial(torch.ops.aten.gelu_, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(torch.ops.aten.gelu_, approximate="tanh"),
+    "relu": torch.relu_,
 }
 
 
@@ -60,7 +69,8 @@ def _limited() -> bool:
 
 
 def way(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> str:
-    """How a layer's product is computed: "call" (by PyTorch), "onednn", or "float32" (widened before)."""
+    """How a layer's product is computed: "call": by the layer itself; "plain": by PyTorch's own product, "onednn", or
+    "float32": widened before."""
     if type(x) is not Tensor or type(layer) is not kind or x.device.type != "cpu" or x.dtype == torch.float64:
         return "call"
     if not may_skip(layer, x=x):
@@ -73,8 +83,10 @@ def way(layer: nn.Module, x: Tensor, kind: type = nn.Linear) -> str:
         return "call"
     if x.dtype in (weight.dtype, torch.float32) and not computes(weight.dtype):
         return "float32"
-    fits = X86 and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
-    return "onednn" if fits and _chosen() else "call"
+    if x.dtype != weight.dtype:
+        return "call"
+    fits = X86 and x.dtype in (torch.float32, torch.bfloat16)
+    return "onednn" if fits and _chosen() else "plain"
 
 
 def _chosen() -> bool:
@@ -97,7 +109,7 @@ def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 def linear(layer: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """`layer(x)`: [..., in] -> [..., out]. dtype: of x before it was made `computable`."""
     how = way(layer, x)
-    if how == "call":
+    if how in ("call", "plain"):
         return layer(x if dtype is None else x.to(dtype))
     return _product(how, x, layer.weight, layer.bias)
 
@@ -108,7 +120,7 @@ def patch_tokens(layer: nn.Module, pixels: Tensor) -> Tensor:
     Computed as one matrix product; a convolution takes up to twice the time.
     """
     how = way(layer, pixels, nn.Conv2d)
-    if how == "call" or layer.kernel_size != layer.stride or layer.bias is not None:
+    if how in ("call", "plain") or layer.kernel_size != layer.stride or layer.bias is not None:
         return layer(pixels).permute(0, 2, 3, 1)
     height, width = (size // patch for size, patch in zip(pixels.shape[2:], layer.stride, strict=True))
     pixels = pixels[:, :, : height * layer.stride[0], : width * layer.stride[1]]  # remainders are cut off
@@ -124,10 +136,13 @@ def mlp(fc1: nn.Module, act: Callable, fc2: nn.Module, x: Tensor, training: bool
     separately; quick_gelu in float32 has a fused forward and backward pass of its own.
     """
     how, name = {way(fc1, x), way(fc2, x)}, name_of(act)
-    if how == {"float32"}:  # the hidden layer is not rounded either
+    gradients = training or torch.is_grad_enabled()
+    wide = how == {"float32"} or (how == {"plain"} and x.dtype == torch.float32)
+    if wide and name in IN_PLACE and not gradients and fc1.bias is not None and fc2.bias is not None:
+        return _mlp_in_place(fc1, name, fc2, x)
+    if how == {"float32"}:  # the hidden layer needs no rounding either
         hidden = act(F.linear(x.float(), fc1.weight.float(), _wide(fc1.bias)))
         return F.linear(hidden, fc2.weight.float(), _wide(fc2.bias)).to(x.dtype)
-    gradients = training or torch.is_grad_enabled()
     if how == {"onednn"} and name in FUSED and not (gradients and (name != "quick_gelu" or x.dtype != torch.float32)):
         fused, algorithm, c = FUSED[name]
         if gradients:
@@ -136,9 +151,17 @@ def mlp(fc1: nn.Module, act: Callable, fc2: nn.Module, x: Tensor, training: bool
             return product(product(x, fc1.weight, fc1.bias, fused, algorithm), fc2.weight, fc2.bias)
         # The factor is applied to the narrow arrays.
         h = product(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c, fused, algorithm)
-        out = product(h, fc2.weight, None).div_(c)
-        return out if fc2.bias is None else out.add_(fc2.bias)
+        return product(h, fc2.weight, None if fc2.bias is None else fc2.bias * c).mul_(1 / c)
     return linear(fc2, act(linear(fc1, x)))
+
+
+def _mlp_in_place(fc1: nn.Module, name: str, fc2: nn.Module, x: Tensor) -> Tensor:
+    """In float32, the activation over its argument: new memory is slow, and the hidden layer is the largest array."""
+    c = FUSED[name][2]  # inside the products
+    bias = fc1.bias.float() if c == 1.0 else fc1.bias.float() * c
+    h = torch.addmm(bias, x.flatten(0, -2).float(), fc1.weight.float().T, alpha=c)
+    out = torch.addmm(fc2.bias.float(), IN_PLACE[name](h), fc2.weight.float().T, alpha=1 / c)
+    return out.unflatten(0, x.shape[:-1]).to(x.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float) -> Tensor:

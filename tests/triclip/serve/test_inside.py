@@ -12,7 +12,7 @@ from triclip.embed import embed
 from triclip.search import Index
 from triclip.serve import Library, open_library
 from triclip.serve.inside import Folder
-from triclip.serve.library import common_folder
+from triclip.serve.opening import common_folder
 
 OUTSIDE = [
     "../secret.png",
