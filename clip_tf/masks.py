@@ -1,4 +1,4 @@
-"""Who sees whom, as attention takes it."""
+"""Attention masks as penalties on the scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .layers import at_least_float32, sizes
 
 
 def one_token(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
+    """The token at position `rows` [B] of every sequence: x [B, S, D] -> [B, 1, D]."""
     return tf.gather(x, rows[:, None], batch_dims=1)
 
 

@@ -1,4 +1,4 @@
-"""`as_transformers` without transformers; what it does with it is shown by conformance/clients."""
+"""`as_transformers` without transformers; conformance/clients tests it with the library."""
 
 from __future__ import annotations
 

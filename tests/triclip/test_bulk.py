@@ -1,4 +1,4 @@
-"""Bulk embedding: what each source gives, what is skipped, resuming, duplicates, shares. The model is NumPy's."""
+"""Bulk embedding with a NumPy model: sources, skipped samples, resuming, duplicates, shares."""
 
 import itertools
 import json

@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         "convert",
         help="shards, tables and folders to shards of one format",
         description="Pictures are copied byte for byte. A conversion that was stopped goes on with the same command.",
-        epilog="example: triclip data convert train.csv shards/ --to webdataset",
+        examples="triclip data convert train.csv shards/ --to webdataset",
     )
     convert.add_argument("source", nargs="+", metavar="SOURCE", help="files, folders or patterns, all of one format")
     convert.add_argument("target", metavar="FOLDER", help="where the shards are written")

@@ -1,4 +1,4 @@
-"""What people give commands: queries as they type them, standard input, any file name, console and kind of output."""
+"""Inputs of commands: typed queries, standard input, any file name, any console and kind of output."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""No picture outside the folder: by no path, no link, no name in an index, no change while it is served."""
+"""No file outside the folder is served: by path, by link, by a name in an index, or after a change."""
 
 import os
 import shutil

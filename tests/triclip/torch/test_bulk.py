@@ -1,4 +1,4 @@
-"""Bulk embedding with this backend: the rows of the output are what `Clip` gives, on one core and on several."""
+"""Bulk embedding with this backend: the output's rows equal those of `Clip`, on one core and on several."""
 
 from __future__ import annotations
 
