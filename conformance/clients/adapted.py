@@ -63,7 +63,8 @@ def dual_encoder() -> Found:
         want = model.visual_projection(ours().vision_model(given["pixel_values"]).pooler_output)
     figures["image_embeds"] = difference(out.image_embeds, torch.nn.functional.normalize(want, dim=-1))
     return works(
-        "`VisionTextDualEncoderProcessor`, `VisionTextDualEncoderModel(vision_model=as_transformers(…), text_model=BERT)`",
+        "`VisionTextDualEncoderProcessor`, "
+        "`VisionTextDualEncoderModel(vision_model=as_transformers(…), text_model=BERT)`",
         "Its text side calls with `token_type_ids`, which no CLIP takes.",
         **at_most(LIMIT, **figures),
     )
