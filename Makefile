@@ -37,7 +37,8 @@ lint: $(TEST)/.ready
 	$(TEST)/bin/python -m mypy
 	$(TEST)/bin/python -m mypy tests/typing/*.py
 
-# Environments for triclip and its peers are built on first use (several GB); ROW=name measures one row.
+# At the processor's own level and, where that has AVX-512, at AVX2's. Environments for triclip and its peers are built
+# on first use (several GB); ROW=name measures one row.
 bench:
 	python=$$($(PYTHON) -m benchmarks.peers triclip) && $$python -m benchmarks.run $(ROW)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gettext
 import json
 import random
 import re
@@ -19,6 +20,7 @@ from benchmarks.harness import DATA, ROOT
 
 CAPTIONS = 20_000
 CLIP_BENCHMARK = "clip-benchmark==1.6.2"
+DJANGO = "django==5.2.8"
 # Photographs in colour that packages bring along for their examples.
 PHOTOGRAPHS = {
     "scikit-image": (
@@ -59,6 +61,18 @@ def _texts(folder: Path) -> None:
     chosen = random.Random(0).sample(sentences, CAPTIONS)
     for name, lines in (("names", names), ("templates", templates), ("captions", chosen)):
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _messages(folder: Path) -> None:
+    """messages.txt: sentences of a framework's user interface as people translated them into 98 languages (BSD)."""
+    found = set()
+    with zipfile.ZipFile(_wheel(folder, DJANGO)) as package:
+        for name in package.namelist():
+            if name.endswith(".mo") and "/locale/" in name:
+                with package.open(name) as file:
+                    found |= {text.strip() for text in vars(gettext.GNUTranslations(file))["_catalog"].values()}
+    lines = sorted(text for text in found if len(text) > 20 and len(text.splitlines()) == 1)
+    (folder / "messages.txt").write_text("\n".join(random.Random(0).sample(lines, CAPTIONS)) + "\n", encoding="utf-8")
 
 
 def photographs(folder: Path) -> list[Any]:
@@ -178,11 +192,120 @@ def _vit_b32(folder: Path) -> None:
     draft.rename(folder / "vit_b32")
 
 
+def _onnx(folder: Path) -> None:
+    """The towers as `torch.onnx.export` writes them, and as ONNX Runtime's dynamic quantization makes them int8."""
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from clip_torch import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
+    draft, batch, length = folder / "onnx.draft", torch.export.Dim("batch"), torch.export.Dim("length", max=77)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    towers = {
+        "vision": (CLIPVisionModelWithProjection, torch.zeros(2, 3, 224, 224), {0: batch}),
+        "text": (
+            CLIPTextModelWithProjection,
+            torch.full((2, 16), 5),
+            {0: batch, 1: length},
+        ),
+    }
+    for name, (cls, example, free) in towers.items():
+        model, path = cls.from_pretrained(folder / "vit_b32"), draft / f"{name}.onnx"
+        torch.onnx.export(model, (example,), path, dynamic_shapes=(free,), dynamo=True, verbose=False)
+        # Products alone: with convolutions too it is slower.
+        small = str(draft / f"{name}_int8.onnx")
+        quantize_dynamic(str(path), small, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    draft.rename(folder / "onnx")
+
+
+def _unit(rng: Any, count: int, width: int, middles: Any = None) -> Any:
+    """Unit vectors float32 [count, width]; around `middles`, as pictures are around their subjects, if any."""
+    import numpy as np
+
+    vectors = rng.standard_normal((count, width), dtype=np.float32)
+    if middles is not None:
+        vectors = 0.6 * vectors + np.sqrt(width) * middles[rng.integers(len(middles), size=count)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def _vectors_300k(folder: Path) -> None:
+    import numpy as np
+
+    from triclip import Index
+
+    vectors = _unit(np.random.default_rng(0), 300_000, 512)
+    Index(vectors, [f"{row}.jpg" for row in range(len(vectors))], "emoji").save(folder / "vectors_300k.index")
+
+
+def _emoji_300k(folder: Path) -> None:
+    import numpy as np
+
+    from triclip import Index
+    from triclip.fingerprint import fingerprint
+
+    vectors = _unit(np.random.default_rng(0), 300_000, 192)
+    names = [f"{row}.jpg" for row in range(len(vectors))]
+    Index(vectors, names, "emoji", None, fingerprint("emoji")).save(folder / "emoji_300k.index")
+
+
+def _vectors_1m(folder: Path) -> None:
+    import numpy as np
+
+    from triclip import Index
+    from triclip.search import build_folder
+
+    rng = np.random.default_rng(0)
+    middles = _unit(rng, 2000, 512)
+    parts = [_unit(rng, 100_000, 512, middles) for _ in range(10)]
+    indexes = [Index(part, [f"{n}/{row}.jpg" for row in range(len(part))], "emoji") for n, part in enumerate(parts)]
+    build_folder(folder / "vectors_1m_half.index", indexes, "float16")
+    build_folder(folder / "vectors_1m.index", indexes)
+
+
+def _pictures_100k(folder: Path) -> None:
+    """100,000 small pictures in 100 folders, and an index inside of vectors that stand for theirs."""
+    import numpy as np
+
+    from triclip.embed import ClipSpec
+    from triclip.pipeline import ImageEmbeddings
+    from triclip.search.opening import own_index
+    from triclip.upkeep import update
+
+    root, rng = folder / "pictures_100k", np.random.default_rng(0)
+    for number in range(100):
+        (root / f"{number:03d}").mkdir(parents=True, exist_ok=True)
+        for one in range(1000):
+            _write_picture(root / f"{number:03d}" / f"{one:05d}.png", number, one)
+
+    class Drawn(ClipSpec):
+        def load_clip(self) -> Any:
+            return self
+
+        def embed(self, paths: list[str], *arguments: Any, **options: Any) -> Any:
+            return ImageEmbeddings(_unit(rng, len(paths), 192), paths, [])
+
+    update(own_index(root), [root], Drawn(), progress=False)
+
+
+def _write_picture(path: Path, *numbers: int) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), (numbers[0], numbers[1] % 256, numbers[1] // 256)).save(path)
+
+
 PARTS: dict[str, tuple[str, Any]] = {  # part -> (what is there afterwards, how it is made)
     "captions": ("captions.txt", _texts),
+    "messages": ("messages.txt", _messages),
     "photographs_640": ("photographs_640", lambda folder: _photos(folder, 640, 1000, 200)),
     "photographs_2000": ("photographs_2000", lambda folder: _photos(folder, 2000, 48, 24)),
     "vit_b32": ("vit_b32", _vit_b32),
+    "onnx": ("onnx", _onnx),  # of vit_b32
+    "vectors_300k": ("vectors_300k.index/index.json", _vectors_300k),
+    "emoji_300k": ("emoji_300k.index/index.json", _emoji_300k),
+    "vectors_1m": ("vectors_1m.index/index.json", _vectors_1m),
+    "pictures_100k": ("pictures_100k/.triclip/index.json", _pictures_100k),
 }
 
 
@@ -194,9 +317,9 @@ def make(part: str) -> None:
         subprocess.run([sys.executable, "-m", "benchmarks.data", part], check=True, cwd=ROOT)
 
 
-def captions(data: Path, count: int = CAPTIONS) -> list[str]:
-    """The first `count` captions."""
-    return re.split("\n", (data / "captions.txt").read_text(encoding="utf-8").rstrip("\n"))[:count]
+def captions(data: Path, count: int = CAPTIONS, kind: str = "captions") -> list[str]:
+    """The first `count` captions, or "messages"."""
+    return re.split("\n", (data / f"{kind}.txt").read_text(encoding="utf-8").rstrip("\n"))[:count]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import models
+from benchmarks import models, products
 from benchmarks.harness import Pair, Row, Side
 
 ROW = Row(
@@ -18,10 +18,12 @@ ROW = Row(
         "HF 4.57, jit": Side("hf4", "peer_jit"),
         "triclip": Side("triclip", "ours"),
         "HF 4.57": Side("hf4", "peer"),
+        "products alone": Side("triclip", "ceiling"),
     },
     pairs=(
         Pair("triclip, jit", "HF 4.57, jit", at_least=1.1),
         Pair("triclip", "HF 4.57", at_least=1.5),
+        Pair("triclip, jit", "products alone", at_least=0.88, share=True),
     ),
     count=models.BATCH,
     unit="pictures",
@@ -56,6 +58,10 @@ def ours_jit(data: Path) -> Callable[[], Any]:
 
 def peer_jit(data: Path) -> Callable[[], Any]:
     return _jitted(models.hf_flax(data))
+
+
+def ceiling(data: Path) -> Callable[[], Any]:
+    return products.with_jax(products.vision())
 
 
 def _jitted(model: Any) -> Callable[[], Any]:

@@ -82,8 +82,10 @@ class Pair:
     ours: str
     peer: str | None
     at_least: float | None = None
+    at_avx2: float | None = None  # `at_least` of a processor without AVX-512, where it is another
     at_most: float | None = None
-    of: str = "seconds"  # or "peak"
+    of: str = "seconds"  # or "peak", "cpu"
+    share: bool = False  # the peer is a ceiling, of which ours reaches so many per cent
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,9 @@ class Row:
     unit: str = "runs"
     check: str | None = None
     limits: str = ""  # what limits the figures, once known
-    rounds: int = 9
+    rounds: int = 7
     least: int = 3
-    budget: float = 60.0
+    budget: float = 25.0
 
 
 def load_row(name: str) -> tuple[Any, Row]:
@@ -261,7 +263,12 @@ class Ratio:
     reached: bool | None
 
 
-def ratio(row: Row, pair: Pair, measured: Mapping[str, Mapping[str, list]]) -> Ratio:
+def goal(pair: Pair, level: str = "") -> float | None:
+    """What a pair's speed is to reach at least, at a level (see levels.py)."""
+    return pair.at_avx2 if level == "avx2" and pair.at_avx2 is not None else pair.at_least
+
+
+def ratio(row: Row, pair: Pair, measured: Mapping[str, Mapping[str, list]], level: str = "") -> Ratio:
     """The pair's ratio over the rounds; for a pair without a peer the figure itself."""
     ours = _per_item(row, pair.ours, measured, pair.of)
     if pair.peer is None:
@@ -273,14 +280,14 @@ def ratio(row: Row, pair: Pair, measured: Mapping[str, Mapping[str, list]]) -> R
     low, middle, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     reached = None
     if pair.at_least is not None:
-        reached = middle >= pair.at_least
+        reached = middle >= (goal(pair, level) or 0)
     elif pair.at_most is not None:
         reached = middle <= pair.at_most
     return Ratio(middle, low, high, reached)
 
 
 def _per_item(row: Row, label: str, measured: Mapping[str, Mapping[str, list]], of: str) -> list[float]:
-    count = (row.sides[label].count or row.count) if of == "seconds" else 1
+    count = 1 if of == "peak" else row.sides[label].count or row.count
     return [value / count for value in measured[label][of]]
 
 

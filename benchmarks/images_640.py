@@ -21,9 +21,9 @@ SIDES = {
     "reduced decoding alone, simplejpeg, one core": Side("triclip", "decode_reduced"),
 }
 GOALS = (
-    Pair("triclip[jpeg]", "HF slow 4.57", at_least=4.0),
-    Pair("triclip[jpeg]", "hf-processors-rs", at_least=1.3),
-    Pair("triclip", "HF slow 4.57"),
+    Pair("triclip[jpeg]", "HF slow 4.57", at_least=4.0, at_avx2=3.0),
+    Pair("triclip[jpeg]", "hf-processors-rs", at_least=1.3, at_avx2=1.2),
+    Pair("triclip", "HF slow 4.57", at_least=2.8),
     Pair("triclip", "hf-processors-rs"),
     Pair("triclip[jpeg], reduced decoding", "hf-processors-rs", at_least=4.0),
 )

@@ -21,7 +21,10 @@ JAX = ["jax==0.10.2", "flax==0.12.8"]
 
 # environment -> pip's arguments, one call after the other
 ENVIRONMENTS: dict[str, list[list[str]]] = {
-    "triclip": [["-c", "constraints.txt", "torch"], ["-c", "constraints.txt", "--editable", ".[torch,tf,flax,jpeg]"]],
+    "triclip": [
+        ["-c", "constraints.txt", "torch"],
+        ["-c", "constraints.txt", "--editable", ".[torch,tf,flax,jpeg,onnx]"],
+    ],
     "hf4": [TORCH, ["transformers==4.57.6", *TENSORFLOW, "tf-keras==2.21.0", *JAX, "pillow==13.0.0"]],
     "hf5": [TORCH, ["transformers==5.23.0", "pillow==13.0.0"]],
     "openclip": [
@@ -34,6 +37,7 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
         ["tensorflow==2.21.0", "keras==3.15.0", "h5py", "rich", "regex", "packaging", "kagglehub", "tokenizers"],
         ["safetensors", "pillow==13.0.0", "--no-deps", "keras-hub==0.32.0"],
     ],
+    "onnx": [["onnxruntime==1.32.0", "openvino==2026.4.1", "numpy==2.4.6"]],
     "rust": [["hf-processors-rs==0.1.0", "numpy==2.4.6", "pillow==13.0.0"]],
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import models
+from benchmarks import models, products
 from benchmarks.harness import Pair, Row, Side
 
 ROW = Row(
@@ -16,8 +16,12 @@ ROW = Row(
     sides={
         "triclip": Side("triclip", "ours"),
         "HF 4.57": Side("hf4", "peer", environ={"TF_USE_LEGACY_KERAS": "1"}),
+        "products alone": Side("triclip", "ceiling"),
     },
-    pairs=(Pair("triclip", "HF 4.57", at_least=1.08),),
+    pairs=(
+        Pair("triclip", "HF 4.57", at_least=1.08),
+        Pair("triclip", "products alone", at_least=0.88, share=True),
+    ),
     count=models.BATCH,
     unit="pictures",
     check="same_vectors",
@@ -37,6 +41,10 @@ def ours(data: Path) -> Callable[[], Any]:
 
 def peer(data: Path) -> Callable[[], Any]:
     return _features(models.hf_tf(data))
+
+
+def ceiling(data: Path) -> Callable[[], Any]:
+    return products.with_tf(products.vision())
 
 
 def _features(model: Any) -> Callable[[], Any]:

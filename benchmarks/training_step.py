@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import models
+from benchmarks import models, products
 from benchmarks.harness import Pair, Row, Side
 
 BATCH, LENGTH = 32, 77
@@ -18,11 +18,13 @@ ROW = Row(
     sides={
         "triclip, torch": Side("triclip", "ours_torch"),
         "HF 4.57, torch": Side("hf4", "peer_torch"),
+        "products alone, torch": Side("triclip", "ceiling"),
         "triclip, Flax": Side("triclip", "ours_flax"),
         "HF 4.57, Flax": Side("hf4", "peer_flax"),
     },
     pairs=(
         Pair("triclip, torch", "HF 4.57, torch", at_least=1.1),
+        Pair("triclip, torch", "products alone, torch", share=True),
         Pair("triclip, Flax", "HF 4.57, Flax", at_least=1.05),
     ),
     count=BATCH,
@@ -53,6 +55,17 @@ def ours_flax(data: Path) -> Callable[[], Any]:
 
 def peer_flax(data: Path) -> Callable[[], Any]:
     return _flax(models.hf_flax(data))
+
+
+def ceiling(data: Path) -> Callable[[], Any]:
+    """The forward products three times: each has two more of its size in the gradients."""
+    towers = [products.with_torch(shapes, times=3) for shapes in (products.vision(BATCH), products.text(BATCH, LENGTH))]
+
+    def run() -> None:
+        for tower in towers:
+            tower()
+
+    return run
 
 
 def _torch(model: Any) -> Callable[[], Any]:

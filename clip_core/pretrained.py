@@ -416,6 +416,8 @@ def _wanted_dtype(dtype: Any, config: Any, tensors: Mapping[str, Any]) -> str:
     if isinstance(dtype, str) and dtype == "auto":
         return dtype_name(config.torch_dtype or _main_dtype(tensors) or "float32")
     name = dtype_name(dtype)
+    if name == "int8":
+        raise ValueError("dtype: int8 is computed by the backend torch: Clip.from_pretrained(name, dtype='int8')")
     if name not in ("float16", "bfloat16", "float32", "float64"):
         raise ValueError(f"dtype: wanted float16, bfloat16, float32, float64 or 'auto', found {dtype!r}")
     return name

@@ -66,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Re-exported on first use: importing a backend must not cost the tokenizer's and the pipeline's imports.
+    # Re-exported on first use, so that importing a backend does not import the tokenizers.
     if name in clip_core.__all__:
         return getattr(clip_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

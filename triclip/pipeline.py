@@ -92,7 +92,8 @@ class Clip:
             name_or_path: "emoji" (the embedded default, offline), a folder, a checkpoint file, or a hub name such as
                 "openai/clip-vit-base-patch32" (extra `hub`).
             backend: "torch", "tf" or "flax"; default the first of them that is installed.
-            dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend.
+            dtype: "float32" (default), "float16", "bfloat16", "auto", or a dtype object of the backend; "int8", with
+                the backend torch and the extra `onnx`, on CPUs: encoders of 8-bit weights (`clip_torch.int8`).
             device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps", or a device of the backend; default
                 its own default.
             background: see the class.

@@ -24,6 +24,7 @@ STORAGE: dict[str, np.dtype] = {
 }
 FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 _BLOCK = 16  # rows that are transposed together: they stay in the cache, four times as fast as all at once
+_PIECE = 1 << 20  # numbers that are converted at a time
 _ALIASES = {
     "fp64": "float64",
     "double": "float64",
@@ -105,8 +106,17 @@ class Tensor:
         if name == self.dtype:
             return self
         own = self.part
-        part = None if own is None else lambda a, b: cast(own(a, b), self.dtype, name)
-        return Tensor(name, self.shape, lambda: cast(self.numpy(), self.dtype, name), part)
+        if own is None:
+            return Tensor(name, self.shape, lambda: cast(self.numpy(), self.dtype, name))
+
+        def whole() -> np.ndarray:
+            """In pieces: rounding needs several arrays of what is rounded, and one tensor may be half a model."""
+            out = np.empty(self.size, STORAGE[name])
+            for start in range(0, self.size, _PIECE):
+                out[start : start + _PIECE] = cast(own(start, min(start + _PIECE, self.size)), self.dtype, name)
+            return out.reshape(self.shape)
+
+        return Tensor(name, self.shape, whole, lambda a, b: cast(own(a, b), self.dtype, name))
 
     def permute(self, *axes: int) -> Tensor:
         """Lazily with its axes in another order."""

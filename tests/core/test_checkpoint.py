@@ -1,10 +1,11 @@
-"""Tensors, containers, loading options, config inference: what the matrix doesn't show."""
+"""Tensors, containers, loading options, config inference: everything outside the matrix of conversions."""
 
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -485,3 +486,20 @@ def test_progress_is_reported(tmp_path):
     seen = []
     convert(GOLDEN / "hf", tmp_path / "x", to="flax", progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] == sum(t.nbytes for t in load(GOLDEN / "hf").tensors.values())
+
+
+@pytest.mark.parametrize("target", ["float16", "bfloat16", "float64"])
+def test_a_conversion_goes_by_pieces(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding needs several arrays of what is rounded: never of a whole tensor."""
+    monkeypatch.setattr("clip_core.checkpoint.tensor._PIECE", 7)
+    array, asked = np.random.default_rng(0).standard_normal((5, 4), np.float32), []
+    whole = Tensor.from_numpy(array)
+
+    def part(start: int, stop: int) -> np.ndarray:
+        asked.append(stop - start)
+        return whole.part(start, stop)
+
+    source = replace(whole, load=lambda: pytest.fail("all at once"), part=part)
+    got = source.astype(target).numpy()
+    assert asked == [7, 7, 6] and got.shape == array.shape
+    assert np.array_equal(got, replace(whole, part=None).astype(target).numpy())

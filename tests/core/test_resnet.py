@@ -1,4 +1,4 @@
-"""CLIPs with OpenAI's ResNet as files: configs, the weight table, every layout that holds them, to the bit."""
+"""CLIPs with OpenAI's ResNet as files: configs, the weight table, and every layout that has them, to the bit."""
 
 from __future__ import annotations
 

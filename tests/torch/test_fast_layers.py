@@ -1,4 +1,4 @@
-"""Products through oneDNN equal PyTorch's own, and step aside where something else than numbers is at work."""
+"""Products by oneDNN equal PyTorch's own, and are not used for tracing, transforms and the like."""
 
 from __future__ import annotations
 
@@ -101,6 +101,23 @@ def test_patches_as_one_product(dtype: torch.dtype, size: tuple[int, int], used:
 
 
 @needs_onednn
+@pytest.mark.parametrize("shape", [(5, 8), (2, 3, 8)], ids=str)
+@pytest.mark.parametrize("act", layers.IN_PLACE)
+def test_an_activation_over_its_argument(act: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without oneDNN: the plain products, with no second hidden layer."""
+    monkeypatch.setenv("TRICLIP_SHORT_CUTS", "linear=plain")
+    torch.manual_seed(0)
+    fc1, fc2, function, x = nn.Linear(8, 16), nn.Linear(16, 8), ACTIVATIONS[act], torch.randn(shape)
+    taken, plain = [], layers._mlp_in_place
+    monkeypatch.setattr(layers, "_mlp_in_place", lambda *args: taken.append(args) or plain(*args))
+    with torch.no_grad():
+        got, want = layers.mlp(fc1, function, fc2, x), fc2(function(fc1(x)))
+        assert relative_error(got, want) <= ACROSS and taken
+        fc1.register_forward_hook(lambda *_: taken.clear())  # who looks on gets each layer's own output
+        assert torch.equal(layers.mlp(fc1, function, fc2, x), want) and not taken
+    assert layers.mlp(fc1, function, fc2, x).requires_grad and not taken
+
+
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "selu"])
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 def test_an_activation_inside_the_product(act: str, dtype: torch.dtype, used: list, taken: set) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from clip_core import machine
+from clip_torch.int8 import is_int8, quantize
 from clip_torch.modeling import CLIPModel
 
 from ..prefixes import pad_rows_of_ids, shared_prefixes
@@ -19,9 +20,12 @@ from .torch_prefixes import features, may_share
 
 
 def load_full_model(name_or_path: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> CLIPModel:
-    """A CLIPModel in evaluation mode."""
+    """A CLIPModel in evaluation mode; of dtype "int8" with int8 encoders (`clip_torch.int8`), on the CPU."""
+    small = dtype in ("int8", torch.int8)
     if isinstance(device, str):
-        device = find_device(device)[0]
+        device = find_device("cpu" if small and device == "auto" else device)[0]
+    if small:
+        return quantize(CLIPModel.from_pretrained(name_or_path, device_map=device, **kwargs))
     return CLIPModel.from_pretrained(name_or_path, dtype=dtype, device_map=device, **kwargs)
 
 
@@ -60,7 +64,10 @@ def image_features(model: CLIPModel, pixel_values: np.ndarray) -> np.ndarray:
 
 
 def separate_cores(model: CLIPModel) -> int:
-    """How many cores may compute a batch each (`one_core_workers`); 1 off the CPU."""
+    """How many cores may compute a batch each (`one_core_workers`); 1 off the CPU, and in ONNX Runtime, whose
+    threads are the process's."""
+    if is_int8(model):
+        return 1
     return min(torch.get_num_threads(), machine.usable_cpus()) if model.device.type == "cpu" else 1
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_torch.layers import computable, linear
-from clip_torch.modeling import CLIPEncoderLayer, CLIPModel
+from clip_torch.modeling import CLIPEncoder, CLIPEncoderLayer, CLIPModel
 from clip_torch.shortcuts import below, may_skip
 
 from ..prefixes import Prefixes
@@ -19,6 +19,7 @@ def may_share(model: CLIPModel) -> bool:
     # The ids are cut at the config's end token, so the tower must use the same one.
     return (
         own
+        and type(model.text_model.encoder) is CLIPEncoder
         and may_skip(model.text_projection, *below(model.text_model))
         and model.text_model.eos_token_id == model.config.text_config.eos_token_id
     )

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def model_arguments(
     parser.add_argument("--backend", choices=BACKENDS, help="default: the first of them that is installed")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, "
                         "cuda, cuda:1, mps")  # fmt: skip
-    parser.add_argument("--dtype", default=None, help="float32 (default), float16, bfloat16 or auto")
+    parser.add_argument(
+        "--dtype", default=None, help="float32 (default), float16, bfloat16, auto, or int8 (torch on a CPU)"
+    )
     if background:
         where = "white" if default else "the index's, else white"
         parser.add_argument("--background", metavar="COLOUR", help="behind transparent pictures: a name, #rrggbb, or "
@@ -42,8 +45,9 @@ def load(args: argparse.Namespace, origin: Any = None) -> Any:
     return clip_spec(args, origin).load_clip()
 
 
+@cache
 def say_device(name: str) -> None:
-    """Which device computes: to a terminal, and anywhere if it is no CPU."""
+    """Which device computes, once: to a terminal, and anywhere if it is no CPU."""
     if name != "cpu" or sys.stderr.isatty():
         print(f"triclip: device {name}", file=sys.stderr)
 
