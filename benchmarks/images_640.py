@@ -36,8 +36,8 @@ LIMITS = (
     "else. On an Intel Xeon with AMX, transformers takes 5.2 ms of one core for a picture; Pillow's decoding is 1.2 of "
     "them and its resizing 1.9, which are all but 0.2 of the time here (3.1 to 3.4 ms): twice that on two cores that "
     "nothing else uses is 3.2x, whichever way the steps go. Pillow-SIMD 12.1.1 (AVX2) resizes a 640-pixel picture in "
-    "0.38 ms, but 0.34% of its bytes are off by one, so nothing here uses it. On a machine with other work, look at CPU "
-    "seconds: triclip's and Rust's are spread over all cores."
+    "0.38 ms, but 0.34% of its bytes are off by one, so nothing here uses it. On a machine with other work, look at "
+    "CPU seconds: triclip's and Rust's are spread over all cores."
 )
 ROW = Row(
     title="640-pixel JPEGs to pixel_values",
