@@ -219,6 +219,82 @@ def _onnx(folder: Path) -> None:
     draft.rename(folder / "onnx")
 
 
+def _unit(rng: Any, count: int, width: int, middles: Any = None) -> Any:
+    """Unit vectors float32 [count, width]; around `middles`, as pictures are around their subjects, if any."""
+    import numpy as np
+
+    vectors = rng.standard_normal((count, width), dtype=np.float32)
+    if middles is not None:
+        vectors = 0.6 * vectors + np.sqrt(width) * middles[rng.integers(len(middles), size=count)]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def _vectors_300k(folder: Path) -> None:
+    import numpy as np
+
+    from triclip import Index
+
+    vectors = _unit(np.random.default_rng(0), 300_000, 512)
+    Index(vectors, [f"{row}.jpg" for row in range(len(vectors))], "emoji").save(folder / "vectors_300k.index")
+
+
+def _emoji_300k(folder: Path) -> None:
+    import numpy as np
+
+    from triclip import Index
+    from triclip.fingerprint import fingerprint
+
+    vectors = _unit(np.random.default_rng(0), 300_000, 192)
+    names = [f"{row}.jpg" for row in range(len(vectors))]
+    Index(vectors, names, "emoji", None, fingerprint("emoji")).save(folder / "emoji_300k.index")
+
+
+def _vectors_1m(folder: Path) -> None:
+    import numpy as np
+
+    from triclip import Index
+    from triclip.search import build_folder
+
+    rng = np.random.default_rng(0)
+    middles = _unit(rng, 2000, 512)
+    parts = [_unit(rng, 100_000, 512, middles) for _ in range(10)]
+    indexes = [Index(part, [f"{n}/{row}.jpg" for row in range(len(part))], "emoji") for n, part in enumerate(parts)]
+    build_folder(folder / "vectors_1m_half.index", indexes, "float16")
+    build_folder(folder / "vectors_1m.index", indexes)
+
+
+def _pictures_100k(folder: Path) -> None:
+    """100,000 small pictures in 100 folders, and an index inside of vectors that stand for theirs."""
+    import numpy as np
+
+    from triclip.embed import ClipSpec
+    from triclip.pipeline import ImageEmbeddings
+    from triclip.search.opening import own_index
+    from triclip.upkeep import update
+
+    root, rng = folder / "pictures_100k", np.random.default_rng(0)
+    for number in range(100):
+        (root / f"{number:03d}").mkdir(parents=True, exist_ok=True)
+        for one in range(1000):
+            _write_picture(root / f"{number:03d}" / f"{one:05d}.png", number, one)
+
+    class Drawn(ClipSpec):
+        def load_clip(self) -> Any:
+            return self
+
+        def embed(self, paths: list[str], *arguments: Any, **options: Any) -> Any:
+            return ImageEmbeddings(_unit(rng, len(paths), 192), paths, [])
+
+    update(own_index(root), [root], Drawn(), progress=False)
+
+
+def _write_picture(path: Path, *numbers: int) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), (numbers[0], numbers[1] % 256, numbers[1] // 256)).save(path)
+
+
 PARTS: dict[str, tuple[str, Any]] = {  # part -> (what is there afterwards, how it is made)
     "captions": ("captions.txt", _texts),
     "messages": ("messages.txt", _messages),
@@ -226,6 +302,10 @@ PARTS: dict[str, tuple[str, Any]] = {  # part -> (what is there afterwards, how 
     "photographs_2000": ("photographs_2000", lambda folder: _photos(folder, 2000, 48, 24)),
     "vit_b32": ("vit_b32", _vit_b32),
     "onnx": ("onnx", _onnx),  # of vit_b32
+    "vectors_300k": ("vectors_300k.index/index.json", _vectors_300k),
+    "emoji_300k": ("emoji_300k.index/index.json", _emoji_300k),
+    "vectors_1m": ("vectors_1m.index/index.json", _vectors_1m),
+    "pictures_100k": ("pictures_100k/.triclip/index.json", _pictures_100k),
 }
 
 

@@ -33,6 +33,7 @@ _HOME = {
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "FlaxCLIPOutput": "outputs",
+    "ImageClassifierOutput": "outputs",
     "ImageError": "errors",
     "InputError": "errors",
     "MissingDependencyError": "errors",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         CLIPTextModelOutput,
         CLIPVisionModelOutput,
         FlaxCLIPOutput,
+        ImageClassifierOutput,
         ModelOutput,
     )
     from .processor import CLIPProcessor

@@ -135,6 +135,12 @@ class BaseModelOutputWithPooling(ModelOutput):
     attentions: Any = None
 
 
+def tower_output(encoded: BaseModelOutput, last_hidden_state: Any, pooled: Any, return_dict: bool) -> Any:
+    """A tower's output, from its encoder's, as a class or a tuple."""
+    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
+    return out if return_dict else out.to_tuple()
+
+
 @dataclass(eq=False, repr=False)
 class CLIPTextModelOutput(ModelOutput):
     """text_embeds [B, P], not normalised; last_hidden_state [B, S, D]; hidden_states, attentions on request."""
@@ -151,6 +157,16 @@ class CLIPVisionModelOutput(ModelOutput):
 
     image_embeds: Any = None
     last_hidden_state: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+
+
+@dataclass(eq=False, repr=False)
+class ImageClassifierOutput(ModelOutput):
+    """loss () with labels; logits [B, labels]; hidden_states, attentions on request."""
+
+    loss: Any = None
+    logits: Any = None
     hidden_states: Any = None
     attentions: Any = None
 
@@ -196,6 +212,7 @@ OUTPUT_CLASSES: tuple[type[ModelOutput], ...] = (
     BaseModelOutputWithPooling,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
+    ImageClassifierOutput,
     CLIPOutput,
     FlaxCLIPOutput,
 )

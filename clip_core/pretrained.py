@@ -353,7 +353,7 @@ def _resolve_config(cls: type[Pretrained], given: Any, read: Any, overrides: dic
     if read.config is None:
         raise FileNotFoundError(f"{path}: no config.json, and none can be inferred from the weights: pass config=")
     values = read.config
-    if cls.weight_scope == "full":
+    if cls.weight_scope is not None and cls.config_class.is_composition:
         _refuse_tower(cls, values, read, path)
     try:
         config, unused = cls.config_class.from_dict(

@@ -6,6 +6,7 @@ import clip_core
 
 from . import _backend  # first: names the extra where JAX or Flax is missing
 from .bridge import FlaxPreTrainedModel
+from .classification import FlaxCLIPForImageClassification, FlaxCLIPForImageClassificationModule
 from .modeling import (
     FlaxCLIPAttention,
     FlaxCLIPEncoder,
@@ -39,6 +40,8 @@ __all__ = [
     "FlaxCLIPAttention",
     "FlaxCLIPEncoder",
     "FlaxCLIPEncoderLayer",
+    "FlaxCLIPForImageClassification",
+    "FlaxCLIPForImageClassificationModule",
     "FlaxCLIPLayerCollection",
     "FlaxCLIPMLP",
     "FlaxCLIPModel",
@@ -63,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Re-exported on first use: importing a backend must not cost the tokenizer's and the pipeline's imports.
+    # Re-exported on first use, so that importing a backend does not import the tokenizers.
     if name in clip_core.__all__:
         return getattr(clip_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

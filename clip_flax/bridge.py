@@ -1,4 +1,4 @@
-"""What ties the modules to the core: weights in and out, initialisation, and the methods of v4.37's base class."""
+"""Connects the modules to the core: weights in and out, initialisation, and the methods of v4.37's base class."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def _register(cls: Any) -> None:
         jax.tree_util.register_pytree_with_keys(
             cls, _flatten_with_keys, lambda names, values: outputs.unflatten(cls, names, values), outputs.flatten
         )
-    except ValueError:  # somebody's subclass, which flax.struct.dataclass or its author has registered
+    except ValueError:  # a user's subclass, already registered by flax.struct.dataclass or its author
         return
-    # Programs of `jax.export` that return one are written as bytes with the names of its fields.
+    # Serialisation of `jax.export` programs that return an output, with the names of its fields.
     if hasattr(jax_export, "register_pytree_node_serialization"):  # JAX 0.4.36
         jax_export.register_pytree_node_serialization(
             cls,
@@ -58,14 +58,14 @@ def _register(cls: Any) -> None:
 
 
 def to_jax(tensor: LazyTensor, dtype: str | None) -> np.ndarray:
-    """A lazy tensor's numbers, rounded once to a given `dtype`, as JAX takes them (bfloat16 as ml_dtypes' type)."""
+    """A lazy tensor's values, rounded once to a given `dtype`, for JAX (bfloat16 as ml_dtypes' type)."""
     tensor = tensor.astype(dtype) if dtype is not None and tensor.dtype in FLOATS else tensor
     array = tensor.numpy()
     return array.view(ml_dtypes.bfloat16) if tensor.dtype == "bfloat16" else array
 
 
 def from_jax(array: Any) -> LazyTensor:
-    """The inverse of `to_jax`; gathers an array that is spread over devices."""
+    """The inverse of `to_jax`; gathers sharded arrays."""
     return LazyTensor.from_numpy(np.asarray(array))
 
 
@@ -75,19 +75,19 @@ def as_dtype(dtype: Any) -> Any:
 
 
 class FlaxPreTrainedModel(Pretrained):
-    """A Linen module with parameters, which loads, saves and initialises itself by the core's rules.
+    """A Linen module with parameters; loads, saves and initialises itself by the core's rules.
 
     Args:
         config: of the class's `config_class`.
         module: the Linen module that computes.
-        input_shape: of the example that `init_weights` runs the module on.
-        seed: of the parameters' first draw.
-        dtype: the computation's: jnp.float32, jnp.bfloat16, ... or a name. Parameters are float32 whatever it is.
+        input_shape: of the example inputs for `init_weights`.
+        seed: of the initial parameters.
+        dtype: the computation's: jnp.float32, jnp.bfloat16, ... or a name. Parameters are float32 in any case.
         _do_init: False leaves the parameters to the caller, who passes `params=` to every call.
-        jit: compile calls, once per input shape and set of flags. False runs every operation by itself. The attribute
-            `jit` can be changed at any time. What a compiled call read from the config stays as it was then.
+        jit: compile calls, once per input shape and set of flags. False runs operations eagerly. The attribute can be
+            changed at any time. A compiled call keeps the config values of its compilation.
 
-    Subclasses that compute with a module of their own override `init_weights` and `__call__`, as in v4.37.
+    Subclasses with their own module override `init_weights` and `__call__`, as in v4.37.
     """
 
     config_class: Any = PretrainedConfig
@@ -95,7 +95,7 @@ class FlaxPreTrainedModel(Pretrained):
     weight_scope: Any = None
     base_model_prefix = ""
     main_input_name = "input_ids"
-    _missing_keys: frozenset[Any] = frozenset()  # what `init_weights` of v4.37's users adds to given params
+    _missing_keys: frozenset[Any] = frozenset()  # added to given params by `init_weights` of v4.37's users
     _class_prefix = "Flax"
     _own_dialects = ("hf", "flax")
     _native_format = "flax"
@@ -129,7 +129,7 @@ class FlaxPreTrainedModel(Pretrained):
             self._params = unfreeze(self.init_weights(self.key, self.input_shape))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """A module of another kind has a tree of its own, whose weights are known when it is built."""
+        """For another module class, the weights are known only from the built module."""
         super().__init_subclass__(**kwargs)
         own, known = vars(cls).get("module_class"), super(cls, cls).module_class
         if own is not None and known is not None and not issubclass(own, known) and "weight_scope" not in vars(cls):
@@ -138,13 +138,12 @@ class FlaxPreTrainedModel(Pretrained):
     # -- parameters ---------------------------------------------------------------------------------------------------
 
     def init_weights(self, rng: jax.Array, input_shape: Any, params: Any = None) -> dict[str, Any]:
-        """Freshly drawn parameters, by v4.37's rule (`clip_core.init`); the model's own are left alone.
+        """Freshly drawn parameters, by v4.37's rule (`clip_core.init`); the model's own are not changed.
 
-        With `params`, those are returned, completed with drawn ones where they lack some. Works under `jax.jit` and
-        `jax.eval_shape`.
+        With `params`, returns them, with missing ones drawn. Works under `jax.jit` and `jax.eval_shape`.
         """
         inputs = self._arguments(self._example(input_shape))
-        if shortcuts.is_own(self.module):  # draws, and computes nothing else
+        if shortcuts.is_own(self.module):  # only draws, without a forward pass
             shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in by_position(inputs)]
             drawn = self.module.lazy_init(rng, *shapes)["params"]
         else:
@@ -155,7 +154,7 @@ class FlaxPreTrainedModel(Pretrained):
         return unflatten_dict({**flatten_dict(drawn), **flatten_dict(unfreeze(params))})
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
-        """Arguments of the module by name, of that shape."""
+        """Example arguments of the module by name, of the input shape."""
         raise NotImplementedError(f"{type(self).__name__} has its own module, so it needs its own init_weights")
 
     def _default_input_shape(self) -> Any:
@@ -183,7 +182,7 @@ class FlaxPreTrainedModel(Pretrained):
     def _checked(self, params: Any) -> dict[str, Any]:
         if not isinstance(params, Mapping):
             raise TypeError(f"params: wanted a nested dict of arrays, found {type(params).__name__}")
-        # New dicts, since the caller may go on editing the old ones; on the device, since every call needs them there.
+        # New dicts, because the caller may edit the old ones; on the device, where every call needs them.
         params = jax.tree.map(lambda leaf: leaf if hasattr(leaf, "sharding") else jnp.array(leaf), unfreeze(params))
         difference = compare(_dotted(params), _dotted(self.params_shape_tree))
         if any(difference):
@@ -203,11 +202,11 @@ class FlaxPreTrainedModel(Pretrained):
         return set(flatten_dict(self.params_shape_tree))
 
     def num_params(self, params: Any = None) -> int:
-        """How many numbers the parameters hold."""
+        """The number of parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params_shape_tree if params is None else params))
 
     def to_bf16(self, params: Any, mask: Any = None) -> Any:
-        """The floating-point parameters as bfloat16, or those where the tree of bools `mask` says True. A new tree."""
+        """A new tree with floating-point parameters, or those that are True in the tree `mask`, as bfloat16."""
         return _cast(params, jnp.bfloat16, mask)
 
     def to_fp16(self, params: Any, mask: Any = None) -> Any:
@@ -230,7 +229,7 @@ class FlaxPreTrainedModel(Pretrained):
         method: Any = None,
         **options: Any,
     ) -> Any:
-        """The module on checked inputs, called as v4.37 does: arrays, `deterministic` and flags by position."""
+        """Call the module on checked inputs as v4.37 does: arrays, `deterministic` and flags by position."""
         variables = {"params": params or self.params}
         rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
         settings = (not train, *flags), method, tuple(options.items())
@@ -238,17 +237,17 @@ class FlaxPreTrainedModel(Pretrained):
         return run(variables, self._arguments(inputs), rngs, *settings)
 
     def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A module of one's own is given the mask and the positions that v4.37 makes."""
+        """The module's arguments; a user's own module also gets v4.37's default mask and positions."""
         return inputs if shortcuts.is_own(self.module) else with_defaults(inputs)
 
     def _limits(self, config: Any) -> Any:
-        """The config that inputs are checked against; None for a module of one's own, whose tables may be others."""
+        """The config to check inputs against; None for a user's own module, whose tables may differ."""
         return config if shortcuts.is_own(self.module) else None
 
     def _apply(
         self, variables: Any, inputs: dict[str, Any], rngs: Any, flags: tuple[bool, ...], method: Any, options: Any
     ) -> Any:
-        if "pixel_values" in inputs:  # callers have [B, C, h, w], modules take [B, h, w, C]
+        if "pixel_values" in inputs:  # callers pass [B, C, h, w], modules take [B, h, w, C]
             inputs = {**inputs, "pixel_values": jnp.transpose(inputs["pixel_values"], (0, 2, 3, 1))}
         return self.module.apply(variables, *by_position(inputs), *flags, rngs=rngs, method=method, **dict(options))
 
@@ -265,13 +264,13 @@ class FlaxPreTrainedModel(Pretrained):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: Any, dtype: Any = jnp.float32, *model_args: Any, **kwargs: Any
     ) -> Self:
-        """Load a model: see `clip_core.pretrained.Pretrained.from_pretrained`. What differs in Flax, as in v4.37:
+        """Load a model: see `clip_core.pretrained.Pretrained.from_pretrained`. Differences in Flax, as in v4.37:
 
         Args:
             dtype: the computation's, as for the constructor; it never changes the parameters.
-            torch_dtype: the parameters'. Default: each stays as it is in the file; "auto": what the config says.
-            _do_init: False returns (model, params), with the parameters in main memory; weights that the file lacks
-                are drawn, with a warning, as `strict=False` does.
+            torch_dtype: the parameters'. Default: as in the file; "auto": the config's.
+            _do_init: False returns (model, params), with the parameters in main memory; weights missing in the file
+                are drawn, with a warning, as with `strict=False`.
             *model_args, seed, input_shape, jit, gradient_checkpointing: for the constructor.
         """
         kwargs["compute_dtype"] = dtype
@@ -289,7 +288,7 @@ class FlaxPreTrainedModel(Pretrained):
         model, do_init = cls._hollow(loaded.config, *model_args, **kwargs)
         shapes = {path: tuple(leaf.shape) for path, leaf in _dotted(model.params_shape_tree).items()}
         published = {path for path, _ in model._paths().values()}
-        # A module of one's own may have given up parts of CLIP.
+        # A user's own module may lack parts of CLIP.
         tensors = {path: found for path, found in translate(loaded.tensors, FLAX).items() if path in shapes}
         difference = Difference([], [], [(p, t.shape, shapes[p]) for p, t in tensors.items() if t.shape != shapes[p]])
         if any(difference):
@@ -310,18 +309,18 @@ class FlaxPreTrainedModel(Pretrained):
 
     @classmethod
     def _hollow(cls, config: Any, *model_args: Any, _do_init: bool = True, **kwargs: Any) -> tuple[Any, bool]:
-        """A model for which nothing was drawn, and whether it is to hold parameters."""
+        """(a model without parameters, whether it is to have parameters)."""
         if "compute_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("compute_dtype")
         return cls(config, *model_args, _do_init=False, **kwargs), _do_init
 
     def _filled(self, tensors: Mapping[str, LazyTensor], dtype: str | None, do_init: bool) -> Any:
-        """The model with these parameters, or (model, params). Those that are not there are drawn.
+        """The model with these parameters, or (model, params). Missing ones are drawn.
 
-        dtype: of the floating-point ones; None leaves each as it is.
+        dtype: of the floating-point ones; None keeps each one's.
         """
         with jax.default_device(None if do_init else jax.local_devices(backend="cpu")[0]):
-            # The largest first: what is read is copied, and while the table is twice there, nothing else is.
+            # The largest first: reading copies, and the largest table is then the only one in memory twice.
             largest_first = sorted(tensors.items(), key=lambda item: -item[1].nbytes)
             flat = {path: jnp.array(to_jax(tensor, dtype)) for path, tensor in largest_first}
             if set(flat) != set(_dotted(self.params_shape_tree)):
@@ -346,9 +345,9 @@ class FlaxPreTrainedModel(Pretrained):
         """Write weights and config.json: see `clip_core.pretrained.Pretrained.save_pretrained`.
 
         Args:
-            params: to write instead of the model's own.
+            params: written instead of the model's own.
             safe_serialization: flax_model.msgpack in Flax's layout (False, v4.37's default), or model.safetensors in
-                PyTorch's, which every library reads.
+                PyTorch's layout, which every library reads.
         """
         super().save_pretrained(
             save_directory,
@@ -361,7 +360,7 @@ class FlaxPreTrainedModel(Pretrained):
         )
 
     def _get_weights(self, weights: Any = None) -> dict[str, LazyTensor]:
-        """Canonical names and layouts of CLIP's weights; parts beside them in the layout that is written."""
+        """CLIP's weights in canonical names and layouts; a user's own weights in the written layout."""
         if not isinstance(weights, _Saving):
             weights = _Saving(self.params if weights is None else weights, True)
         params, in_pytorch = weights
@@ -408,12 +407,12 @@ class FlaxPreTrainedModel(Pretrained):
 
     @classmethod
     def load_flax_weights(cls, resolved_archive_file: Any) -> dict[str, Any]:
-        """A weight file's arrays as a nested dict, under the names and in the layouts that they have there."""
+        """A weight file's arrays as a nested dict, in the file's names and layouts."""
         return cls.load_flax_sharded_weights([resolved_archive_file])
 
     @classmethod
     def load_flax_sharded_weights(cls, shard_files: Iterable[Any]) -> dict[str, Any]:
-        """As `load_flax_weights`, of several files that belong together."""
+        """As `load_flax_weights`, for several files that belong together."""
         tensors = [item for file in shard_files for item in containers.read(Path(file)).tensors.items()]
         return unflatten_dict({name: jnp.array(to_jax(tensor, None)) for name, tensor in tensors}, sep=".")
 
@@ -421,13 +420,13 @@ class FlaxPreTrainedModel(Pretrained):
         raise absent_attribute(self, name, "flax_model")
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute each layer in the backward pass. The parameters' tree stays as it is."""
+        """Recompute each layer in the backward pass. The parameters' tree does not change."""
         self._module = self.module.clone(gradient_checkpointing=True)
         self.__dict__.pop("_compiled", None)
 
 
 class _Saving(NamedTuple):
-    """What `save_pretrained` hands on: parameters, and whether they go into PyTorch's layout."""
+    """Arguments of `save_pretrained` for `_get_weights`: parameters, and whether to use PyTorch's layout."""
 
     params: Any
     in_pytorch: bool

@@ -1,4 +1,4 @@
-"""What the modules and their wrappers take: arrays of other kinds converted, shapes and values checked."""
+"""Inputs of the modules and their wrappers: conversion to arrays, checks of shapes and values."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from clip_core.inputs import (
 
 
 def as_array(value: Any) -> Any:
-    """Lists and other frameworks' arrays as NumPy; JAX arrays (traced ones too) and None as they are."""
+    """Lists and other frameworks' arrays as NumPy; JAX arrays (traced ones too) and None unchanged."""
     return value if value is None or isinstance(value, jax.Array) else np.asarray(value)
 
 
 def can_look(array: Any) -> bool:
-    """Whether there are values, and they can be read without a device synchronisation."""
+    """Whether the array is not empty and its values can be read without a device synchronisation."""
     if isinstance(array, jax.core.Tracer) or not array.size:
         return False
     if isinstance(array, jax.Array):
@@ -42,19 +42,19 @@ def text_inputs(
 ) -> dict[str, Any]:
     """Arguments of a module by name: arrays, lists or None in, int32 arrays or None out.
 
-    config: what they are checked against; None for a module of one's own, whose tables may be others.
+    config: for checks; None for a user's own module, whose tables may differ.
     """
     ids, mask, positions = (as_array(value) for value in (input_ids, attention_mask, position_ids))
     if config is not None:
         ids, mask = as_rows(ids, mask)
         ids, positions = check_tokens(config, ids, positions)
-    # The mask is cut to whole numbers, as in v4.37: 0.5 hides.
+    # The mask is truncated to integers, as in v4.37: 0.5 hides.
     given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     return {name: array if array is None else array.astype(np.int32) for name, array in given.items()}
 
 
 def with_defaults(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The mask and the positions that v4.37 makes where none are given."""
+    """Add v4.37's default mask and positions to inputs without them."""
     ids = inputs.get("input_ids")
     if ids is None:
         return inputs
@@ -63,12 +63,12 @@ def with_defaults(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_position(inputs: dict[str, Any]) -> list[Any]:
-    """Arrays by name in the order of the modules' parameters."""
+    """The arrays in the order of the modules' parameters."""
     return [inputs[name] for name in ("input_ids", "pixel_values", "attention_mask", "position_ids") if name in inputs]
 
 
 def vision_inputs(config: CLIPVisionConfig | None, pixel_values: Any, interpolate: bool) -> dict[str, Any]:
-    """As `text_inputs`; pixels stay [B, C, h, w] here."""
+    """As `text_inputs`, for pixels, which stay [B, C, h, w]."""
     pixel_values = as_array(pixel_values)
     if config is not None:
         check_pixels(config, None if pixel_values is None else pixel_values.shape, interpolate)
@@ -87,10 +87,10 @@ def as_rows(input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
 
 
 def check_tokens(config: CLIPTextConfig, input_ids: Any, position_ids: Any) -> tuple[Any, Any]:
-    """int32 ids and positions. Whole numbers of other types are cast, as v4.37 does.
+    """int32 ids and positions. Integral values of other types are cast, as in v4.37.
 
-    Shapes are checked always; values only where looking costs no device synchronisation and nothing is being traced:
-    in compiled code an id or a position outside its table makes its text NaN, as in v4.37.
+    Shapes are always checked; values only outside of tracing and without a device synchronisation. In compiled code an
+    id or a position outside its table makes its text NaN, as in v4.37.
     """
     check_ids(config, input_ids.shape)
     if can_look(input_ids):
@@ -104,7 +104,7 @@ def check_tokens(config: CLIPTextConfig, input_ids: Any, position_ids: Any) -> t
 
 
 def check_chosen(patches: Any, batch: int, count: int) -> None:
-    """As `check_tokens`, of the patches that are looked at."""
+    """As `check_tokens`, for chosen patches."""
     check_integers("patches", patches.dtype.name)
     check_patches(patches.shape, batch)
     if can_look(patches):
@@ -112,7 +112,7 @@ def check_chosen(patches: Any, batch: int, count: int) -> None:
 
 
 def check_nhwc(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -> None:
-    """The core's check on a module's [B, h, w, C]; its message speaks of [B, C, h, w]."""
+    """The core's check for a module's [B, h, w, C]; its message is about [B, C, h, w]."""
     shape = None if pixel_values is None else pixel_values.shape
     if shape is not None and len(shape) == 4:
         shape = (shape[0], shape[3], shape[1], shape[2])
@@ -120,7 +120,7 @@ def check_nhwc(config: CLIPVisionConfig, pixel_values: Any, interpolate: bool) -
 
 
 def extremes(name: str, values: Any) -> tuple[int, int]:
-    """The lowest and the highest of whole numbers, of whatever type."""
+    """The lowest and the highest of integral values of any type."""
     array = np.asarray(values)
     if array.dtype.kind in "iu":
         return int(array.min()), int(array.max())

@@ -1,4 +1,4 @@
-"""Linen's layers as CLIP draws and wraps them."""
+"""Linen layers with CLIP's initialisation and arithmetic."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def normal(config: Any, name: str) -> nn.initializers.Initializer:
 
 
 def with_factor(own: Any, config: CLIPConfig) -> Any:
-    """A tower's config for initialisation inside the full model, whose `initializer_factor` holds for its towers."""
+    """A tower's config inside the full model, whose `initializer_factor` applies to its towers."""
     own = copy.copy(own)
     own.initializer_factor = config.initializer_factor
     return own
@@ -73,8 +73,8 @@ def layer_norm(config: Any, dtype: Any) -> LayerNorm:
 class LayerNorm(nn.LayerNorm):
     """x [..., D] -> [..., D] of zero mean and unit variance along D, scaled and shifted; in float32 at least.
 
-    Its own arithmetic, because Flax's either loses digits where a state has a large mean (the variance as
-    E[x^2] - E[x]^2, its default), or differentiates into sums that XLA's CPU backend computes again in every layer.
+    Not Flax's arithmetic, which either loses digits for states with a large mean (the variance as E[x^2] - E[x]^2, its
+    default), or differentiates into sums that XLA's CPU backend recomputes in every layer.
     """
 
     @nn.compact
@@ -111,9 +111,9 @@ def patch_conv(config: Any, init: Any, dtype: Any) -> PatchConv:
 
 
 class PatchConv(nn.Conv):
-    """x [B, H, W, C] -> [B, H // patch, W // patch, features], without overlap; what is left over is cut off.
+    """x [B, H, W, C] -> [B, H // patch, W // patch, features], without overlap; remainders are cut off.
 
-    A convolution whose strides are its kernel's sides, computed as one product: XLA's take twice the time on CPUs.
+    A convolution with strides equal to its kernel size, as one matrix product: XLA's takes twice the time on CPUs.
     """
 
     @nn.compact
@@ -127,7 +127,7 @@ class PatchConv(nn.Conv):
 
 
 def resampled(weight: jax.Array, grid: int, height: int, width: int) -> jax.Array:
-    """Positions [1 + grid^2, D] -> [1 + height * width, D], resampled (bicubic); the class token's is kept."""
+    """Positions [1 + grid^2, D] -> [1 + height * width, D], bicubic; the class token's is unchanged."""
     if (height, width) == (grid, grid):
         return weight
     square = weight[1:].reshape(grid, grid, weight.shape[1])
@@ -137,7 +137,7 @@ def resampled(weight: jax.Array, grid: int, height: int, width: int) -> jax.Arra
 
 
 def checkpoint_policy(name: bool | str) -> Any:
-    """What a recomputed layer keeps: True keeps its input only, a string is a name in jax.checkpoint_policies."""
+    """The policy of recomputed layers: True keeps only their inputs, a string is a name in jax.checkpoint_policies."""
     if isinstance(name, bool):
         return None
     if name not in CHECKPOINT_POLICIES:

@@ -1,6 +1,6 @@
-"""The contrastive losses: softmax (CLIP) and sigmoid (SigLIP), each dense, chunked and as a ring over the devices.
+"""The contrastive losses: softmax (CLIP) and sigmoid (SigLIP), each dense, chunked and as a ring over devices.
 
-N pairs, n of them on one device, m columns in sight, d width; L [N, N] = scale * x @ y.T, row i an image.
+N pairs, n of them on one device, m columns of a tile, d width; L [N, N] = scale * x @ y.T, row i an image.
 
     softmax  loss = (1/2N) sum_i (r_i + c_i - 2 L_ii), with r and c the log-sum-exp of L's rows and columns
              G    = (1/2N) (e^(L - r) + e^(L - c) - 2 delta)
@@ -8,9 +8,9 @@ N pairs, n of them on one device, m columns in sight, d width; L [N, N] = scale 
              G    = -(1/N) z sigmoid(-z (L + bias))
     both     dx = scale G y, dy = scale G^T x, dscale = sum_i x_i (G y)_i, dbias = sum_ij G_ij
 
-The streamed modes keep r and c alone (in two parts, see `LogSum`) and compute each tile of L again in the backward
-pass; -2 delta belongs inside the tile, where e^0 + e^0 - 2 cancels exactly: subtracted from dx afterwards it costs a
-digit. Sums are float32 at least.
+The streamed modes keep only r and c (in two parts, see `LogSum`) and recompute each tile of L in the backward pass.
+-2 delta is added inside the tile, where e^0 + e^0 - 2 cancels exactly; subtracted from dx it would cost a digit. Sums
+are float32 at least.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Tile = Callable[[jax.Array, jax.Array, jax.Array, Tree, Tree], tuple[Tree, Tree]
 
 
 class Stream(NamedTuple):
-    """How tiles are walked through: static in every function below.
+    """The order of tiles; static in every function below.
 
-    mesh: rows are spread over all its axes; None for one device. ring: columns travel; otherwise each device gathers
-    them all. chunk: rows per tile. precision: of the matrix products, as `jax.lax.Precision`.
+    mesh: rows are sharded over all its axes; None for one device. ring: columns are passed around; otherwise each
+    device gathers all. chunk: rows per tile. precision: of the matrix products, as `jax.lax.Precision`.
     """
 
     mesh: Mesh | None
@@ -64,18 +64,18 @@ def contrastive_loss(
     mesh: Mesh | None = None,
     precision: Any = lax.Precision.HIGHEST,
 ) -> jax.Array:
-    """The mean contrastive loss of N pairs, a scalar. Differentiable in its first four arguments, which are those of
-    the other backends' `contrastive_loss`.
+    """The mean contrastive loss of N pairs, a scalar. Differentiable in its first four arguments, the same as in the
+    other backends' `contrastive_loss`.
 
     Args:
         images, texts: unit rows [N, d], float64, float32 or bfloat16; N divisible by the mesh's devices.
         logit_scale: the logarithm of the similarities' factor, a scalar.
-        logit_bias: added to every logit, a scalar; for "sigmoid" alone.
+        logit_bias: added to every logit, a scalar; only for "sigmoid".
         kind: "softmax" or "sigmoid".
         mode: "dense", "chunked" or "ring".
-        chunk: rows per tile of the streamed modes; it need not divide N.
+        chunk: rows per tile in the streamed modes; need not divide N.
         label_smoothing: softmax, dense only.
-        mesh: the devices that rows are spread over; None for one.
+        mesh: the devices over which rows are sharded; None for one.
         precision: of the matrix products.
     """
     dtype = jnp.promote_types(images.dtype, jnp.float32)
@@ -95,7 +95,7 @@ def anchor_loss(
     label_smoothing: float = 0.0,
     precision: Any = lax.Precision.HIGHEST,
 ) -> jax.Array:
-    """Mean cross-entropy of unit rows [N, d] against unit anchors [samples, d]; sample: int [N], each row's own."""
+    """Mean cross-entropy of unit rows [N, d] against unit anchors [samples, d]; sample: int [N], each row's class."""
     logits = scale * _dot(rows, anchors, (1, 1), precision)  # [N, samples]
     own = _pick(sample[:, None] == jnp.arange(anchors.shape[0])[None], logits)
     wanted = (1 - label_smoothing) * own + label_smoothing * logits.mean(axis=1)
@@ -123,14 +123,14 @@ def _dense(
 
 
 def _pick(own: jax.Array, logits: jax.Array) -> jax.Array:
-    """One entry of each row. A masked sum: it stays where the row is, and so does its gradient."""
+    """One entry of each row, as a masked sum, so that it and its gradient stay on the row's device."""
     return jnp.where(own, logits, 0).sum(axis=1)
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int], precision: Any) -> jax.Array:
     dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
     dimensions = ((contract[:1], contract[1:]), ((), ()))
-    if a.dtype != b.dtype:  # a gradient in float32 meets rows in bfloat16
+    if a.dtype != b.dtype:  # a float32 gradient for bfloat16 rows
         a, b = a.astype(dtype), b.astype(dtype)
     return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=dtype)
 
@@ -139,14 +139,14 @@ def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int], precision: Any) 
 
 
 def _sweep(tile: Tile, stream: Stream, x: jax.Array, y: jax.Array, rows: Tree, columns: Tree) -> tuple[Tree, Tree]:
-    """All tiles of this device's rows. `rows` [n, …] stay, `columns` belong to y [n, d].
+    """Process all tiles of this device's rows. `rows` [n, …] stay here, `columns` belong to y [n, d].
 
-    After a ring, columns are at home again, complete; otherwise they are those of all y [N, …], and this device's
-    share of them only.
+    After a ring, columns are complete and back on their device; otherwise they are this device's share for all y
+    [N, …].
     """
     n = x.shape[0]
     here = lax.axis_index(stream.axes) if stream.axes else 0
-    numbers = here * n + jnp.arange(n)  # of the rows among all
+    numbers = here * n + jnp.arange(n)  # number of the first row among all
 
     def visit(rows: Tree, y: jax.Array, columns: Tree, first: Any) -> tuple[Tree, Tree]:
         across = first + jnp.arange(y.shape[0])
@@ -173,7 +173,7 @@ def _sweep(tile: Tile, stream: Stream, x: jax.Array, y: jax.Array, rows: Tree, c
 
 
 def _over_chunks(step: Callable[[Tree, Tree], tuple[Tree, Tree]], carry: Tree, rows: Tree, chunk: int) -> Any:
-    """`lax.scan` over chunks of rows; what is left over goes through `step` once more, as it is."""
+    """`lax.scan` over chunks of rows; `step` processes the remainder separately."""
     n = jax.tree.leaves(rows)[0].shape[0]
     whole = n // chunk * chunk
     done = []
@@ -192,7 +192,7 @@ def _gathered(y: jax.Array, stream: Stream) -> jax.Array:
 
 
 def _fresh(stream: Stream, shape: tuple[int, ...], dtype: Any, value: float = 0.0) -> jax.Array:
-    """A constant that each device will go on with by itself."""
+    """A constant that varies over devices from here on."""
     constant = jnp.full(shape, value, dtype)
     return lax.pcast(constant, stream.axes, to="varying") if stream.axes else constant
 
@@ -207,15 +207,15 @@ def _total(stream: Stream, value: jax.Array) -> jax.Array:
 
 
 def _home(stream: Stream, dy: jax.Array) -> jax.Array:
-    """Gradients of the columns where the columns are."""
+    """Gradients of the columns, moved to the columns' devices."""
     if stream.ring or not stream.axes:
         return dy
     return lax.psum_scatter(dy, stream.axes, scatter_dimension=0, tiled=True)
 
 
 def _on_devices(stream: Stream, function: Callable[..., Any], inputs: tuple[Any, ...], outputs: Any) -> Any:
-    """`function(stream, …)` on each device's rows; `inputs` and `outputs` say which values are rows ("rows") and which
-    are the same everywhere ("same")."""
+    """`function(stream, …)` on each device's rows; `inputs` and `outputs` mark values as sharded rows ("rows") or
+    replicated ("same")."""
     if stream.mesh is None:
         return partial(function, stream)
     specs = {"rows": P(stream.axes), "same": P()}
@@ -225,7 +225,7 @@ def _on_devices(stream: Stream, function: Callable[..., Any], inputs: tuple[Any,
 
 # -- softmax ----------------------------------------------------------------------------------------------------------
 
-# A log-sum-exp in two parts, [n] each: the greatest value, and the sum of e^(value - greatest).
+# A log-sum-exp in two parts, [n] each: the maximum, and the sum of e^(value - maximum).
 LogSum = tuple[jax.Array, jax.Array]
 
 
@@ -285,7 +285,7 @@ def _softmax_gradients(
 
 
 def _share(logits: jax.Array, top: jax.Array, total: jax.Array) -> jax.Array:
-    # Not e^(L - r): r, a number like 100, is rounded to 1e-5, and its e^ with it. L - top is exact.
+    # Not e^(L - r): r, of about 100, is rounded to 1e-5, which e^ keeps as a relative error. L - top is exact.
     return jnp.exp(logits - top) / total
 
 

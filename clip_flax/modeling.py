@@ -22,6 +22,7 @@ from clip_core.outputs import (
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
     FlaxCLIPOutput,
+    tower_output,
 )
 
 from .inputs import as_rows, check_nhwc, check_tokens
@@ -38,7 +39,7 @@ from .layers import (
 )
 from .masks import attention_bias, dropout, one_token, score_dtype
 from .pooling import chosen_tokens, image_features, pooled_image, pooled_text, text_features
-from .resnet import FlaxCLIPResNetVisionTransformer
+from .resnet import FlaxCLIPResNetVisionTransformer, vision_projection
 from .shortcuts import remember
 from .wrappers import FlaxCLIPPreTrainedModel, FlaxCLIPTextPreTrainedModel, FlaxCLIPVisionPreTrainedModel
 
@@ -48,7 +49,7 @@ FlaxBaseModelOutput, FlaxBaseModelOutputWithPooling = BaseModelOutput, BaseModel
 
 
 class Network(nn.Module):
-    """The fields of everything that is made of layers. gradient_checkpointing: see `checkpoint_policy`."""
+    """The fields of modules made of layers. gradient_checkpointing: see `checkpoint_policy`."""
 
     config: Any
     dtype: Any = jnp.float32
@@ -117,7 +118,7 @@ class FlaxCLIPAttention(nn.Module):
 
     config: Any
     dtype: Any = jnp.float32
-    layer: int | None = None  # None: heads pruned by the config are not looked up
+    layer: int | None = None  # None: pruned heads of the config are ignored
 
     def setup(self) -> None:
         width, heads = self.config.hidden_size, self.config.num_attention_heads
@@ -204,7 +205,7 @@ class FlaxCLIPEncoderLayer(nn.Module):
 
 
 class FlaxCLIPLayerCollection(Network):
-    """The layers of a tower, and what is collected on the way. Published trees number them "0", "1", … under it."""
+    """The layers of a tower, named "0", "1", … as in published trees, and their collected outputs."""
 
     def setup(self) -> None:
         layer = FlaxCLIPEncoderLayer
@@ -285,10 +286,10 @@ class FlaxCLIPTextTransformer(Network):
     pooled = pooled_text
 
     def end_of_text(self, input_ids: jax.Array) -> jax.Array:
-        """Where the end-of-text token stands: [B, S] -> [B]."""
+        """The position of the end-of-text token: [B, S] -> [B]."""
         if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
             return input_ids.argmax(axis=-1)
-        # The first one, because padding may be the same token; position 0 when there is none.
+        # The first one, because padding may be the same token; position 0 if there is none.
         return (input_ids == self.config.eos_token_id).argmax(axis=-1)
 
 
@@ -321,14 +322,8 @@ class FlaxCLIPVisionTransformer(Network):
     pooled = pooled_image
 
 
-def tower_output(encoded: BaseModelOutput, last_hidden_state: jax.Array, pooled: jax.Array, return_dict: bool) -> Any:
-    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
-    return out if return_dict else out.to_tuple()
-
-
 def vision_tower(owner: Any, config: Any = None) -> nn.Module:
-    """The tower of a module with a vision config: a ViT, or OpenAI's ResNet, which gives an embedding of the owner's
-    `projection_dim`."""
+    """The tower for a vision config: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
     config = owner.config if config is None else config
     if isinstance(config, CLIPResNetVisionConfig):
         return FlaxCLIPResNetVisionTransformer(
@@ -337,19 +332,8 @@ def vision_tower(owner: Any, config: Any = None) -> nn.Module:
     return FlaxCLIPVisionTransformer(config, owner.dtype, **beyond(owner))
 
 
-def vision_projection(config: CLIPVisionConfig, projection_dim: int, dtype: Any) -> Any:
-    """From what the tower pools to the shared space; a ResNet's is there already."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return _as_it_is
-    return projection(config, "visual_projection", projection_dim, dtype)
-
-
-def _as_it_is(x: jax.Array) -> jax.Array:
-    return x
-
-
 # -- public classes ---------------------------------------------------------------------------------------------------
-# Each is a Linen module and its wrapper, which holds parameters and compiles the module's calls (`wrappers.py`).
+# Each is a Linen module and its wrapper, which has the parameters and compiles the module's calls (`wrappers.py`).
 
 
 class FlaxCLIPTextModule(Network):
@@ -438,7 +422,7 @@ class FlaxCLIPModule(Network):
         text = self.text_model(input_ids, attention_mask, position_ids, deterministic, *collect)
         image_embeds = normalize(self.visual_projection(image.pooler_output))  # [B_i, P]
         text_embeds = normalize(self.text_projection(text.pooler_output))  # [B_t, P]
-        # A half-precision parameter is no reason for a scale of three digits.
+        # Computed in the embeddings' precision, because a half-precision scale has only three digits.
         logit_scale = self.logit_scale.astype(jnp.promote_types(self.logit_scale.dtype, text_embeds.dtype))
         logits_per_text = text_embeds @ image_embeds.T * jnp.exp(logit_scale)  # [B_t, B_i]
         out = FlaxCLIPOutput(logits_per_text.T, logits_per_text, text_embeds, image_embeds, text, image)

@@ -1,7 +1,7 @@
-"""What a module of one's own has beside CLIP's weights: its names and layouts in files.
+"""Names and layouts in files of the weights that a user's own module adds to CLIP's.
 
-In Flax's files a part stands under its path in the tree, as it is. In files of PyTorch's layout, its path's leaf says
-what it is: v4.37's rule for such parts, `kernel`, `scale` and `embedding` for what PyTorch calls `weight`.
+In Flax's files a weight has its path in the tree, unchanged. In files of PyTorch's layout, the path's leaf is renamed
+by v4.37's rule: `kernel`, `scale` and `embedding` become `weight`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KERNELS = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0)}  # rank -> axes: linear, C
 
 
 def load(loaded: Loaded, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Path -> tensor in Flax's layout, of those of `shapes` (path -> shape) that the file has."""
+    """Path -> tensor in Flax's layout, for the paths of `shapes` (path -> shape) in the file."""
     entries = loaded.own.entries if loaded.own else {}
     as_flax = any(name.endswith(_FLAX_LEAVES) for name in entries)
     names = {path: path if as_flax else spelled(path) for path in shapes}
@@ -31,7 +31,7 @@ def load(loaded: Loaded, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Ten
 
 
 def published(path: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """(name, tensor) in PyTorch's layout, which is `load`'s inverse."""
+    """(name, tensor) in PyTorch's layout: the inverse of `load`."""
     axes = _KERNELS.get(len(tensor.shape), ()) * is_kernel(path)
     return spelled(path), tensor.permute(*inverse(axes)) if axes else tensor
 
@@ -41,7 +41,7 @@ def is_kernel(path: str) -> bool:
 
 
 def spelled(path: str) -> str:
-    """PyTorch's name of a path."""
+    """A path's name in PyTorch."""
     return next((path.removesuffix(leaf) + ".weight" for leaf in _FLAX_LEAVES if path.endswith(leaf)), path)
 
 

@@ -34,14 +34,14 @@ def image_features(
     module: Any, pixel_values: jax.Array, deterministic: bool = True, interpolate_pos_encoding: bool = False
 ) -> jax.Array:
     """Image embeddings [B, P], not normalised, of any module with `vision_model` and `visual_projection`."""
-    options = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}  # v4.37's towers have no such
+    options = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}  # v4.37's towers lack it
     return module.visual_projection(
         pooled(module.vision_model, pixel_values=pixel_values, deterministic=deterministic, **options)
     )
 
 
 def pooled(tower: Any, **inputs: Any) -> jax.Array:
-    """A tower's `pooler_output` [B, D]: computed alone where that may be, otherwise with all the rest."""
+    """A tower's `pooler_output` [B, D]: by its `pooled` if nothing was changed, else by a whole call."""
     return tower.pooled(**inputs) if allowed(tower) else tower(**inputs)[1]
 
 

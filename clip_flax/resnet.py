@@ -21,13 +21,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from clip_core.config import CLIPResNetVisionConfig
+from clip_core.config import CLIPResNetVisionConfig, CLIPVisionConfig
 from clip_core.errors import InputError
 from clip_core.init import resnet_deviation
 from clip_core.inputs import resolve_flags
 from clip_core.outputs import BaseModelOutputWithPooling
 
 from .inputs import check_nhwc
+from .layers import projection
 
 
 class Part(nn.Module):
@@ -237,3 +238,14 @@ def with_statistics(params: Any, batch_stats: Any) -> dict[str, Any]:
     """Parameters with the running statistics of a training step, from the collection "batch_stats"."""
     new = flatten_dict(batch_stats)
     return unflatten_dict({path: new.get(path, leaf).astype(leaf.dtype) for path, leaf in flatten_dict(params).items()})
+
+
+def vision_projection(config: CLIPVisionConfig, projection_dim: int, dtype: Any) -> Any:
+    """From what the tower pools to the shared space; a ResNet's is there already."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return _as_it_is
+    return projection(config, "visual_projection", projection_dim, dtype)
+
+
+def _as_it_is(x: jax.Array) -> jax.Array:
+    return x

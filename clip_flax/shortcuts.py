@@ -1,8 +1,8 @@
-"""May a short cut be taken? One question, asked by every short cut of this backend.
+"""The condition for every short cut of this backend.
 
-The short cuts are the wrappers' compiled calls, and a tower's last layer computed for the pooled token alone. Both are
-for CLIP's own modules as they are here: whoever intercepts or captures calls, replaces a method or a class, or brings
-modules of their own, gets the plain calls that transformers v4.37 makes.
+Short cuts are the wrappers' compiled calls, and a tower's last layer computed only for the pooled token. They are for
+this package's unchanged modules: with interceptors, captured intermediates, replaced methods or classes, or a user's
+own modules, the plain calls of transformers v4.37 are made.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _KNOWN: list[tuple[Mapping[str, Any], type, dict[str, Any]]] = []  # namespace, 
 
 
 def remember(namespace: Mapping[str, Any]) -> None:
-    """Keep the Linen classes that a module of this package defines, with their methods, as they are now."""
+    """Record the Linen classes that a module of this package defines, with their current methods."""
     for cls in list(namespace.values()):
         if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == namespace["__name__"]:
             _KNOWN.append((namespace, cls, _methods(cls)))
@@ -32,12 +32,12 @@ _KNOWN += [(vars(nn), cls, _methods(cls)) for cls in (nn.Dense, nn.Embed)]
 
 
 def is_own(module: nn.Module) -> bool:
-    """Whether `module` is of one of this package's classes, and not of a subclass."""
+    """Whether `module` is an instance of one of this package's classes, not of a subclass."""
     return any(type(module) is cls for _, cls, _ in _KNOWN)
 
 
 def allowed(module: nn.Module) -> bool:
-    """Whether `module` is one of CLIP's own, nothing of them was replaced, and nobody looks at their calls."""
+    """Whether `module` is one of this package's, none of whose methods was replaced, and calls are not observed."""
     return is_own(module) and not _watched() and all(_unchanged(*known) for known in _KNOWN)
 
 
@@ -47,7 +47,7 @@ def _unchanged(namespace: Mapping[str, Any], cls: type, methods: dict[str, Any])
 
 
 def _watched() -> bool:
-    """Interceptors or `capture_intermediates`. Flax has no public question; where its answer is not found: yes."""
+    """Whether there are interceptors or `capture_intermediates`. Flax has no public query; True if unknown."""
     interceptors = getattr(linen, "_global_interceptor_stack", True)
     captures = getattr(getattr(linen, "_context", None), "capture_stack", [True])
     return bool(interceptors) or any(captures)

@@ -1,4 +1,4 @@
-"""What holds parameters and compiles a module's calls: v4.37's base classes of the public ones.
+"""v4.37's base classes of the public ones, which have the parameters and compile a module's calls.
 
 B batch, S sequence, P projection, C channels, h and w pixels.
 """
@@ -158,7 +158,7 @@ class FlaxCLIPPreTrainedModel(FlaxPreTrainedModel):
         return self._run(inputs, params, dropout_rng, train, **options)
 
     def _method(self, name: str) -> Any:
-        """The module's own, or what v4.37 asks of any module with towers and projections of their names."""
+        """The module's own method, or v4.37's function for any module with towers and projections of these names."""
         generic = {"get_text_features": text_features, "get_image_features": image_features}
         return name if hasattr(type(self.module), name) else generic[name]
 
@@ -190,5 +190,5 @@ def pixel_shape(config: CLIPVisionConfig) -> tuple[int, ...]:
 
 
 def interpolation(wanted: bool) -> dict[str, bool]:
-    """An option that v4.37's modules don't have, and users' neither."""
+    """The option as a keyword only if it is set, because v4.37's and users' modules don't have it."""
     return {"interpolate_pos_encoding": True} if wanted else {}

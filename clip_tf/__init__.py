@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import clip_core
 
-from . import _backend  # first: explains what Keras would only fail at
+from . import _backend  # first: explains errors that Keras would not
+from .classification import TFCLIPForImageClassification
 from .modeling import (
     TFCLIPModel,
     TFCLIPPreTrainedModel,
@@ -34,6 +35,7 @@ _OUTPUTS = {
 __all__ = [
     *clip_core.__all__,
     *_OUTPUTS,
+    "TFCLIPForImageClassification",
     "TFCLIPModel",
     "TFCLIPPreTrainedModel",
     "TFCLIPTextModel",
@@ -46,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Re-exported on first use: importing a backend must not cost the tokenizer's and the pipeline's imports.
+    # Re-exported on first use, so that importing a backend does not import the tokenizers.
     if name in clip_core.__all__ or name in _OUTPUTS:
         return getattr(clip_core, _OUTPUTS.get(name, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Refuses, in words, a Keras that can't run this package. Imported before anything that needs Keras."""
+"""Refuses a Keras that can't run this package, with an explanation. Imported before anything that needs Keras."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What ties the layers to the core: weights in and out, initialisation, and the methods of v4.37's base class."""
+"""Connects the layers to the core: weights in and out, initialisation, and the methods of v4.37's base class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .methods import TFMethods
 from .names import canonical_shape, fill, keras_name, named_variables, rename_keras
 from .shortcuts import walk
 
-# Keras' trees know no subclasses of dict; tf.nest takes any mapping that it can fill.
+# Keras' trees do not handle subclasses of dict; tf.nest handles any mapping that it can fill.
 for _cls in outputs.OUTPUT_CLASSES:
     optree.register_pytree_node(
         _cls,
@@ -50,7 +50,7 @@ _drawing: ContextVar[bool] = ContextVar("drawing", default=True)
 
 @contextmanager
 def without_drawing() -> Iterator[None]:
-    """Models made inside keep zeros as weights, because a file's take their places."""
+    """Models made in the block keep zero weights, to be replaced by a file's."""
     token = _drawing.set(False)
     try:
         yield
@@ -58,7 +58,7 @@ def without_drawing() -> Iterator[None]:
         _drawing.reset(token)
 
 
-# What a main layer holds of the parts of `clip_core.weights`, and the sizes that v4.37's has as attributes.
+# Parts of `clip_core.weights` in a main layer, and the sizes that are attributes of v4.37's.
 PARTS = ("text_model", "vision_model", "text_projection", "visual_projection", "logit_scale")
 PARTS += ("projection_dim", "text_embed_dim", "vision_embed_dim")
 
@@ -67,15 +67,15 @@ OWN_LOSS = (None, "auto", "auto_with_warning", "passthrough")
 
 
 def register(cls: type) -> None:
-    """Make a class of this package known to Keras, for .keras files, and for .h5 files by its bare name. A user's own
-    subclasses are the user's to register."""
+    """Register a class of this package with Keras, for .keras files, and by its bare name for .h5 files. Users register
+    their own subclasses."""
     if cls.__module__.partition(".")[0] == __package__:
         keras.saving.register_keras_serializable("clip_tf")(cls)
         keras.saving.get_custom_objects().setdefault(cls.__name__, cls)
 
 
 class Tower(Layer):
-    """A tower: a layer that is made from a config, in a model or on its own."""
+    """A tower: a layer made from a config, inside a model or by itself."""
 
     config_class: Any = None
 
@@ -97,12 +97,12 @@ class Tower(Layer):
 
 
 class MainLayer(Tower):
-    """The layer that holds a public class's parts and computes its outputs: `model.clip`, `model.layers[0]`.
+    """The layer with a public class's parts, which computes its outputs: `model.clip`, `model.layers[0]`.
 
-    Its methods take inputs in the styles of the model's.
+    Its methods accept the same styles of input as the model's.
     """
 
-    is_main_layer = True  # it has no part in the names of weights
+    is_main_layer = True  # not part of weights' names
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +110,7 @@ class MainLayer(Tower):
 
 
 def by_main_layer(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A model's method with the parameters of its main layer's method of that name, which does the work."""
+    """A model's method that calls its main layer's method of the same name and parameters."""
 
     @tf.autograph.experimental.do_not_convert
     @wraps(method)
@@ -122,7 +122,7 @@ def by_main_layer(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
-    """A keras.Model that loads, saves and initialises itself by the core's rules.
+    """A keras.Model; loads, saves and initialises itself by the core's rules.
 
     Args:
         config: a config of the class's `config_class`.
@@ -156,7 +156,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
             self.post_init()
 
     def post_init(self) -> None:
-        """Build the layers and draw the weights; a class that makes its layers by itself may call it last."""
+        """Build the layers and draw the weights; to be called last by classes that make their own layers."""
         self.build_in_name_scope()
         if _drawing.get():
             self.init_weights()
@@ -164,17 +164,17 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
             self.gradient_checkpointing_enable()
 
     def build_in_name_scope(self) -> None:
-        """Make the weights of all layers that know their sizes; those of other layers are made by the first call."""
+        """Make the weights of all layers with known sizes; other layers make theirs at the first call."""
         with keras.name_scope(self.name):
             build_children(self)
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
-        """As `build_in_name_scope`: sizes follow from the config, whatever the inputs."""
+        """As `build_in_name_scope`: sizes come from the config, not from inputs."""
         self.build_in_name_scope()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What the main layer holds is the main layer's, also when it is replaced; see `__getattr__`."""
+        """Parts of the main layer are also replaced there; see `__getattr__`."""
         main = vars(self).get(self.base_model_prefix)
         if isinstance(main, MainLayer) and name in PARTS and hasattr(main, name) and name not in vars(self):
             setattr(main, name, value)
@@ -183,16 +183,16 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        """The main layer's parts are the model's too, `model.text_model` and `model.logit_scale`, as in PyTorch."""
+        """The main layer's parts are also attributes of the model: `model.text_model`, `model.logit_scale`."""
         main = vars(self).get(self.base_model_prefix)
         if name in PARTS and main is not None:
             return getattr(main, name)
         raise absent_attribute(self, name, "tf_model")
 
     def init_weights(self, names: Iterable[str] | None = None) -> None:
-        """Draw all weights, or those named, by v4.37's rule (`clip_core.init`), from `keras.utils.set_random_seed`."""
+        """Draw all or the named weights by v4.37's rule (`clip_core.init`), seeded by `keras.utils.set_random_seed`."""
         values = initial_values(self.config, self.weight_scope) if self.weight_scope else {}
-        seed = keras.random.SeedGenerator()  # Keras' global one may be older than the seed that was set
+        seed = keras.random.SeedGenerator()  # Keras' global generator may be older than the seed
         for name, (variable, _) in self._variables_by_name().items():
             if name in values and (names is None or name in names):
                 kind, value = values[name]
@@ -214,8 +214,8 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
 
         As `clip_core.pretrained.Pretrained.from_pretrained`, with Keras' reading of `dtype`: "float32" (default),
         "float16" and "bfloat16" are the weights' and the computation's type, "auto" the file's, and a mixed policy such
-        as "mixed_bfloat16" (or a keras.DTypePolicy) keeps float32 weights. Where the global policy keeps weights of
-        the wanted type, it is used: under `mixed_float16` a model that loads without `dtype` is a mixed one.
+        as "mixed_bfloat16" (or a keras.DTypePolicy) keeps float32 weights. The global policy is used if its weights
+        have the wanted type: under `mixed_float16` a model loaded without `dtype` is a mixed one.
         """
         for key in ("dtype", "torch_dtype"):
             value = kwargs.get(key)
@@ -233,7 +233,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         policy = kwargs.pop("_policy", None) or keras.config.dtype_policy()
         if policy.variable_dtype != loaded.dtype:
             policy = keras.DTypePolicy(loaded.dtype)
-        # A class with parts of its own may draw them as it likes; what no file says stays as it was made.
+        # A class with its own parts draws them itself; weights missing in the file keep these values.
         with without_drawing() if cls.weight_scope else nullcontext():
             model = cls(loaded.config, *model_args, dtype=policy, **kwargs)
         model._make_all_weights()
@@ -241,7 +241,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         return model
 
     def _fill(self, loaded: Loaded) -> None:
-        """Give the weights a file's values; those that it lacks are drawn, or stay as the class made them."""
+        """Assign a file's values; missing ones are drawn, or stay as the class made them."""
         variables = self._variables_by_name()
         table = weight_table(self.config, self.weight_scope) if self.weight_scope else {}
         tensors = {name: loaded.tensors[name] for name in variables if name in loaded.tensors}
@@ -257,7 +257,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         self.init_weights(loaded.fresh)
 
     def _make_all_weights(self) -> None:
-        """Layers of a subclass that do not know their sizes get weights by a call, as in v4.37."""
+        """Make the weights of a subclass's layers with unknown sizes by a call, as in v4.37."""
         if all(layer.built for layer in walk(self)):
             return
         try:
@@ -287,15 +287,15 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         for name, (variable, permutation) in self._variables_by_name().items():
             tensor = LazyTensor.from_numpy(keras.ops.convert_to_numpy(variable))
             known = in_scope(name, "full") if table is None else name in table
-            if not known and _keras_names.get():  # an h5 file has a part of one's own as Keras has it
+            if not known and _keras_names.get():  # an h5 file has a user's own part in Keras' form
                 out[keras_name(name, variable)] = tensor
             else:
                 out[name] = tensor.permute(*np.argsort(permutation)) if permutation else tensor
         return out
 
     def _variables_by_name(self) -> dict[str, tuple[Any, tuple[int, ...] | None]]:
-        """Name -> the variable, and the permutation from the published axes to its own: the table's in its order, then
-        those of parts that a subclass added, or that took the place of CLIP's."""
+        """Name -> (variable, permutation from the published axes to its own): the table's in its order, then those of
+        parts that a subclass added or replaced."""
         found = named_variables(self)
         table = weight_table(self.config, self.weight_scope) if self.weight_scope else {}
         return {
@@ -313,7 +313,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
 
     @property
     def _build_shapes_dict(self) -> dict[str, Any]:
-        """What tf.lite.TFLiteConverter.from_keras_model asks of a Keras model; Keras writes it after `build`."""
+        """Needed by tf.lite.TFLiteConverter.from_keras_model; Keras writes it after `build`."""
         specs = self.input_signature.items()
         return {"input_shape": {name: tuple(export.fixed(self, spec).shape) for name, spec in specs}}
 
@@ -323,7 +323,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
 
     @classmethod
     def from_config(cls, config: Any, custom_objects: Any = None, **kwargs: Any) -> Any:
-        """From `get_config`'s dict; as in v4.37 also from a config object, or its dict."""
+        """A model from `get_config`'s dict; as in v4.37 also from a config object, or its dict."""
         if isinstance(config, cls.config_class):
             return cls(config, **kwargs)
         if "config" not in config:
@@ -344,12 +344,12 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
         token: str | bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write weights and config.json into a folder (made if needed), replacing what is there in one step.
+        """Write weights and config.json into a folder (made if needed), replacing old files in one step.
 
         Args:
             saved_model: also write a SavedModel into `saved_model/<version>`, with `signatures` or those of `export`.
             max_shard_size: bytes, or e.g. "500MB"; larger models are split into shards with an index.
-            safe_serialization: model.safetensors, in the layout that every library reads, or (False, v4.37's default)
+            safe_serialization: model.safetensors, in the layout of all libraries, or (False, v4.37's default)
                 tf_model.h5.
             is_main_process, state_dict, variant: as in PyTorch.
             push_to_hub, create_pr, token: as in PyTorch.
@@ -375,11 +375,11 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
                 tf.saved_model.save(self, folder, signatures=signatures)
 
     def load_weights(self, filepath: Any, skip_mismatch: bool = False, by_name: bool = False, **kwargs: Any) -> None:
-        """Keras' files, and the .h5 files of v4.37's models (tf_model.h5, and what `save_weights` wrote there).
+        """Load Keras' files, and the .h5 files of v4.37's models (tf_model.h5, and those of its `save_weights`).
 
-        CLIP's own weights must all be there, unless `skip_mismatch` leaves those of another shape or name as they are;
-        of other layers, those that both have are loaded, and a warning names the rest. `by_name` changes nothing: v4.37
-        took layers by their names with it, and by their order without.
+        All of CLIP's own weights are required, unless `skip_mismatch` keeps those of another shape or name; of other
+        layers, those in both are loaded, and a warning names the rest. `by_name` has no effect: v4.37 matches layers by
+        name with it, and by order without.
         """
         name = str(filepath)
         if name.endswith(".weights.h5") or not name.endswith((".h5", ".hdf5")):
@@ -395,7 +395,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
             loaded.own.settle()
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """Keras' .weights.h5, or, to any other name that ends in .h5, v4.37's file."""
+        """Write Keras' .weights.h5, or, for any other name ending in .h5, v4.37's file."""
         name = str(filepath)
         if name.endswith(".weights.h5") or not name.endswith(".h5"):
             super().save_weights(filepath, overwrite=overwrite, **kwargs)
@@ -421,7 +421,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
             filepath: a folder for "tf_saved_model", a name that ends in .tflite for "litert".
             format: "tf_saved_model" (signatures: see `clip_tf.export.endpoints`), "litert", or another of Keras'.
             verbose: True prints the signatures.
-            input_signature: name -> TensorSpec, in place of those of the `input_signature` property.
+            input_signature: name -> TensorSpec, in place of the `input_signature` property.
             **kwargs: for "litert", see `clip_tf.export.export_litert`; otherwise Keras'.
         """
         if format == "tf_saved_model":
@@ -436,37 +436,37 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
     def compile(
         self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, loss_weights: Any = None, **kwargs: Any
     ) -> None:
-        """Keras' `compile`, with the positions of v4.37; without a loss the model's own is taken, where it has one."""
+        """Keras' `compile`, with v4.37's order of parameters; without a loss the model's own is used, if it has one."""
         super().compile(optimizer, loss, metrics=metrics or None, loss_weights=loss_weights, **kwargs)
         if not metrics and not kwargs.get("weighted_metrics"):
-            self._compile_metrics = None  # Keras keeps those of an earlier `compile`
+            self._compile_metrics = None  # Keras keeps the metrics of an earlier `compile`
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """For a loaded model; Keras asks every class with a `compile` of its own for this."""
+        """For a loaded model; Keras requires it of classes with their own `compile`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def own_loss(self, y_pred: Any) -> tf.Tensor | None:
-        """The loss that the model brings along, from its output; None when it has none."""
+        """The model's own loss, from its output; None if it has none."""
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """The model's own loss when `compile` was given none, otherwise the given one on the matching outputs.
+        """The model's own loss if `compile` got none, otherwise the given one on the matching outputs.
 
-        Labels meet outputs as in v4.37: a dict by name, a list in order, a single array the first output that is not
-        the loss.
+        Labels are matched to outputs as in v4.37: a dict by name, a list in order, a single array to the first output
+        other than the loss.
         """
         if isinstance(self.loss, str | None) and self.loss in OWN_LOSS:
             loss = self.own_loss(y_pred)
             if loss is not None:
                 total = loss + sum(tf.cast(tf.reduce_sum(extra), loss.dtype) for extra in self.losses)
-                return total / tf.distribute.get_strategy().num_replicas_in_sync  # replicas' gradients are added
+                return total / tf.distribute.get_strategy().num_replicas_in_sync  # replicas' gradients are summed
         y, y_pred = match_labels(y, y_pred)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """The given metrics, on the outputs that the loss is on; without labels none is updated."""
+        """Update the given metrics, on the loss's outputs; without labels none is updated."""
         if y is None:
             return self.get_metrics_result()
         y, y_pred = match_labels(y, y_pred)
@@ -481,7 +481,7 @@ class TFPreTrainedModel(TFMethods, keras.Model, Pretrained):
 
 @unchanged
 def match_labels(y: Any, y_pred: Any) -> tuple[Any, Any]:
-    """The labels, and of an output what they are for."""
+    """(the labels, the matching outputs)."""
     if y is None or not isinstance(y_pred, outputs.ModelOutput):
         return y, y_pred
     fields = [value for name, value in y_pred.items() if name != "loss"]

@@ -25,7 +25,7 @@ def prepare_tf_dataset(
     drop_remainder: bool | None = None,
     prefetch: bool = True,
 ) -> tf.data.Dataset:
-    """See `TFPreTrainedModel.prepare_tf_dataset`; `call` is the method whose parameters are the wanted columns."""
+    """See `TFPreTrainedModel.prepare_tf_dataset`; columns are the parameters of the method `call`."""
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise TypeError(f"dataset: wanted a datasets.Dataset or a list of rows, found a {type(dataset).__name__}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -67,7 +67,7 @@ def padded(rows: list[Mapping[str, Any]], tokenizer: Any) -> dict[str, np.ndarra
 
 
 def split(batch: dict[str, Any], wanted: Sequence[str]) -> Any:
-    """(features, labels), or features alone; a single one stands without its name, as in v4.37."""
+    """(features, labels), or only features; a single one is without its name, as in v4.37."""
     features = {name: np.asarray(value) for name, value in batch.items() if name in wanted}
     labels = {name: np.asarray(value) for name, value in batch.items() if name in LABELS}
     if not features:
@@ -77,7 +77,7 @@ def split(batch: dict[str, Any], wanted: Sequence[str]) -> Any:
 
 
 def _spec(two: np.ndarray, one: np.ndarray) -> tf.TensorSpec:
-    """A column's signature: what two batches do not have in common is free, and the number of rows always."""
+    """A column's signature: sizes that differ between two batches are free, and the number of rows always."""
     same = [a if a == b else None for a, b in zip(two.shape[1:], one.shape[1:], strict=True)]
     free = [None] * len(same) if two.ndim == 2 and two.dtype.kind in "iu" else same  # texts differ in length
     return tf.TensorSpec((None, *free), tf.as_dtype(two.dtype))

@@ -13,11 +13,11 @@ import tensorflow as tf
 
 
 def endpoints(model: Any) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
-    """Signature name -> the function of named tensors to named tensors, and the names of its inputs.
+    """Signature name -> (function of named tensors to named tensors, names of its inputs).
 
-    "serve", which TensorFlow Serving also finds as "serving_default", gives the model's own output. A full model
-    also has "text" (input_ids, attention_mask -> text_features) and "image" (pixel_values -> image_features), the
-    embeddings as `get_text_features` and `get_image_features` give them: not normalised.
+    "serve", also "serving_default" for TensorFlow Serving, returns the model's own output. A full model also has "text"
+    (input_ids, attention_mask -> text_features) and "image" (pixel_values -> image_features), the embeddings of
+    `get_text_features` and `get_image_features`, not normalised.
     """
 
     def text(input_ids: tf.Tensor, attention_mask: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -55,13 +55,13 @@ def export_saved_model(
     """Write a SavedModel.
 
     Args:
-        input_signature: name -> TensorSpec for inputs that are to differ from `model.input_signature`.
+        input_signature: name -> TensorSpec for inputs that differ from `model.input_signature`.
         signatures: which of `endpoints`; default all.
         verbose: print them.
         options: TensorFlow's.
     """
     specs = {**model.input_signature, **(input_signature or {})}
-    archive = keras.export.ExportArchive()  # finds the endpoints' weights; `track` would write all of them twice
+    archive = keras.export.ExportArchive()  # tracks the endpoints' weights; `track` would write all of them twice
     for name, (function, inputs) in _chosen(model, signatures).items():
         named = [tf.TensorSpec(specs[i].shape, specs[i].dtype, name=i) for i in inputs]
         archive.add_endpoint(name, function, input_signature=named)
@@ -75,12 +75,12 @@ def export_litert(
     signatures: Sequence[str] | None = None,
     **converter_options: Any,
 ) -> None:
-    """Write a .tflite file of LiteRT's built-in operations alone.
+    """Write a .tflite file with only LiteRT's built-in operations.
 
     Args:
-        input_signature: as for a SavedModel; default a batch of 1, and texts as long as the model has positions.
-        signatures: which of `endpoints` the file has; default "text" and "image" for a full model, else "serve". They
-            share the weights.
+        input_signature: as for a SavedModel; default a batch of 1, and texts of the greatest length.
+        signatures: which of `endpoints`; default "text" and "image" for a full model, else "serve". They share the
+            weights.
         **converter_options: attributes of tf.lite.TFLiteConverter, e.g. `optimizations=[tf.lite.Optimize.DEFAULT]`.
     """
     path = Path(filepath)
@@ -111,7 +111,7 @@ def _chosen(model: Any, signatures: Sequence[str] | None) -> dict[str, tuple[Cal
 
 
 def fixed(model: Any, spec: tf.TensorSpec) -> tf.TensorSpec:
-    """Batch 1, and texts of the greatest length: sizes that are known make a smaller and faster file."""
+    """A signature with batch 1 and texts of the greatest length: static sizes make a smaller and faster file."""
     shape = [1, *spec.shape[1:]]
     if spec.shape.rank == 2:
         shape[1] = model.text_model.config.max_position_embeddings

@@ -1,4 +1,4 @@
-"""The input styles of v4.37's Keras models, as keywords: one after the other, a list or tuple, a mapping."""
+"""v4.37's styles of input for Keras models (positional, a list or tuple, a mapping) as keywords; input checks."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from clip_core.inputs import (
 from .layers import sizes
 from .shortcuts import untouched
 
-TENSORS = {"input_ids": 2, "pixel_values": 4, "attention_mask": 2, "position_ids": 2}  # name -> rank
+TENSORS = {"input_ids": 2, "pixel_values": 4, "attention_mask": 2, "position_ids": 2, "labels": 1}  # name -> rank
 
 
 def unchanged(check: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors of the core pass through Keras and AutoGraph as they are: the same type and words in every backend."""
+    """Decorator: the core's errors pass unchanged through Keras and AutoGraph."""
 
     @tf.autograph.experimental.do_not_convert
     @wraps(check)
@@ -60,13 +60,13 @@ def switches(
     output_hidden_states: bool | None = None,
     return_dict: bool | None = None,
 ) -> tuple[dict[str, bool], bool]:
-    """(what to collect, as keywords; whether the output is a dict), with the config's values in place of None."""
+    """(flags for the encoder as keywords, whether the output is a dict), resolved against the config."""
     flags = resolve_flags(config, output_attentions, output_hidden_states, return_dict)
     return {"output_attentions": flags.attentions, "output_hidden_states": flags.hidden_states}, flags.return_dict
 
 
 def unpacked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that takes its inputs in all of these styles."""
+    """Decorator: the method accepts inputs in all of these styles."""
 
     @tf.autograph.experimental.do_not_convert
     @wraps(method)
@@ -78,11 +78,11 @@ def unpacked(method: Callable[..., Any]) -> Callable[..., Any]:
 
 @unchanged
 def named_inputs(method: Callable[..., Any], owner: str, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given to a method (of the class named `owner`), as keywords; arrays and lists of numbers as tensors.
+    """The arguments of a method (of the class named `owner`) as keywords; arrays and lists of numbers as tensors.
 
-    The first argument may hold the inputs: a mapping by name, or a list or tuple of arrays and tensors in the order of
-    the parameters (Keras inputs that are named like a parameter go where their name says). A list of numbers is the
-    first input itself.
+    The first argument may contain the inputs: a mapping by name, or a list or tuple of arrays and tensors in the order
+    of the parameters (Keras inputs named like a parameter are assigned by name). A list of numbers is the first input
+    itself.
     """
     signature = _signature(method)
     try:
@@ -119,14 +119,14 @@ def _known(given: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def is_lite_trace(first: Any) -> bool:
-    """Whether tf.lite.TFLiteConverter.from_keras_model traces a call: it declares all inputs with one dtype, float32,
-    ids too, and takes flat outputs only."""
+    """Whether tf.lite.TFLiteConverter.from_keras_model traces the call: it declares all inputs as float32, also ids,
+    and accepts only flat outputs."""
     ids = first.get("input_ids") if isinstance(first, Mapping) else None
     return tf.is_tensor(ids) and tf.is_symbolic_tensor(ids) and ids.dtype == tf.float32
 
 
 def _is_several(values: list | tuple, rank: int) -> bool:
-    """Whether a list holds inputs rather than the numbers of the first one, whose rank is known."""
+    """Whether a list contains inputs, not the numbers of the first input, whose rank is known."""
     return any(value is None or hasattr(value, "shape") or _depth(value) >= rank for value in values)
 
 
@@ -162,7 +162,7 @@ def _tensor(name: str, value: Any) -> Any:
 
 
 def _switch(name: str, value: Any) -> Any:
-    """A flag as Python's own. A dataset makes tensors of everything: `return_loss` may be one, and then means yes."""
+    """A flag as a Python value. In a dataset `return_loss` may be a tensor, which means True."""
     if not tf.is_tensor(value) and not isinstance(value, np.ndarray):
         return value
     if tf.is_tensor(value) and tf.is_symbolic_tensor(value):
@@ -176,7 +176,7 @@ def _switch(name: str, value: Any) -> Any:
 
 
 class Limits(NamedTuple):
-    """What a tower has room for, in the config's words; None where a layer of the caller's own decides."""
+    """A tower's limits, named as in configs; None if a user's own layer decides."""
 
     vocab_size: int | None
     max_position_embeddings: int | None
@@ -189,8 +189,8 @@ def check_text(
     attention_mask: tf.Tensor | None,
     position_ids: tf.Tensor | None,
 ) -> tf.Tensor:
-    """The ids as int32 [B, S]. Known shapes are checked always; values where looking costs no device synchronisation
-    and no graph is being traced. `embeddings`: the tower's, whose tables set the limits unless they were replaced."""
+    """The ids as int32 [B, S]. Known shapes are always checked; values only outside of tracing and without a device
+    synchronisation. `embeddings`: the tower's, whose tables set the limits unless they were replaced."""
     limits = Limits(*(rows_of(embeddings, name) for name in ("token_embedding", "position_embedding")))
     shape = None if input_ids is None else input_ids.shape
     if shape is None or shape.rank is not None:
@@ -216,14 +216,14 @@ def _check_text_shapes(shape: tf.TensorShape, attention_mask: Any, position_ids:
 
 
 def rows_of(embeddings: Any, name: str) -> int | None:
-    """How many rows a table of the embeddings has; None where it, or what holds it, is not this package's."""
+    """The number of rows of a table of the embeddings; None if either is not this package's."""
     table = getattr(embeddings, name, None)
     return table.input_dim if untouched(embeddings, deep=False) and untouched(table) else None
 
 
 @unchanged
 def check_chosen(patches: tf.Tensor, batch: int | None, count: int) -> None:
-    """As `check_text`, of the patches that are looked at."""
+    """As `check_text`, for chosen patches."""
     check_integers("patches", patches.dtype.name)
     if patches.shape.rank is not None:
         check_patches(assume(patches.shape, (batch, None)), assume((batch,), patches.shape[:1])[0])
@@ -233,9 +233,9 @@ def check_chosen(patches: tf.Tensor, batch: int | None, count: int) -> None:
 
 @unchanged
 def check_image(embeddings: Any, pixel_values: tf.Tensor | None, interpolate: bool) -> tf.Tensor:
-    """The pixels, with all sizes but the batch known. Sizes that are not are taken to be right, and checked later.
+    """The pixels, with all sizes except the batch known. Unknown sizes are assumed to be right, and checked later.
 
-    `embeddings`: the tower's. Where its positions were replaced, they decide which sizes it takes.
+    `embeddings`: the tower's. If its positions were replaced, they determine the allowed sizes.
     """
     config, rows = embeddings.config, rows_of(embeddings, "position_embedding")
     shape = None if pixel_values is None else pixel_values.shape
@@ -256,7 +256,7 @@ def check_image(embeddings: Any, pixel_values: tf.Tensor | None, interpolate: bo
 
 @unchanged
 def check_paired(text_embeds: tf.Tensor, image_embeds: tf.Tensor) -> None:
-    """As many texts as images, if both counts are known."""
+    """Check that there are as many texts as images, if both counts are known."""
     texts, images = text_embeds.shape[0], image_embeds.shape[0]
     if texts is not None and images is not None:
         check_pairs(texts, images)
@@ -267,13 +267,13 @@ def _pixel_limits(config: CLIPVisionConfig) -> dict[str, int]:
 
 
 def assume(shape: Any, wanted: Any) -> tuple[int | None, ...]:
-    """A shape with what is unknown in it taken from another, axis by axis from the last."""
+    """A shape with its unknown sizes taken from another, axis by axis from the last."""
     missing = len(shape) - len(wanted)
     return tuple(wanted[i - missing] if size is None and i >= missing else size for i, size in enumerate(shape))
 
 
 def can_look(x: tf.Tensor) -> bool:
-    """Whether values can be read without a device synchronisation or while a graph is being traced."""
+    """Whether there are values that can be read, outside of tracing and without a device synchronisation."""
     return not tf.is_symbolic_tensor(x) and "GPU" not in x.device and x.shape.num_elements() > 0
 
 

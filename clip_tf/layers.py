@@ -1,4 +1,4 @@
-"""Keras layers that know their input sizes, so that a model has its weights as soon as it exists.
+"""Keras layers with given input sizes, so that a model has its weights from construction.
 
 Weights start as zeros: the model draws them all at once (`clip_core.init`), or a checkpoint fills them.
 """
@@ -17,20 +17,20 @@ from clip_core.interpolate import bicubic_matrix
 
 
 class Layer(keras.layers.Layer):
-    """A layer made of layers. Its float inputs stay as they are: what computes in another dtype casts by itself.
+    """A layer made of layers. Its float inputs are not cast; the layers that compute cast them.
 
-    A layer in it may be replaced or wrapped at any time, also when the model has its weights.
+    Its layers may be replaced or wrapped at any time, also after the weights exist.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        self._allow_non_tensor_positional_args = True  # a Keras without this takes the flags as keywords only
+        self._allow_non_tensor_positional_args = True  # without it Keras accepts flags only as keywords
 
     def build(self, input_shape: Any = None) -> None:
         build_children(self)
 
     def _lock_state(self) -> None:
-        """Keras calls this after `build` to refuse new layers. A Keras that calls something else goes on refusing."""
+        """Called by Keras after `build` to refuse new layers, which are allowed here. Another Keras may refuse."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         forget_layers(self, vars(self).get(name))
@@ -54,7 +54,7 @@ class Linear(keras.layers.Dense):
     def product(self, x: tf.Tensor, before: float = 1.0, after: float = 1.0) -> tf.Tensor:
         """before * (after * x @ kernel + bias).
 
-        Keras keeps x's axes between the product and the bias; with two axes, a graph computes both in one kernel.
+        Keras keeps x's axes between the product and the bias; with two axes a graph computes both in one kernel.
         """
         kernel = tf.cast(self.kernel, x.dtype)
         rows = tf.reshape(x if before == 1.0 else before * x, (-1, x.shape[-1]))
@@ -146,7 +146,7 @@ class Embedding(keras.layers.Embedding):
 
     @classmethod
     def of(cls, table: tf.Tensor, owner: keras.layers.Layer) -> Embedding:
-        """A built layer with a table [rows, width], of the dtype policy of the layer that it will be a part of."""
+        """A built layer with a table [rows, width] and the dtype policy of its future owner."""
         with dtype_of(owner):
             layer = cls(*map(int, table.shape))
         layer.build()
@@ -165,7 +165,7 @@ class LayerNorm(keras.layers.LayerNormalization):
         super().build((None, self.width))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        # Keras takes E[x^2] - E[x]^2 for the variance, which loses digits where a state has a large mean.
+        # Keras computes the variance as E[x^2] - E[x]^2, which loses digits for states with a large mean.
         y = at_least_float32(x)
         y = y - tf.reduce_mean(y, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(y), axis=-1, keepdims=True)
@@ -196,12 +196,12 @@ ACTIVATIONS = {
 
 
 def sizes(x: tf.Tensor) -> list[Any]:
-    """The sizes of the axes: numbers where they are known, scalar tensors where not."""
+    """The sizes of the axes: numbers if known, else scalar tensors."""
     return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
 
 
 def at_least_float32(x: tf.Tensor) -> tf.Tensor:
-    """Half precision widened; anything else as it is."""
+    """Half precision as float32; other dtypes unchanged."""
     return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
 
 
@@ -218,7 +218,7 @@ def resampled_positions(table: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 @contextmanager
 def dtype_of(layer: keras.layers.Layer) -> Iterator[None]:
-    """Layers made inside get the dtype policy of `layer`, as if it had been passed to each of them."""
+    """Layers made in the block get the dtype policy of `layer`, as if it was passed to each of them."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(layer.dtype_policy)
     try:
@@ -244,9 +244,9 @@ def children(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Laye
 
 
 def build_children(layer: keras.layers.Layer) -> None:
-    """Build every layer held in an attribute, under the attribute's name: variable paths then are canonical names.
+    """Build every layer in an attribute under the attribute's name, so that variable paths are canonical names.
 
-    Layers of other kinds, which a subclass may have, do not know their sizes before they are called.
+    Other kinds of layers, which a subclass may have, learn their sizes when they are called.
     """
     for name, child in children(layer):
         if isinstance(child, Layer | Linear | Conv | Embedding | LayerNorm) and not child.built:
@@ -255,9 +255,9 @@ def build_children(layer: keras.layers.Layer) -> None:
 
 
 def forget_layers(owner: keras.layers.Layer, old: Any) -> None:
-    """What an attribute held is about to be replaced: its layers' weights are the owner's no longer.
+    """Untrack the weights of an attribute's layers, which are about to be replaced.
 
-    Keras never does this by itself. Without its tracker, weights that no call uses stay in `owner.weights`.
+    Keras does not do this. Without a tracker, unused weights stay in `owner.weights`.
     """
     tracker = getattr(owner, "_tracker", None)
     for item in old if isinstance(old, list | tuple) else (old,):

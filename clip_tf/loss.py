@@ -1,9 +1,9 @@
-"""The contrastive losses over all replicas. `conformance.losses_reference` is the definition of the mathematics.
+"""The contrastive losses over all replicas. `conformance.losses_reference` defines the mathematics.
 
 n rows of this replica, N of all, m of a block of texts, P projection, s = exp(logit_scale), L = s image text^T + bias.
 
-Every function gives this replica's *share*: the shares add up to the mean loss over the global batch, and so do the
-gradients of the parameters, once they are summed over the replicas. Nothing is divided by the number of replicas.
+Every function returns this replica's *share*: the shares sum to the mean loss over the global batch, and so do the
+gradients of the parameters, summed over the replicas. Nothing is divided by the number of replicas.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def contrastive_loss(
     chunk: int = 1024,
     label_smoothing: float = 0.0,
 ) -> tf.Tensor:
-    """This replica's share of the loss, a scalar of float32 at least. Called in a replica context.
+    """This replica's share of the loss, a scalar, float32 at least. Called in a replica context.
 
     Args:
         images, texts: unit rows [n, P] of this replica, pair i in row i; n is equal in all replicas.
         logit_scale: the logarithm of the scale, a scalar. logit_bias: a scalar, for "sigmoid".
         kind: "softmax" (the mean of both directions' cross entropies) or "sigmoid" (per pair, divided by N).
-        mode: "dense" keeps a matrix [n, N]. "chunked" keeps tiles of `chunk` rows [chunk, N], computed again for the
+        mode: "dense" keeps a matrix [n, N]. "chunked" keeps tiles of `chunk` rows [chunk, N], recomputed for the
             gradient. "ring" is chunked with the texts of one replica at a time, tiles [chunk, n]: tf.distribute has no
-            point-to-point exchange, so each replica's block is broadcast (as a sum with zeros) instead of handed on.
+            point-to-point exchange, so each replica's block is broadcast (as a sum with zeros).
         label_smoothing: dense softmax only; the share of the target that is spread over all N.
     """
     image, text = at_least_float32(images), at_least_float32(texts)
@@ -94,7 +94,7 @@ def _dense_sigmoid(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor, lo
 
 
 class Tiles(NamedTuple):
-    """Rows in tiles of equal height, because compilers want one shape; `valid` marks those that are no filling."""
+    """Rows in tiles of equal height, because compilers need one shape; `valid` marks rows that are not padding."""
 
     rows: tf.Tensor  # [tiles, height, P]
     valid: tf.Tensor  # [tiles, height, 1], bool
@@ -125,7 +125,7 @@ def _streamed_softmax(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor,
         count = tf.cast(2 * _replicas() * length, image.dtype)
         row_max = tf.fill(tf.shape(tiles.numbers), tf.constant(float("-inf"), image.dtype))
         row_sum = tf.zeros_like(row_max)
-        columns = []  # of each block, (max, sum) over the images of all replicas
+        columns = []  # for each block, (max, sum) over the images of all replicas
         for block_after in _blocks(text, ring):
             block = block_after(row_sum)
             row_max, row_sum, column_max, column_sum = _sweep(tiles, scale, block.texts, row_max, row_sum)
@@ -139,8 +139,8 @@ def _streamed_softmax(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor,
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             def weights(logits: tf.Tensor, a: tf.Tensor, first: tf.Tensor, k: int) -> tf.Tensor:
-                # The -2 belongs inside: what is left of a good pair is small, and would drown in the difference. And
-                # (max, sum) stay apart: their log-sum-exp is rounded as a logit is, 1e-5 at a scale of 100.
+                # The -2 is added here, because a good pair's remainder is small and would be lost in a later
+                # difference. (max, sum) stay separate: their log-sum-exp is rounded like a logit, 1e-5 at scale 100.
                 top, total = columns[k]
                 of_row = tf.exp(logits - row_max[a][:, None]) / row_sum[a][:, None]
                 match = _matches(tiles.numbers[a], first, tf.shape(logits)[1], logits.dtype)
@@ -156,7 +156,7 @@ def _streamed_softmax(image: tf.Tensor, text: tf.Tensor, logit_scale: tf.Tensor,
 
 
 def _sweep(tiles: Tiles, scale: tf.Tensor, texts: tf.Tensor, row_max: tf.Tensor, row_sum: tf.Tensor) -> tuple:
-    """Images against a block of texts [m, P]: the rows' (max, sum) brought up to date, and the columns' [m]."""
+    """Images against a block of texts [m, P]: the rows' updated (max, sum), and the columns' [m]."""
     dtype, width = texts.dtype, tf.shape(texts)[:1]
     columns = tf.fill(width, tf.constant(float("-inf"), dtype)), tf.zeros(width, dtype)
 
@@ -220,8 +220,8 @@ def _streamed_sigmoid(
 def _backward(
     image: tf.Tensor, text: tf.Tensor, tiles: Tiles, scale: tf.Tensor, ring: bool, weights: Callable[..., tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """G text [n, P], G^T image [n, P] over all replicas' images, and this replica's sum of G, where `weights`
-    (logits [height, m], tile, first text's number, block) gives G's tiles."""
+    """(G text [n, P], G^T image [n, P] over all replicas' images, this replica's sum of G). `weights`: function of
+    (logits [height, m], tile, first text's number, block) to G's tiles."""
     d_rows, d_text = tf.zeros_like(tiles.rows), tf.zeros_like(text)
     total = tf.zeros((), image.dtype)
     for k, block_after in enumerate(_blocks(text, ring)):
@@ -252,7 +252,7 @@ def _stack(array: tf.TensorArray, like: tf.Tensor) -> tf.Tensor:
 
 
 def _matches(rows: tf.Tensor, first: tf.Tensor, width: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """[height, width]: 1 where the row's pair is in the column, whose numbers begin `first` before this replica's."""
+    """[height, width]: 1 at each row's pair; the columns' numbers begin `first` from this replica's first row."""
     return tf.cast(rows[:, None] == first + tf.range(width)[None], dtype)
 
 
@@ -262,8 +262,8 @@ def _matches(rows: tf.Tensor, first: tf.Tensor, width: tf.Tensor, dtype: tf.DTyp
 class Block(NamedTuple):
     """Some replicas' texts.
 
-    texts: [m, P]. first: the number of the first one, counted from this replica's first row.
-    own: of a tensor [m, ...], the part that is about this replica's texts (in a block without them: zeros [n, ...]).
+    texts: [m, P]. first: the number of the first one, relative to this replica's first row.
+    own: function from a tensor [m, ...] to the part of this replica's texts (zeros [n, ...] in a block without them).
     """
 
     texts: tf.Tensor
@@ -272,8 +272,8 @@ class Block(NamedTuple):
 
 
 def _blocks(text: tf.Tensor, ring: bool) -> list[Callable[[tf.Tensor], Block]]:
-    """All texts in one block, or in a ring one replica's after the other's. Each is a function of a result that it
-    waits for, so that no two blocks are there at once."""
+    """All texts in one block, or in a ring one replica's after another's. Each is a function of a result to wait for,
+    so that only one block exists at a time."""
     length, replica = tf.shape(text)[0], _replica()
     if _replicas() == 1:
         return [lambda _: Block(text, tf.constant(0), lambda x, _: x)]
@@ -292,13 +292,13 @@ def _blocks(text: tf.Tensor, ring: bool) -> list[Callable[[tf.Tensor], Block]]:
 
 
 def _own_rows(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Of all replicas' rows, as many as `like` has: this replica's. (XLA wants the size apart from the start.)"""
+    """This replica's rows, as many as `like` has, of all replicas' rows. (XLA needs the size apart from the start.)"""
     start = tf.stack([_first_row(like), *[0] * (x.shape.rank - 1)])
     return tf.slice(x, start, tf.concat([tf.shape(like)[:1], tf.shape(x)[1:]], axis=0))
 
 
 def gather(x: tf.Tensor) -> tf.Tensor:
-    """Rows of all replicas, in their order. The gradient is summed over the replicas."""
+    """The rows of all replicas, in their order. The gradient is summed over the replicas."""
     return tf.distribute.get_replica_context().all_gather(x, axis=0) if _replicas() > 1 else x
 
 
@@ -307,7 +307,7 @@ def _sum_over_replicas(x: tf.Tensor) -> tf.Tensor:
 
 
 def _over_replicas(top: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(max, sum) over all replicas from each one's."""
+    """Combine (max, sum) over all replicas."""
     tops, totals = gather(top[None]), gather(total[None])  # [replicas, m]
     top = tf.reduce_max(tops, axis=0)
     return top, tf.reduce_sum(totals * tf.exp(tops - top), axis=0)

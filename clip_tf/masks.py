@@ -1,4 +1,4 @@
-"""Who sees whom, as attention takes it."""
+"""Attention masks as penalties on the scores."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .layers import at_least_float32, sizes
 
 
 def one_token(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
+    """The token at position `rows` [B] of every sequence: x [B, S, D] -> [B, 1, D]."""
     return tf.gather(x, rows[:, None], batch_dims=1)
 
 
 def layer_arguments(
     count: int, x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool, rows: tf.Tensor | None
 ) -> list[dict[str, Any]]:
-    """For each of `count` layers on x [B, S, D] its penalty; where only the tokens `rows` are wanted, for the last
-    layer theirs, and which they are."""
+    """The keywords of each of `count` layers on x [B, S, D]: its penalty; with `rows`, for the last layer these tokens
+    and their penalty."""
     masked = attention_mask is not None or causal
     plans: list[dict] = [{"penalty": attention_penalty(x, attention_mask, causal) if masked else None}] * count
     if rows is not None and plans:
@@ -29,14 +29,14 @@ def layer_arguments(
 def attention_penalty(
     x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool, rows: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Who sees whom, as one penalty on the scores [B, 1, S, S] (or [1, 1, S, S]); for the tokens `rows` [B, 1, 1, S].
+    """The attention mask as a penalty on the scores [B, 1, S, S] (or [1, 1, S, S]); for the tokens `rows` [B, 1, 1, S].
 
-    A hidden token and the future cost float32's greatest finite value, what is both costs inf: v4.37's sum of two
-    biases in PyTorch, to the bit. A query that may see nothing thus attends uniformly to what is only one of the two,
-    where inf alone would give NaN.
+    Hidden tokens and future tokens have float32's greatest finite value, those that are both have inf: exactly v4.37's
+    sum of two biases in PyTorch. A query without visible tokens thus attends uniformly to those that are only one of
+    the two; with inf throughout it would give NaN.
 
-    It is subtracted because TensorFlow 2.21 fuses a product of matrices and an *added* broadcast bias, on CPUs and in
-    graphs, into a oneDNN kernel that takes 200 times as long.
+    It is subtracted, because TensorFlow 2.21 fuses a matrix product and an *added* broadcast bias, on CPUs in graphs,
+    into a oneDNN kernel that takes 200 times as long.
     """
     dtype, positions = at_least_float32(x[:0]).dtype, tf.range(sizes(x)[1])
     asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]

@@ -1,4 +1,4 @@
-"""What v4.37's base class offers beside loading and saving: serving, embeddings, names."""
+"""Further methods of v4.37's base class: serving, embeddings, names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TFMethods:
 
     @property
     def input_signature(self) -> dict[str, tf.TensorSpec]:
-        """Name -> TensorSpec of the inputs that serving takes, by the parameters of `call`; sizes of texts are free."""
+        """Name -> TensorSpec of the inputs for serving, by the parameters of `call`; sizes of texts are free."""
         names = inspect.signature(type(self).call).parameters  # type: ignore[attr-defined]
         out = {}
         for name in ("input_ids", "attention_mask"):
@@ -45,21 +45,21 @@ class TFMethods:
 
     @property
     def dummy_inputs(self) -> dict[str, tf.Tensor]:
-        """The smallest inputs that the model takes."""
+        """The smallest inputs for the model."""
         specs = self.input_signature.items()
         return {name: tf.ones([1, *(n or 2 for n in spec.shape[1:])], spec.dtype) for name, spec in specs}
 
     def serving(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What a server runs: named inputs to named tensors."""
+        """The function for serving: named inputs to named tensors."""
         return self.serving_output(self(inputs, return_dict=True))  # type: ignore[operator]
 
     def eager_serving(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """`serving`, under the name that v4.37 gave up."""
+        """`serving`, under a name that v4.37 deprecates."""
         warnings.warn("eager_serving is deprecated: use serving", FutureWarning, stacklevel=2)
         return self.serving(inputs)
 
     def serving_output(self, output: Any) -> dict[str, tf.Tensor]:
-        """An output's own tensors by name; hidden states and attentions are stacked, the towers' outputs left out."""
+        """An output's own tensors by name; hidden states and attentions stacked, towers' outputs left out."""
         if not isinstance(output, outputs.ModelOutput):
             return output
         return {
@@ -88,9 +88,9 @@ class TFMethods:
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
     ) -> Embedding:
-        """Grow or shrink the vocabulary; kept rows stay, new ones are drawn by the initialisation rule.
+        """Grow or shrink the vocabulary; kept rows are unchanged, new ones are drawn by the initialisation rule.
 
-        A compiled model must be compiled again: its optimizer holds the old table.
+        A compiled model must be compiled again, because its optimizer has the old table.
 
         Args:
             new_num_tokens: rows wanted; None keeps the number (or only rounds it).
@@ -120,7 +120,7 @@ class TFMethods:
         tower.embeddings.token_embedding = layer
         if isinstance(rows := getattr(layer, "input_dim", None), int):
             tower.config.vocab_size = rows
-        self.train_function = self.test_function = self.predict_function = None  # they hold the old table
+        self.train_function = self.test_function = self.predict_function = None  # they have the old table
 
     def _text_tower(self, what: str) -> Any:
         for tower in self._towers():
@@ -129,14 +129,14 @@ class TFMethods:
         raise ValueError(f"{type(self).__name__}.{what}: this model has no token embedding")
 
     def _towers(self) -> list[Any]:
-        """The towers, text first: the model's own, or those of the model that it is round."""
-        raise NotImplementedError  # the base class's duty
+        """The towers, text first: the model's own, or those of the model inside."""
+        raise NotImplementedError  # of the base class
 
     def get_output_embeddings(self) -> None:
         """None: CLIP has no output embeddings."""
 
     def set_output_embeddings(self, value: Any) -> None:
-        """Nothing, as in v4.37: CLIP has no output embeddings."""
+        """No effect, as in v4.37: CLIP has no output embeddings."""
 
     def get_lm_head(self) -> None:
         """None: CLIP has no language model's head."""
@@ -151,12 +151,12 @@ class TFMethods:
         """None: CLIP has no language model's head."""
 
     def set_bias(self, value: Any) -> None:
-        """Nothing, as in v4.37: CLIP has no language model's head."""
+        """No effect, as in v4.37: CLIP has no language model's head."""
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Compute each layer again in the backward pass instead of keeping its activations."""
+        """Recompute each layer in the backward pass instead of keeping its activations."""
         for encoder in self._encoders():
             encoder.gradient_checkpointing = True
 
@@ -173,30 +173,30 @@ class TFMethods:
         return [tower.encoder for tower in self._towers() if hasattr(tower, "encoder")]
 
     def prepare_tf_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> tf.data.Dataset:
-        """Rows as batches for `fit`. Columns that `call` does not know are left out; a single column has no name.
+        """Batches of rows for `fit`. Columns other than parameters of `call` are left out; a single one has no name.
 
         Args:
             dataset: a datasets.Dataset, or a list of rows, each a dict.
-            batch_size: rows of a batch. Default 8.
-            shuffle: another order in every pass. Default True.
+            batch_size: rows per batch. Default 8.
+            shuffle: a new order in every epoch. Default True.
             tokenizer: pads texts to the longest of the batch.
             collate_fn, collate_fn_args: rows to a dict of arrays, and keywords for it.
-            drop_remainder: whether a last, smaller batch is left out. Default: as `shuffle`.
-            prefetch: the next batch is made while one is computed. Default True.
+            drop_remainder: leave out a smaller last batch. Default: as `shuffle`.
+            prefetch: prepare the next batch during the computation. Default True.
 
         Labels ("labels", "label", "label_ids") come second, for losses given to `compile`.
         """
         return prepare_tf_dataset(type(self).call, dataset, *args, **kwargs)  # type: ignore[attr-defined]
 
     def get_label_to_output_name_mapping(self) -> dict[str, str]:
-        """Labels whose name is not that of their output; CLIP has none."""
+        """Labels with another name than their output; CLIP has none."""
         return {}
 
     # -- names --------------------------------------------------------------------------------------------------------
 
     @property
     def framework(self) -> str:
-        """`"tf"`, by which transformers' tools tell the frameworks apart."""
+        """`"tf"`, by which transformers' tools identify the framework."""
         return "tf"
 
     @property
@@ -213,12 +213,12 @@ class TFMethods:
         return False
 
     def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers the model holds; optionally only trained ones."""
+        """The number of parameters; optionally only of trainable ones."""
         weights = self.trainable_weights if only_trainable else self.weights  # type: ignore[attr-defined]
         return sum(int(np.prod(v.shape)) for v in weights)
 
     def create_model_card(self, output_dir: str | os.PathLike, model_name: str, **facts: Any) -> None:
-        """Write README.md with a card's header, and the last epoch of `fit` where there was one.
+        """Write README.md with a model card's header, and the last epoch of `fit` if there was one.
 
         **facts: language, license, tags, finetuned_from, tasks, dataset_tags, dataset, dataset_args: text or lists.
         """

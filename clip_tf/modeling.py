@@ -15,10 +15,10 @@ import tensorflow as tf
 from clip_core.config import CLIPConfig, CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
 from clip_core.outputs import (
     BaseModelOutput,
-    BaseModelOutputWithPooling,
     CLIPOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
+    tower_output,
 )
 
 from .bridge import MainLayer, TFPreTrainedModel, Tower, by_main_layer
@@ -36,7 +36,7 @@ from .layers import (
 )
 from .masks import layer_arguments, one_token
 from .pooling import chosen_tokens, pooled_image, pooled_text
-from .resnet import TFCLIPResNetVisionTransformer
+from .resnet import TFCLIPResNetVisionTransformer, vision_projection
 from .shortcuts import grid_positions, mlp, pooled
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class TFCLIPEncoderLayer(Layer):
 
 
 class TFCLIPEncoder(Layer):
-    """The layers of a tower, and what is collected on the way."""
+    """The layers of a tower, and their collected outputs."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -189,14 +189,14 @@ class TFCLIPEncoder(Layer):
         rows: tf.Tensor | None = None,
     ) -> BaseModelOutput:
         """x [B, S, D]; attention_mask [B, S]; rows [B]: the last layer computes only these: [B, 1, D]."""
-        if tuple(self.layers) != self.tracked:  # Keras does not see what is put into a list
+        if tuple(self.layers) != self.tracked:  # Keras does not notice changes of a list
             self.layers, self.tracked = list(self.layers), tuple(self.layers)
         plans = layer_arguments(len(self.layers), x, attention_mask, causal, rows)
         if rows is not None and not plans:
             x = one_token(x, rows)
         hidden_states, attentions = [x], []
         for layer, plan in zip(self.layers, plans, strict=True):
-            # Drawn out here, so that a layer that is computed again drops the same weights.
+            # Drawn here, so that a recomputed layer drops the same weights.
             seed = self.seeds.next() if training and self.config.attention_dropout else None
             run = partial(layer, seed=seed, **plan)
             x, weights = (tf.recompute_grad(run) if self.gradient_checkpointing and training else run)(x)
@@ -245,10 +245,10 @@ class TFCLIPTextTransformer(Tower):
     pooled = pooled_text
 
     def end_of_text(self, input_ids: tf.Tensor) -> tf.Tensor:
-        """Where the end-of-text token stands: [B, S] -> [B]."""
+        """The position of the end-of-text token: [B, S] -> [B]."""
         if self.config.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
             return tf.argmax(input_ids, axis=-1, output_type=tf.int32)
-        # The first one, because padding may be the same token; position 0 when there is none.
+        # The first one, because padding may be the same token; position 0 if there is none.
         ends = tf.cast(input_ids == self.config.eos_token_id, tf.int32)
         return tf.argmax(ends, axis=-1, output_type=tf.int32)
 
@@ -286,23 +286,10 @@ class TFCLIPVisionTransformer(Tower):
     pooled = pooled_image
 
 
-def tower_output(encoded: BaseModelOutput, last_hidden_state: tf.Tensor, pooled: tf.Tensor, return_dict: bool) -> Any:
-    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
-    return out if return_dict else out.to_tuple()
-
-
 def vision_tower(config: CLIPVisionConfig, projection_dim: int | None = None) -> Tower:
-    """The tower that a config is of: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return TFCLIPResNetVisionTransformer(config, projection_dim)
-    return TFCLIPVisionTransformer(config)
-
-
-def vision_projection(config: CLIPVisionConfig, projection_dim: int) -> Any:
-    """From what `vision_tower` pools to the shared space; a ResNet's is there already."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return tf.identity
-    return Linear(config.hidden_size, projection_dim, bias=False)
+    """The tower for a config: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
+    resnet = isinstance(config, CLIPResNetVisionConfig)
+    return TFCLIPResNetVisionTransformer(config, projection_dim) if resnet else TFCLIPVisionTransformer(config)
 
 
 # -- main layers, each the layer "clip" of a public class --------------------------------------------------------------
@@ -454,7 +441,7 @@ class TFCLIPMainLayer(MainLayer):
 
 
 class TFCLIPPreTrainedModel(TFPreTrainedModel):
-    """Base of the public classes: loading, saving, training, and what v4.37's Keras models offer beside `call`."""
+    """Base of the public classes: loading, saving, training, and the other methods of v4.37's Keras models."""
 
     config_class = CLIPConfig
     base_model_prefix = "clip"

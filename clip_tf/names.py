@@ -1,4 +1,4 @@
-"""A model's weights by their published names: which variable is which, in which order of axes."""
+"""A model's variables by their published names, and the order of their axes."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ PIECE = 2 << 20  # bytes
 def named_variables(layer: Any, prefix: str = "") -> dict[str, tuple[Any, tuple[int, ...] | None]]:
     """Name -> (variable, permutation from the published axes to its own) of all weights in a layer.
 
-    Names are attributes from the layer on, and leaves those of `LEAVES` where the kind of layer is known, so that they
-    are PyTorch's. A main layer has no name in them. What a layer of Keras' own hides is named by its path.
+    Names are PyTorch's: attributes from the layer on, and leaves from `LEAVES` for known kinds of layers. A main layer
+    is not part of them. Variables hidden in Keras' own layers are named by their path.
     """
     out: dict[str, tuple[Any, tuple[int, ...] | None]] = {}
     inside: set[int] = set()
@@ -67,12 +67,12 @@ def canonical_shape(variable: Any, permutation: tuple[int, ...] | None) -> tuple
 
 
 def keras_name(name: str, variable: Any) -> str:
-    """A part of one's own as v4.37's h5 files name it: "classifier.weight" -> "classifier/kernel:0"."""
+    """A user's own part in v4.37's h5 files: "classifier.weight" -> "classifier/kernel:0"."""
     return f"{name.rpartition('.')[0]}.{variable.name}:0".replace(".", "/").removeprefix("/")
 
 
 def rename_keras(entries: dict[str, Any], wanted: Mapping[str, tuple[Any, tuple[int, ...] | None]]) -> None:
-    """Entries under Keras' names and in its layout, such as "classifier/c/classifier/kernel:0", get the published."""
+    """Entries with Keras' names and layout, such as "classifier/c/classifier/kernel:0", in the published form."""
     for name, (variable, permutation) in wanted.items():
         own = keras_name(name, variable)
         key = next((key for key in entries if f"/{key}".endswith(f"/{own}")), None)
@@ -83,20 +83,20 @@ def rename_keras(entries: dict[str, Any], wanted: Mapping[str, tuple[Any, tuple[
 
 
 def fill(variable: keras.Variable, tensor: LazyTensor) -> None:
-    """Assign a tensor of the variable's dtype; a large one in pieces, in place: TensorFlow copies what it takes."""
-    dtype = tf.as_dtype(variable.dtype).as_numpy_dtype  # bfloat16 comes as bits
+    """Assign a tensor of the variable's dtype, a large one in pieces, in place, because TensorFlow copies values."""
+    dtype = tf.as_dtype(variable.dtype).as_numpy_dtype  # bfloat16 is stored as bits
     raw = [getattr(tf.raw_ops, name, None) for name in ("ResourceStridedSliceAssign", "DisableCopyOnRead")]
     if tensor.nbytes <= PIECE or not isinstance(variable.value, tf.Variable) or None in raw:
         variable.assign(tensor.numpy().view(dtype))
         return
     assign, disable_copy = raw
-    whole = tensor.numpy() if tensor.part is None else None  # transposed: there is no reading a part of it
+    whole = tensor.numpy() if tensor.part is None else None  # transposed: it can't be read in parts
     rows = max(PIECE * tensor.shape[0] // tensor.nbytes, 1)
     handle = variable.value.handle
     for start in range(0, tensor.shape[0], rows):
         stop = min(start + rows, tensor.shape[0])
         piece = tensor.rows(start, stop).numpy() if whole is None else whole[start:stop]
-        # `variable[start:stop].assign` would begin with reading the variable, which after the first part is a copy.
+        # `variable[start:stop].assign` would first read the variable, which after the first part is a copy.
         assign(ref=handle, begin=[start], end=[stop], strides=[1], value=piece.view(dtype))
-    # Assigning a part makes TensorFlow copy the whole variable at every read from then on, unless told otherwise.
+    # After a partial assignment TensorFlow copies the whole variable at every read, unless told otherwise.
     disable_copy(resource=handle)

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from clip_core.config import CLIPResNetVisionConfig
+from clip_core.config import CLIPResNetVisionConfig, CLIPVisionConfig
 from clip_core.errors import InputError
 from clip_core.inputs import check_pixels
 from clip_core.outputs import BaseModelOutputWithPooling
@@ -173,3 +173,10 @@ def checked(config: CLIPResNetVisionConfig, pixel_values: tf.Tensor | None, inte
     if shape is None or shape.rank is not None:
         check_pixels(config, shape and assume(shape, wanted))
     return tf.ensure_shape(pixel_values, wanted)
+
+
+def vision_projection(config: CLIPVisionConfig, projection_dim: int) -> Any:
+    """The projection of a vision tower's pooled output; a ResNet's is an embedding already."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return tf.identity
+    return Linear(config.hidden_size, projection_dim, bias=False)

@@ -6,6 +6,7 @@ import clip_core
 
 from . import _backend  # first: names the extra where PyTorch is missing
 from .adapter import as_transformers
+from .classification import CLIPForImageClassification
 from .modeling import (
     CLIPModel,
     CLIPPreTrainedModel,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *clip_core.__all__,
+    "CLIPForImageClassification",
     "CLIPModel",
     "CLIPPreTrainedModel",
     "CLIPTextModel",
@@ -35,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Re-exported on first use: importing a backend must not cost the tokenizer's imports.
+    # Re-exported on first use, so that importing a backend does not import the tokenizers.
     if name in clip_core.__all__:
         return getattr(clip_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Says which extra is missing where the framework is. Imported before anything that needs it."""
+"""Names the extra to install if the framework is missing. Imported before anything that needs it."""
 
 from clip_core.errors import require
 

@@ -1,4 +1,4 @@
-"""The activations that configs name, as modules."""
+"""The activations in configs, as modules."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ACT2FN = {name: cls(*args) for name, (cls, *args) in _CLASSES.items()}
 
 
 def activation(act: Any) -> Any:
-    """A module of its own for a config's `hidden_act`: a name, or a callable, which is taken as it is."""
+    """A new module for a config's `hidden_act`: a name, or a callable, which is returned unchanged."""
     if callable(act):
         return act
     cls, *args = _CLASSES[act]
@@ -58,7 +58,7 @@ def activation(act: Any) -> Any:
 
 
 def name_of(act: Any) -> str | None:
-    """The name in configs of a module that computes what the name says; None for any other."""
+    """The config name of an unchanged activation module; None for other modules."""
     if not isinstance(act, nn.Module) or not may_skip(act):
         return None
     if isinstance(act, GELUActivation):

@@ -17,7 +17,7 @@ from clip_core.outputs import ModelOutput
 from . import modeling
 from .bridge import PreTrainedModel
 
-# transformers' class whose place ours can take -> ours
+# transformers' class -> ours
 CLASSES = {
     name: getattr(modeling, name)
     for name in (
@@ -34,14 +34,14 @@ def as_transformers(model: PreTrainedModel) -> Any:
     """The same model, for programs that insist on `transformers.PreTrainedModel`.
 
     The result is an instance of both classes, ours and transformers' of the same name. It shares the given model's
-    modules, weights and config: training, moving or loading one does so to both. What it computes, saves and is
-    called is ours, what a call returns is transformers' class of outputs; beside that, it only has the methods that
-    ours lacks. transformers' pipelines, VisionTextDualEncoderModel and classes of others that hold a CLIP take it.
-    Pickles and copies of it need both packages; what `save_pretrained` writes needs either.
+    modules, weights and config: training, moving or loading one affects both. Computation, saving and naming are ours,
+    calls return transformers' class of outputs, and transformers' methods are used only if ours lacks them. It works in
+    transformers' pipelines, VisionTextDualEncoderModel and other classes that contain a CLIP. Pickles and copies of it
+    need both packages; files of `save_pretrained` need either.
 
     Args:
         model: a CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModel or
-            CLIPVisionModelWithProjection of `clip_torch`, or of a subclass. One that is adapted already is returned.
+            CLIPVisionModelWithProjection of `clip_torch`, or of a subclass. An adapted one is returned unchanged.
             Tokenizers, image processors and processors: see `clip_core.adapter.as_transformers`.
 
     Raises MissingDependencyError without transformers, TypeError for any other model.
@@ -49,7 +49,7 @@ def as_transformers(model: PreTrainedModel) -> Any:
     if isinstance(model, _Adapted):
         return model
     if not isinstance(model, Module):
-        from clip_core import adapter as processors  # tokenizers and pictures: not needed to import a backend
+        from clip_core import adapter as processors  # slow to import
 
         if isinstance(model, tuple(processors.CLASSES)):
             return processors.as_transformers(model)
@@ -62,7 +62,7 @@ def as_transformers(model: PreTrainedModel) -> Any:
 
 
 class _Adapted:
-    """What the adapted classes have beside ours and transformers': ways to be made, since transformers' is skipped."""
+    """Construction of adapted classes, for which transformers' constructor is skipped."""
 
     _ours: type[PreTrainedModel]
 
@@ -71,18 +71,22 @@ class _Adapted:
         self._share(self._ours(config if isinstance(config, own) else own(**config.to_dict())))
 
     def _share(self, model: PreTrainedModel) -> None:
-        # What transformers' constructor leaves, as far as its methods look for it.
+        # Attributes that transformers' constructor sets and its methods need.
         theirs = {"all_tied_weights_keys": {}, "warnings_issued": {}, "_plain": model}
         self.__dict__ = {**model.__dict__, **theirs}
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As the class of `clip_torch` does it; the result is adapted."""
+        """As `from_pretrained` of `clip_torch`'s class; the result is adapted."""
         loaded = cls._ours.from_pretrained(*args, **kwargs)
         return (as_transformers(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else as_transformers(loaded)
 
+    def _initialize_weights(self, module: Any, *others: Any) -> None:
+        # What transformers' class around this one calls for every module in it: those of ours have their weights.
+        pass
+
     def tie_embeddings_and_encoder_decoder(self) -> None:
-        # What transformers' class around this one calls for every model in it; theirs asks for a config of theirs.
+        # Called by transformers' outer classes for every inner model; their own method requires their config.
         self.tie_weights()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -101,7 +105,7 @@ copyreg.pickle(_AdaptedType, lambda cls: (_adapted_class, (cls._ours,)))  # type
 
 @functools.cache
 def _adapted_class(ours: type[PreTrainedModel]) -> type:
-    """A class of both packages; it has the name and module of transformers', under which other programs file it."""
+    """A subclass of both packages' classes, with the name and module of transformers', which other programs check."""
     try:
         import transformers
     except ImportError as error:
@@ -115,12 +119,12 @@ def _adapted_class(ours: type[PreTrainedModel]) -> type:
 
     body = {"__module__": theirs.__module__, "__qualname__": name, "__doc__": ours.__doc__, "_ours": ours}
     body["forward"] = forward
-    # Beside them `config_class` is ours; `__init_subclass__` of transformers looks for it in the class itself.
+    # Also `config_class`, which `__init_subclass__` of transformers looks up in the class itself.
     return _AdaptedType(name, (_Adapted, ours, theirs), {**body, "config_class": ours.config_class})
 
 
 def _as_theirs(value: Any) -> Any:
-    """An output as transformers' class of the same name, which their programs look for; other values as they are."""
+    """An output as transformers' class of the same name, which their programs check; other values unchanged."""
     if not isinstance(value, ModelOutput):
         return value
     from transformers import modeling_outputs

@@ -1,4 +1,4 @@
-"""What ties the modules to the core: weights in and out, and initialisation."""
+"""Connects the modules to the core: weights in and out, and initialisation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,9 @@ def _register(cls: Any) -> None:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Builds a model for the meta device without drawing weights, which is no use there.
+    """Builds a model on the meta device without drawing weights.
 
-    Drawing and counting there would also make torch import its compiler and sympy: half a second, 70 MB.
+    Drawing and counting there would make torch import its compiler and sympy: half a second, 70 MB.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -65,9 +66,9 @@ def _undrawn_subclass() -> Iterator[None]:
 
 
 def to_torch(tensor: LazyTensor, dtype: torch.dtype, mapped: bool = False) -> torch.Tensor:
-    """A lazy tensor's numbers, rounded once to `dtype`, in memory that the result owns.
+    """A lazy tensor's values, rounded once to `dtype`, in memory that the result owns.
 
-    `mapped`: over the file itself where its dtype allows that.
+    `mapped`: over the file's mapping if its dtype allows that.
     """
     name = str(dtype).removeprefix("torch.") if "float" in tensor.dtype else tensor.dtype
     if mapped and tensor.map is not None and tensor.dtype == name:
@@ -76,7 +77,7 @@ def to_torch(tensor: LazyTensor, dtype: torch.dtype, mapped: bool = False) -> to
         array = tensor.numpy() if name == tensor.dtype else tensor.astype(name).numpy()
     if not array.flags.writeable:
         array = array.copy()
-    if name == "bfloat16":  # the core carries bfloat16 as bit patterns
+    if name == "bfloat16":  # the core stores bfloat16 as bit patterns
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
@@ -90,19 +91,20 @@ def from_torch(tensor: torch.Tensor) -> LazyTensor:
 
 
 class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
-    """An nn.Module that loads, saves and initialises itself by the core's rules."""
+    """An nn.Module; loads, saves and initialises itself by the core's rules."""
 
-    # Pretrained comes first: in a class of two packages (adapter.py) its methods go before the other's.
+    # Pretrained comes first, so that in a class of two packages (adapter.py) its methods precede the other's.
 
     weight_scope = None  # the public classes state theirs
-    # What subclasses state, as in v4.37: patterns of names not to warn of, and names not to save.
+    # Set by subclasses, as in v4.37: patterns of names not to warn about, and names not to save.
     _keys_to_ignore_on_load_missing: list[str] | None = None
     _keys_to_ignore_on_load_unexpected: list[str] | None = None
     _keys_to_ignore_on_save: list[str] | None = None
     _tied_weights_keys: list[str] | None = None
     _keep_in_fp32_modules: list[str] | None = None
-    _supports_sdpa = False  # what v4.37 says of CLIP: its own dispatch is meant, ours computes by either
+    _supports_sdpa = False  # v4.37's value for CLIP, about its own dispatch; ours supports both
     _supports_flash_attn_2 = False
+    _has_own_parts = False  # beside the table of `weight_scope`; as in every subclass with a constructor of its own
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -117,9 +119,9 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
                 raise ValueError(f"attn_implementation: wanted one of {', '.join(ATTENTIONS)}, found {found!r}")
 
     def post_init(self) -> None:
-        """Called last by every public class, and by subclasses that add parts: draws the weights."""
+        """Draw the weights; called last by every public class, and by subclasses that add parts."""
         self.init_weights()
-        if getattr(self.config, "gradient_checkpointing", False):  # a config's old way to ask for it, which isn't kept
+        if getattr(self.config, "gradient_checkpointing", False):  # an old config key, which isn't kept
             self.gradient_checkpointing_enable()
             del self.config.gradient_checkpointing
 
@@ -141,7 +143,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         self._init_weights(module)
 
     def _draw(self, names: Iterable[str]) -> None:
-        """`_init_weights` for the modules that these weights are in, as v4.37 does it before it loads the others."""
+        """`_init_weights` for the modules of these weights, as v4.37 does before it loads the others."""
         inside = {name[:end] for name in names for end, sign in enumerate(name) if sign == "."} | {""}
         with torch.no_grad():
             for path, module in reversed(list(self.named_modules())):
@@ -159,7 +161,7 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         if attention := kwargs.get("attn_implementation"):
             for config in (loaded.config, *(getattr(loaded.config, n) for n in loaded.config._sub_configs)):
                 config._attn_implementation = attention
-        made = _hollow if _is_ours(cls.__init__) else _whole
+        made = _hollow if _is_ours(cls.__init__) and not cls._has_own_parts else _whole
         model = made(cls, loaded, model_args, kwargs.get("mmap", False))
         device = _single_device(kwargs.get("device_map"))
         return (model if device is None else model.to(device)).eval()
@@ -180,8 +182,9 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         model = cls(config, **kwargs)
         return model if torch_dtype is None else model.to(getattr(torch, dtype_name(torch_dtype)))
 
+    @wraps(Pretrained.save_pretrained)  # diffusers looks for parameters by name
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """As `Pretrained.save_pretrained`; a model with adapters writes the active one alone, as v4.37's does."""
+        """As `Pretrained.save_pretrained`; a model with adapters writes only the active one, as in v4.37."""
         if not (self._hf_peft_config_loaded and kwargs.get("save_peft_format", True)):
             super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         elif is_main_process:
@@ -209,7 +212,7 @@ def _is_ours(thing: Any) -> bool:
 
 
 def _hollow(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
-    """A class of this package: nothing is allocated before the file's weights take their places."""
+    """For a class of this package: a model without memory, before it gets the file's weights."""
     with torch.device("meta"), _Undrawn():
         model = cls(loaded.config, *model_args)
     dtype = getattr(torch, loaded.dtype)
@@ -233,9 +236,8 @@ def _hollow(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
 
 @torch.no_grad()
 def _whole(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
-    """A subclass with a constructor of its own, which may make anything: what it has made stays where no file says
-    otherwise."""
-    # A class that says itself how its parts are drawn draws what v4.37 does: there, constructors draw nothing.
+    """For a subclass with its own constructor: a complete model, whose values stay unless the file has others."""
+    # A class with its own `_init_weights` draws as in v4.37, where constructors draw nothing.
     draws = any("_init_weights" in vars(base) for base in cls.__mro__ if not _is_ours(base))
     with torch.random.fork_rng(devices=[], enabled=draws), _undrawn_subclass():
         model = cls(loaded.config, *model_args)
@@ -248,7 +250,7 @@ def _whole(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
     if fresh or loaded.fresh:
         model._draw([*fresh, *loaded.fresh])
     for name, tensor in {**loaded.tensors, **found}.items():
-        if name not in state:  # a part of CLIP that the subclass gave up
+        if name not in state:  # a part of CLIP that the subclass lacks
             continue
         if tuple(state[name].shape) != tuple(tensor.shape):
             got, want = tuple(tensor.shape), tuple(state[name].shape)
@@ -268,7 +270,7 @@ def _whole(cls: Any, loaded: Loaded, model_args: tuple, mapped: bool) -> Any:
 
 
 def _once(state: Mapping[str, torch.Tensor], stored: set[str]) -> list[str]:
-    """The names without those that are tied to another one: of each tensor the stored ones, or else the first."""
+    """The names without ties: for each tensor the stored names, or else the first."""
     names: dict[int, list[str]] = {}
     for name, value in state.items():
         names.setdefault(id(value), []).append(name)

@@ -1,4 +1,4 @@
-"""Fresh weights of one module, by the rule of `clip_core.init`."""
+"""Initialisation of one module, by the rule of `clip_core.init`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from . import resnet
 
 
 def draw(module: nn.Module, factor: float, whole: bool) -> None:
-    """Draw a module's own weights from torch's global generator, as v4.37's `_init_weights` does it.
+    """Draw a module's own weights from torch's global generator, as v4.37's `_init_weights` does.
 
-    Norms are 1 and 0, a linear layer's bias 0. whole: an embedding, attention or MLP of CLIP, all of whose weights are
-    drawn; of any other module, a model's two projections are, and its logit scale is set.
+    Norms are 1 and 0, a linear layer's bias 0. whole: whether it is an embedding, attention or MLP of CLIP, all of
+    whose weights are drawn; of other modules, only a model's two projections are drawn and its logit scale is set.
     """
     if resnet.draw(module, factor):
         return

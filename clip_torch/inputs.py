@@ -1,7 +1,7 @@
-"""What the towers settle before they compute: the core's checks, on tensors and on what the modules have.
+"""Input checks of the towers: the core's checks, on tensors and the modules' sizes.
 
-Sizes are those of the tables that are there, which may have been exchanged for others; somebody's own module in a
-table's place takes what it takes.
+Sizes are those of the current tables, which may have been replaced; a user's own module in a table's place is not
+checked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .shortcuts import may_skip
 
 
 class Room(NamedTuple):
-    """What a text embedding has place for, under the names that configs have for it."""
+    """A text embedding's limits, named as in configs."""
 
     vocab_size: int
     max_position_embeddings: int
@@ -44,9 +44,9 @@ class Pictures(NamedTuple):
 
 
 def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
-    """The ids as [B, S], after checks of types and dtypes, which hold whatever the embedding is."""
+    """The ids as [B, S], after checks of types and dtypes, which apply to any embedding."""
     check_tensors(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
-    if not isinstance(input_ids, torch.fx.Proxy):  # which stands for any input
+    if not isinstance(input_ids, torch.fx.Proxy):  # a proxy stands for any input
         if input_ids is None or not all(input_ids.shape[-1:]):
             check_ids(None, None if input_ids is None else input_ids.shape)
         check_integers("input_ids", _name(input_ids))
@@ -56,7 +56,7 @@ def check_text(input_ids: Tensor | None, attention_mask: Tensor | None, position
 
 
 def check_tokens(embeddings: Any, input_ids: Tensor | None, position_ids: Tensor | None, shape: torch.Size) -> None:
-    """Shapes always; values only where looking costs no device synchronisation and breaks no graph.
+    """Check shapes always, values only without a device synchronisation or a graph break.
 
     shape: [B, S] of the tokens.
     """
@@ -75,13 +75,13 @@ def check_tokens(embeddings: Any, input_ids: Tensor | None, position_ids: Tensor
 
 
 def check_visible(attention_mask: Tensor | None, x: Tensor) -> None:
-    """`attention_mask` [B, S] against the tokens x [B, S, D]."""
+    """Check `attention_mask` [B, S] against the tokens x [B, S, D]."""
     if attention_mask is not None and isinstance(attention_mask, Tensor):
         check_mask(attention_mask.shape, x.shape[:2])
 
 
 def check_image(embeddings: Any, pixel_values: Tensor | None, interpolate: bool) -> None:
-    """Pixels of the module's size, or of as many patches as there are positions where these were exchanged."""
+    """Check for pixels of the module's size or, if the positions were replaced, of as many patches as positions."""
     check_tensors(pixel_values=pixel_values)
     if isinstance(pixel_values, torch.fx.Proxy):
         return
@@ -99,7 +99,7 @@ def check_image(embeddings: Any, pixel_values: Tensor | None, interpolate: bool)
 
 
 def check_chosen(patches: Tensor, batch: int, count: int) -> None:
-    """As `check_tokens`, of the patches that are looked at."""
+    """As `check_tokens`, for chosen patches."""
     check_integers("patches", _name(patches))
     check_patches(patches.shape, batch)
     if can_look(patches) and patches.numel():

@@ -1,10 +1,10 @@
-"""Linear layers and attention on CPUs: the same numbers by another way, where the machine gains by it.
+"""Linear layers and attention on CPUs with other kernels, if they are faster on the machine.
 
-`F.linear` takes float32 products to MKL, which leaves half of an AVX-512 machine's speed unused where it does not know
-the processor (AMD's), and some of it elsewhere. oneDNN, a part of the same PyTorch, knows them all, and computes an
-activation while it writes the product; with AVX2 alone it is the slower one. A processor that has no arithmetic for
-bfloat16 or float16 emulates it at a tenth of the speed: there a layer's weights are widened when it is their turn.
-Everything that is no plain layer on plain tensors keeps PyTorch's own way: see `shortcuts`.
+`F.linear` computes float32 products by MKL, which uses only half of an AVX-512 machine's speed on processors that it
+does not recognise (AMD's), and not all of it on others. oneDNN, a part of PyTorch too, supports all of them, and fuses
+an activation into the product; with only AVX2 it is slower. A processor without arithmetic for bfloat16 or float16
+emulates it at a tenth of the speed; there a layer's weights are widened when the layer is computed. Everything except
+plain layers on plain tensors uses PyTorch's own kernels: see `shortcuts`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .shortcuts import may_skip
 
 X86 = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
 
-# name in configs -> oneDNN's (name, algorithm), and a factor c: f(x) = g(c * x) / c for oneDNN's g
+# name in configs -> oneDNN's (name, algorithm) and a factor c: f(x) = g(c * x) / c with oneDNN's g
 FUSED = {
     "quick_gelu": ("swish", "", 1.702),
     "gelu": ("gelu", "none", 1.0),
@@ -48,7 +48,7 @@ IN_PLACE: dict[str, Callable] = {
 
 
 def avx512() -> bool:
-    """Whether oneDNN computes with AVX-512. A fact, because a measurement might differ between two runs, whose results
+    """Whether oneDNN computes with AVX-512. Not measured, because the answer might differ between runs, whose results
     would then differ in their last bits."""
     return X86 and "AVX512" in torch.backends.cpu.get_cpu_capability() and not _limited()
 
@@ -63,7 +63,7 @@ def computes(dtype: torch.dtype) -> bool:
 
 
 def _limited() -> bool:
-    """Whether oneDNN is told to leave AVX-512 alone."""
+    """Whether an environment variable keeps oneDNN from using AVX-512."""
     told = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
     return told.upper() in ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 
@@ -94,11 +94,11 @@ def _chosen() -> bool:
 
 
 def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Tensors in float32 where the processor can't compute with what they are."""
+    """The tensors in float32 if the processor has no arithmetic for their dtype."""
     first = tensors[0]
     if type(first) is not Tensor or first.device.type != "cpu" or torch.compiler.is_compiling():
         return tensors
-    if computes(first.dtype) or torch.is_autocast_enabled("cpu"):  # autocast would take it back
+    if computes(first.dtype) or torch.is_autocast_enabled("cpu"):  # autocast would revert it
         return tensors
     return tuple(None if tensor is None else tensor.float() for tensor in tensors)
 
@@ -107,7 +107,7 @@ def computable(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def linear(layer: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """What `layer(x)` gives: [..., in] -> [..., out]. dtype: of what x was before it was made `computable`."""
+    """`layer(x)`: [..., in] -> [..., out]. dtype: of x before it was made `computable`."""
     how = way(layer, x)
     if how in ("call", "plain"):
         return layer(x if dtype is None else x.to(dtype))
@@ -115,15 +115,15 @@ def linear(layer: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Ten
 
 
 def patch_tokens(layer: nn.Module, pixels: Tensor) -> Tensor:
-    """What `layer(pixels)` gives, channels last: [B, C, H, W] -> [B, h, w, D], for a convolution without overlap.
+    """`layer(pixels)`, channels last: [B, C, H, W] -> [B, h, w, D], for a convolution without overlap.
 
-    As one product: a convolution's own way costs up to twice the time.
+    Computed as one matrix product; a convolution takes up to twice the time.
     """
     how = way(layer, pixels, nn.Conv2d)
     if how in ("call", "plain") or layer.kernel_size != layer.stride or layer.bias is not None:
         return layer(pixels).permute(0, 2, 3, 1)
     height, width = (size // patch for size, patch in zip(pixels.shape[2:], layer.stride, strict=True))
-    pixels = pixels[:, :, : height * layer.stride[0], : width * layer.stride[1]]  # what is left over is cut off
+    pixels = pixels[:, :, : height * layer.stride[0], : width * layer.stride[1]]  # remainders are cut off
     squares = pixels.unflatten(3, (width, -1)).unflatten(2, (height, -1))  # [B, C, h, p, w, p]
     squares = squares.permute(0, 2, 4, 1, 3, 5).flatten(3)  # [B, h, w, C * p * p]
     return _product(how, squares, layer.weight.flatten(1), None)
@@ -149,7 +149,7 @@ def mlp(fc1: nn.Module, act: Callable, fc2: nn.Module, x: Tensor, training: bool
             return _SwishMLP.apply(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, c)
         if c == 1.0:
             return product(product(x, fc1.weight, fc1.bias, fused, algorithm), fc2.weight, fc2.bias)
-        # The factor goes where the arrays are narrow.
+        # The factor is applied to the narrow arrays.
         h = product(x * c, fc1.weight, None if fc1.bias is None else fc1.bias * c, fused, algorithm)
         return product(h, fc2.weight, None if fc2.bias is None else fc2.bias * c).mul_(1 / c)
     return linear(fc2, act(linear(fc1, x)))
@@ -165,10 +165,10 @@ def _mlp_in_place(fc1: nn.Module, name: str, fc2: nn.Module, x: Tensor) -> Tenso
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float) -> Tensor:
-    """F.scaled_dot_product_attention, of which second derivatives can be had too: [B, H, S, d] each."""
+    """F.scaled_dot_product_attention, with second derivatives: [B, H, S, d] each."""
     needed = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     fused = needed and dropout == 0.0 and q.device.type == "cpu" and may_skip(x=q)
-    if fused and torch.backends.cuda.flash_sdp_enabled():  # the CPU's switch too
+    if fused and torch.backends.cuda.flash_sdp_enabled():  # also the switch for CPUs
         return _Attention.apply(q, k, v, bias, scale)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
 
@@ -194,19 +194,19 @@ def _wide(bias: Tensor | None) -> Tensor | None:
 def _again(
     plain: Callable, given: tuple[Tensor | None, ...], gradient: Tensor, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of plain(*given), which can be differentiated again: for whom asks for second derivatives."""
+    """The gradients of plain(*given), which can be differentiated again, for second derivatives."""
     chosen = [tensor for tensor, wanted in zip(given, needed, strict=True) if wanted]
     found = iter(torch.autograd.grad(plain(*given), chosen, gradient, create_graph=True))
     return tuple(next(found) if wanted else None for wanted in needed)
 
 
 class _Linear(torch.autograd.Function):
-    """`product` with gradients, which are such products too."""
+    """`product` with gradients, which are also computed by `product`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
-        ctx.set_materialize_grads(False)  # what wasn't used has no gradient, rather than zeros
+        ctx.set_materialize_grads(False)  # unused outputs have None instead of zeros
         return product(x, weight, bias)
 
     @staticmethod
@@ -230,7 +230,7 @@ class _Linear(torch.autograd.Function):
 def _weights_gradient(rows: Tensor, given: Tensor) -> Tensor:
     """rows.T @ given: [M, out], [M, in] -> [out, in].
 
-    The first factor is copied on its way to oneDNN: it is the narrower one, even if the result has to be turned.
+    oneDNN copies the first factor, so that is the narrower one, even if the result has to be transposed.
     """
     if rows.shape[1] > given.shape[1]:
         return product(given.T, rows.T, None).T.contiguous()
@@ -240,8 +240,8 @@ def _weights_gradient(rows: Tensor, given: Tensor) -> Tensor:
 class _SwishMLP(torch.autograd.Function):
     """swish(c * (x @ w1.T + b1)) / c @ w2.T + b2.
 
-    New memory is slow, and the hidden layer is the largest array there is: the gradients need it before its activation,
-    which is cheap to repeat, and they are written over each other.
+    New memory is slow, and the hidden layer is the largest array. Only its pre-activation is kept, from which the
+    activation is cheap to recompute, and gradients are written in place.
     """
 
     @staticmethod
@@ -281,7 +281,7 @@ def _swish_mlp(c: float) -> Callable:
 
 
 class _Attention(torch.autograd.Function):
-    """PyTorch's fused attention on CPUs. Its derivatives have none themselves, so those are the plain formula's."""
+    """PyTorch's fused attention on CPUs, with second derivatives by the plain formula, which the fused one lacks."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:

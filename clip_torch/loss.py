@@ -1,7 +1,7 @@
-"""The contrastive losses of CLIP (softmax) and SigLIP (sigmoid): dense, chunked, or round a ring; and the anchors'.
+"""The contrastive losses of CLIP (softmax) and SigLIP (sigmoid): dense, chunked, or as a ring; and the anchors'.
 
-Every form gives the same numbers to rounding. Under several processes each one brings its rows and gets the loss over
-all of them; its gradients are its share, so that the sum over the processes (not the mean) is the whole gradient.
+All forms are equal up to rounding. With several processes each one passes its rows and gets the loss over all of them;
+its gradients are its share, so that the sum over the processes (not the mean) is the whole gradient.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def contrastive_loss(
     """The mean loss over all N pairs of the group.
 
     Args:
-        images, texts: this process's pairs, unit rows [n, P], as many in every process. bfloat16 and float16 are
-            computed in float32.
-        logit_scale: logarithm of the factor, a scalar.
+        images, texts: this process's pairs, unit rows [n, P], the same number in every process. bfloat16 and float16
+            are computed in float32.
+        logit_scale: logarithm of the scale, a scalar.
         logit_bias: added to every logit, a scalar; only with "sigmoid".
-        kind: "softmax": cross-entropy of the matching pair, the mean of both directions; "sigmoid": every pair its own
-            binary question, the sum over the pairs divided by N.
-        mode: "dense": logits of n x N; "chunked": blocks of `chunk` x `chunk`, texts of all processes in each; "ring":
-            blocks, and n texts at a time.
+        kind: "softmax": cross-entropy of the matching pair, the mean of both directions; "sigmoid": a binary
+            classification of every pair, the sum over the pairs divided by N.
+        mode: "dense": logits of n x N; "chunked": tiles of `chunk` x `chunk`, with the texts of all processes; "ring":
+            tiles, with n texts at a time.
         label_smoothing: share of the target spread over all N; softmax and dense only.
-        group: process group; None for all processes, or this one alone when there is no group.
+        group: process group; None for all processes, or only this one without a group.
 
-    Returns the loss, a scalar with the same value everywhere. Its gradients of images and texts are whole, those of the
-    scalars this process's share.
+    Returns the loss, a scalar equal in all processes. Gradients with respect to images and texts are whole, those with
+    respect to the scalars are this process's share.
     """
     if kind not in KINDS or mode not in MODES:
         wanted = f"loss.kind of {', '.join(KINDS)} and loss.mode of {', '.join(MODES)}"
@@ -73,7 +73,7 @@ def contrastive_loss(
 
 
 def members(group: Any = None) -> tuple[Any, int, int]:
-    """(group, rank in it, its size); (None, 0, 1) outside of any."""
+    """(group, rank in it, its size); (None, 0, 1) without a group."""
     if not (dist.is_available() and dist.is_initialized()):
         return None, 0, 1
     group = dist.group.WORLD if group is None else group
@@ -98,10 +98,10 @@ def dense_sigmoid(x: Tensor, y: Tensor, t: Tensor, b: Tensor | None, plan: Plan)
 
 
 def anchor_loss(rows: Tensor, anchors: Tensor, sample: Tensor, scale: float, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of each row's own sample among the anchors of all samples, the mean over all processes.
+    """Cross-entropy of each row's sample among the anchors of all samples, the mean over all processes.
 
     Args:
-        rows: unit rows [n, P]; anchors: unit rows [samples, P]; sample: the anchor of each row's own, [n].
+        rows: unit rows [n, P]; anchors: unit rows [samples, P]; sample: each row's anchor, [n].
 
     Returns as `contrastive_loss` does.
     """
@@ -114,7 +114,7 @@ def anchor_loss(rows: Tensor, anchors: Tensor, sample: Tensor, scale: float, lab
 
 
 def whole(share: Tensor, group: Any) -> Tensor:
-    """The sum over the processes, of which each one's gradient is that of its own share."""
+    """The sum over the processes; each process's gradient is that of its own share."""
     return share if group is None else Sum.apply(share, group)
 
 
@@ -131,7 +131,7 @@ class Sum(torch.autograd.Function):
 
 
 class Gather(torch.autograd.Function):
-    """Rows of all processes, in order; a row's gradients from all processes are added up where it came from."""
+    """The rows of all processes, in order; a row's gradients from all processes are summed in its own process."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: Plan) -> Tensor:

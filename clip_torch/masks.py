@@ -12,28 +12,28 @@ from .shortcuts import watched
 
 
 def one_token(x: Tensor, rows: Tensor) -> Tensor:
-    """Of every sequence the token that `rows` [B] names: x [B, S, D] -> [B, 1, D]."""
+    """The token at position `rows` [B] of every sequence: x [B, S, D] -> [B, 1, D]."""
     return x[torch.arange(x.shape[0], device=x.device), rows][:, None]
 
 
 def causal_mask(x: Tensor) -> Tensor:
-    """The future is the dtype's lowest value: x [B, S, D] -> [1, 1, S, S]."""
-    positions = torch.arange(x.shape[1], device=x.device)  # the size of x, never a len(), which an export would fix
+    """The causal mask, the dtype's lowest value for future tokens: x [B, S, D] -> [1, 1, S, S]."""
+    positions = torch.arange(x.shape[1], device=x.device)  # the size of x, not len(), which an export would fix
     future = positions[None] > positions[:, None]
     bias = torch.zeros(1, 1, x.shape[1], x.shape[1], dtype=x.dtype, device=x.device)
     return bias.masked_fill(future[None, None], torch.finfo(x.dtype).min)
 
 
 def padding_mask(attention_mask: Tensor, x: Tensor) -> Tensor:
-    """What is not 1 is the dtype's lowest value: [B, S] -> [B, 1, S, S]."""
+    """The padding mask, the dtype's lowest value where `attention_mask` is not 1: [B, S] -> [B, 1, S, S]."""
     hidden = (attention_mask != 1)[:, None, None, :].expand(-1, 1, x.shape[1], -1)
     bias = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device)
     return bias.masked_fill(hidden, torch.finfo(x.dtype).min)
 
 
 def both(attention_mask: Tensor | None, causal_attention_mask: Tensor | None) -> Tensor | None:
-    """One bias. What both hide is -inf, v4.37's sum of two lowest values, to the bit: a query that may see nothing
-    attends uniformly to what is only one of the two, where -inf alone would give NaN."""
+    """The sum of both masks. Tokens hidden by both are -inf, exactly v4.37's sum of two lowest values: a query without
+    visible tokens attends uniformly to those hidden by only one; with -inf throughout it would give NaN."""
     if attention_mask is None or causal_attention_mask is None:
         return causal_attention_mask if attention_mask is None else attention_mask
     return attention_mask + causal_attention_mask
@@ -65,8 +65,8 @@ def of_rows(bias: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 def in_dtype(bias: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-    """The bias for scores of another dtype; None: float32 at least. The lowest value stays the lowest, so that it
-    drowns every score."""
+    """The bias in another dtype (None: float32 at least). The lowest value becomes the new dtype's lowest, so that it
+    exceeds every score."""
     if bias is None or isinstance(bias, torch.fx.Proxy) or not bias.is_floating_point():
         return bias
     dtype = torch.promote_types(bias.dtype, torch.float32) if dtype is None else dtype
@@ -77,15 +77,15 @@ def in_dtype(bias: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 
 
 def beyond_sdpa(q: Tensor, attention_mask: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether more is asked of attention than the fused kernels give."""
+    """Whether attention needs more than the fused kernels support."""
     if watched(q) and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        return True  # derivatives forward and of functional transforms, and FLOPs, of which they know nothing
+        return True  # forward-mode derivatives, functional transforms and FLOP counters, which they don't support
     if attention_mask is None:
         return False
-    # float16 has no value low enough to drown every score; a trace is for any mask, and for gradients or none.
+    # float16 has no value low enough to exceed every score; a trace is used for any mask, with or without gradients.
     if q.dtype == torch.float16 or torch.jit.is_tracing():
         return True
     if not (torch.is_grad_enabled() and q.requires_grad):
         return False
-    # Their backward passes need log(sum(exp(scores))), which rounding ruins for a query that may see nothing.
+    # Their backward passes use log(sum(exp(scores))), which is inaccurate for a query without visible tokens.
     return not can_look(bias) or bool((bias.amax(-1) <= torch.finfo(bias.dtype).min).any())

@@ -1,4 +1,4 @@
-"""The methods that v4.37's base class offers beside loading and saving, for a model of one tower or two."""
+"""Further methods of v4.37's base class, for a model of one tower or two."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Methods:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the floating-point parameters."""
+        """The dtype of the floating-point parameters."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
     @property
@@ -47,7 +47,7 @@ class Methods:
 
     @property
     def base_model(self) -> Any:
-        """The CLIP inside a class around it, under `base_model_prefix`; otherwise the model itself."""
+        """The CLIP inside an outer class, under `base_model_prefix`; otherwise the model itself."""
         return getattr(self, self.base_model_prefix, self) if self.base_model_prefix else self
 
     @property
@@ -60,7 +60,7 @@ class Methods:
         return {"input_ids": torch.tensor([[7, 6, 0, 0, 1], [1, 2, 3, 0, 0], [0, 0, 0, 4, 5]])}
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the model holds; optionally only trained ones, or without nn.Embedding tables."""
+        """The number of parameters; optionally only of trainable ones, or without nn.Embedding tables."""
         tables = {f"{name}.weight" for name, module in self.named_modules() if isinstance(module, nn.Embedding)}
         return sum(
             parameter.numel()
@@ -108,7 +108,7 @@ class Methods:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def estimate_tokens(self, input_dict: Mapping[str, Any]) -> int:
-        """Numbers in the main input; 0 where it isn't there, with a word in the log once."""
+        """The number of elements in the main input; 0 if it is missing, logged once."""
         if self.main_input_name in input_dict:
             return input_dict[self.main_input_name].numel()
         if "estimate_tokens" not in self.warnings_issued:
@@ -117,12 +117,12 @@ class Methods:
         return 0
 
     def floating_point_ops(self, input_dict: Mapping[str, Any], exclude_embeddings: bool = True) -> int:
-        """v4.37's estimate for a step forward and back: 6 x tokens x parameters."""
+        """v4.37's estimate for a forward and backward step: 6 x tokens x parameters."""
         return 6 * self.estimate_tokens(input_dict) * self.num_parameters(exclude_embeddings=exclude_embeddings)
 
     @property
     def warnings_issued(self) -> dict[str, bool]:
-        """What was said once already."""
+        """Warnings that were already logged."""
         return self.__dict__.setdefault("_warnings_issued", {})
 
     @classmethod
@@ -131,14 +131,14 @@ class Methods:
         return False
 
     def add_model_tags(self, tags: list[str] | str) -> None:
-        """Tags for the page of the model on the hub, beside those there are."""
+        """Add tags for the model's page on the hub."""
         own = self.model_tags or []
         self.model_tags = own + [tag for tag in ([tags] if isinstance(tags, str) else tags) if tag not in own]
 
     def retrieve_modules_from_names(
         self, names: Iterable[str], add_prefix: bool = False, remove_prefix: bool = False
     ) -> list[nn.Module]:
-        """The modules that weights of these names are in; their paths with or without `base_model_prefix`."""
+        """The modules of weights with these names, with or without `base_model_prefix`."""
         names, start = list(names), f"{self.base_model_prefix}."
         wanted = {name.rpartition(".")[0] for name in names}
         wanted |= {name.rpartition(".")[0].rpartition(".")[0] for name in names if name[-1:].isdigit()}  # ParameterList
@@ -151,7 +151,7 @@ class Methods:
     # -- masks --------------------------------------------------------------------------------------------------------
 
     def invert_attention_mask(self, encoder_attention_mask: torch.Tensor) -> torch.Tensor:
-        """1 where it is seen -> an additive mask: [B, S] -> [B, 1, 1, S], [B, S, T] -> [B, 1, S, T]."""
+        """A mask with 1 for visible tokens as an additive mask: [B, S] -> [B, 1, 1, S], [B, S, T] -> [B, 1, S, T]."""
         mask = encoder_attention_mask
         mask = mask[:, None] if mask.dim() == 3 else mask[:, None, None]
         return (1.0 - mask.to(self.dtype)) * torch.finfo(self.dtype).min
@@ -159,7 +159,7 @@ class Methods:
     def get_extended_attention_mask(
         self, attention_mask: torch.Tensor, input_shape: Any, device: Any = None, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        """As `invert_attention_mask`, in `dtype`; causal too where the config says `is_decoder`."""
+        """As `invert_attention_mask`, in `dtype`; also causal if the config has `is_decoder`."""
         if attention_mask.dim() not in (2, 3):
             raise ValueError(f"attention_mask: wanted [B, S] or [B, S, T], found {tuple(attention_mask.shape)}")
         if attention_mask.dim() == 2 and self.config.is_decoder:
@@ -173,7 +173,7 @@ class Methods:
     def create_extended_attention_mask_for_decoder(
         input_shape: Any, attention_mask: torch.Tensor, device: Any = None
     ) -> torch.Tensor:
-        """1 where a token of `input_shape` [B, S] sees one of the mask's [B, P + S], of which P came before."""
+        """A causal mask, 1 for visible tokens, for `input_shape` [B, S] and P earlier tokens of the mask [B, P + S]."""
         rows, before = input_shape[1], attention_mask.shape[1] - input_shape[1]
         past = torch.ones(rows, attention_mask.shape[1], dtype=attention_mask.dtype, device=attention_mask.device)
         return past.tril(max(before, 0))[None, None] * attention_mask[:, None, None, :]
@@ -181,7 +181,7 @@ class Methods:
     def get_head_mask(
         self, head_mask: torch.Tensor | None, num_hidden_layers: int, is_attention_chunked: bool = False
     ) -> Any:
-        """1 where a head is kept, [H] or [L, H] -> [L, B or 1, H, 1, 1]; None -> a list of None for every layer."""
+        """A mask with 1 for kept heads, [H] or [L, H] -> [L, B or 1, H, 1, 1]; None -> a list of None per layer."""
         if head_mask is None:
             return [None] * num_hidden_layers
         if head_mask.dim() == 1:
@@ -194,7 +194,7 @@ class Methods:
     def warn_if_padding_and_no_attention_mask(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> None:
-        """Says once that ids look padded and no mask was given; CLIP's own text tower needs none: it is causal."""
+        """Warn once if ids look padded without a mask. CLIP's causal text tower needs none."""
         padding = self.config.pad_token_id
         if attention_mask is not None or padding is None or "padding" in self.warnings_issued:
             return
@@ -213,7 +213,7 @@ class Methods:
         return towers["vision_model"].embeddings.patch_embedding if tower is None else tower.embeddings.token_embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding; inputs are checked against what is there."""
+        """Replace the token embedding; inputs are then checked against the new one."""
         self._text_tower("set_input_embeddings").embeddings.token_embedding = value
 
     def get_output_embeddings(self) -> Any:
@@ -221,8 +221,8 @@ class Methods:
         return None
 
     def tie_weights(self) -> None:
-        """Gives output embeddings, which a subclass may have, the input embeddings' weight, as the config says; then
-        calls `_tie_weights` of every module that has one."""
+        """Tie a subclass's output embeddings to the input embeddings, if the config says so; then call `_tie_weights`
+        of every module that has it."""
         output = self.get_output_embeddings()
         if output is not None and self.config.tie_word_embeddings:
             output.weight = self.get_input_embeddings().weight
@@ -233,7 +233,7 @@ class Methods:
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None
     ) -> nn.Embedding:
-        """Grow or shrink the vocabulary; kept rows stay, new ones are drawn by the initialisation rule.
+        """Grow or shrink the vocabulary; kept rows are unchanged, new ones are drawn by the initialisation rule.
 
         Args:
             new_num_tokens: rows wanted; None keeps the number (or only rounds it).
@@ -257,21 +257,21 @@ class Methods:
         return tower.embeddings.token_embedding
 
     def get_position_embeddings(self) -> Any:
-        """The tower's position embedding; of a full model both, (text, vision)."""
+        """The tower's position embedding; for a full model both, (text, vision)."""
         found = [tower.embeddings.position_embedding for tower in self._transformers().values()]
         return found[0] if len(found) == 1 else tuple(found)
 
     def resize_position_embeddings(self, new_num_position_embeddings: int, tower: str | None = None) -> None:
-        """Give a tower another number of positions; the config follows.
+        """Change a tower's number of positions and the config.
 
-        Text: kept rows stay, new ones are drawn by the initialisation rule, for texts longer than those seen so far.
-        Vision: the grid is resampled (bicubic), for pictures of another size: the number is its square + 1.
+        Text: kept rows are unchanged, new ones are drawn by the initialisation rule.
+        Vision: the grid is resampled (bicubic) for pictures of another size; the number is a square + 1.
 
         Args:
             new_num_position_embeddings: positions wanted.
-            tower: "text" or "vision"; default: the text tower where there is one.
+            tower: "text" or "vision"; default: the text tower if there is one.
 
-        Raises ValueError for a tower that isn't there, and a number that no grid has.
+        Raises ValueError for a missing tower, and a number that is not a square + 1.
         """
         towers = self._transformers()
         name = f"{tower}_model" if tower else next(iter(towers), "")
@@ -291,7 +291,7 @@ class Methods:
         embeddings.position_ids = torch.arange(count, device=new.weight.device)[None]
 
     def _resized(self, old: nn.Embedding, rows: int) -> nn.Embedding:
-        """An embedding with its first rows, and others drawn."""
+        """An embedding with the first rows kept, and further ones drawn."""
         new = nn.Embedding(rows, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
         with torch.no_grad():
             new.weight.normal_(mean=0.0, std=0.02 * self.config.initializer_factor)
@@ -307,7 +307,7 @@ class Methods:
         return towers["text_model"]
 
     def _transformers(self) -> dict[str, Any]:
-        """The towers, text first: the model's own, or those of the model that it is round."""
+        """The towers, text first: the model's own, or those of the model inside."""
         found = {}
         for name in ("text_model", "vision_model"):
             part = getattr(self.base_model, name, None)
@@ -322,7 +322,7 @@ class Methods:
     def prune_heads(self, heads_to_prune: Mapping[int, Iterable[int]], tower: str | None = None) -> None:
         """Remove attention heads: {layer: [heads]}. A full model also needs `tower` = "text" or "vision".
 
-        The config remembers them (`pruned_heads`), so a saved model loads with its shorter projections.
+        The config stores them (`pruned_heads`), so that a saved model loads with its shorter projections.
         """
         name = f"{tower}_model" if tower else next(iter(self._towers())) if len(self._towers()) == 1 else None
         if name not in self._towers():

@@ -2,7 +2,7 @@
 
 B batch, S sequence, D hidden size, H heads, P projection, C channels, N patches + 1. Module attributes carry the
 canonical names of `clip_core.weights`, so `state_dict()` is the published layout of transformers v4.37; layers are
-called as there, with additive masks [B, 1, S, S], because programs put their own in the places of ours.
+called as in v4.37, with additive masks [B, 1, S, S], because programs replace them by their own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from clip_core.config import CLIPConfig, CLIPResNetVisionConfig, CLIPTextConfig,
 from clip_core.inputs import check_pairs, encoder_flags, resolve_flags
 from clip_core.outputs import (
     BaseModelOutput,
-    BaseModelOutputWithPooling,
     CLIPOutput,
     CLIPTextModelOutput,
     CLIPVisionModelOutput,
+    tower_output,
 )
 
 from .activations import activation
@@ -32,7 +32,7 @@ from .layers import attend, computable, linear, mlp, patch_tokens
 from .masks import beyond_sdpa, both, in_dtype, layer_arguments, one_token, text_masks
 from .pooling import chosen_tokens, embed_image, pooled, pooled_image, pooled_text
 from .positions import WithGrid, WithPositions
-from .resnet import CLIPResNetVisionTransformer
+from .resnet import CLIPResNetVisionTransformer, vision_projection
 from .shortcuts import known
 
 # -- layers -----------------------------------------------------------------------------------------------------------
@@ -61,9 +61,8 @@ class CLIPVisionEmbeddings(WithGrid):
         check_image(self, pixel_values, interpolate_pos_encoding)
         x = patch_tokens(self.patch_embedding, pixel_values.to(self.patch_embedding.weight.dtype))  # [B, h, w, D]
         positions = self.positions(*x.shape[1:3]) if interpolate_pos_encoding else self.grid_positions()
-        x = x.flatten(1, 2)  # [B, N - 1, D]
         class_token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([class_token, x], dim=1) + positions  # [B, N, D]
+        x = torch.cat([class_token, x.flatten(1, 2)], dim=1) + positions  # [B, N, D]
         return x if patches is None else chosen_tokens(x, patches)
 
 
@@ -96,8 +95,7 @@ class CLIPAttention(nn.Module):
 
     def __init__(self, config: Any, layer: int = 0) -> None:
         super().__init__()
-        self.config = config
-        self.embed_dim = config.hidden_size
+        self.config, self.embed_dim = config, config.hidden_size
         self.head_dim = self.embed_dim // config.num_attention_heads
         self.num_heads = config.num_attention_heads - len(set(config.pruned_heads.get(layer, ())))
         self.scale = self.head_dim**-0.5
@@ -139,7 +137,7 @@ class CLIPAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _shape(self, tensor: Tensor, seq_len: int, bsz: int) -> Tensor:
-        """`heads` under the name by which patched forwards of others call it."""
+        """`heads` under v4.37's name, which programs with patched forwards call."""
         return tensor.view(bsz, seq_len, self.num_heads, self.head_dim).transpose(1, 2).contiguous()
 
 
@@ -190,7 +188,7 @@ class CLIPEncoderLayer(nn.Module):
 
 @known
 class CLIPEncoder(nn.Module):
-    """The layers of a tower, and what is collected on the way."""
+    """The layers of a tower, and their collected outputs."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -263,10 +261,10 @@ class CLIPTextTransformer(nn.Module):
     pooled = pooled_text
 
     def end_of_text(self, input_ids: Tensor) -> Tensor:
-        """Where the end-of-text token stands: [B, S] -> [B]."""
+        """The position of the end-of-text token: [B, S] -> [B]."""
         if self.eos_token_id == 2:  # configs older than 4.31: the highest id is the end (transformers #24773)
             return input_ids.to(torch.int).argmax(dim=-1)
-        # The first one, because padding may be the same token; position 0 when there is none.
+        # The first one, because padding may be the same token; position 0 if there is none.
         return (input_ids == self.eos_token_id).to(torch.int).argmax(dim=-1)
 
 
@@ -300,30 +298,17 @@ class CLIPVisionTransformer(nn.Module):
     pooled = pooled_image
 
 
-def tower_output(encoded: Any, last_hidden_state: Tensor, pooled: Tensor, return_dict: bool) -> Any:
-    out = BaseModelOutputWithPooling(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
-    return out if return_dict else out.to_tuple()
-
-
 def vision_tower(config: CLIPVisionConfig, projection_dim: int | None = None) -> nn.Module:
-    """The tower that a config is of: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return CLIPResNetVisionTransformer(config, projection_dim)
-    return CLIPVisionTransformer(config)
-
-
-def vision_projection(config: CLIPVisionConfig, projection_dim: int) -> nn.Module:
-    """From what `vision_tower` pools to the shared space; a ResNet's is there already."""
-    if isinstance(config, CLIPResNetVisionConfig):
-        return nn.Identity()
-    return nn.Linear(config.hidden_size, projection_dim, bias=False)
+    """The tower for a config: a ViT, or OpenAI's ResNet, whose output is an embedding of `projection_dim`."""
+    resnet = isinstance(config, CLIPResNetVisionConfig)
+    return CLIPResNetVisionTransformer(config, projection_dim) if resnet else CLIPVisionTransformer(config)
 
 
 # -- public classes ---------------------------------------------------------------------------------------------------
 
 
 class CLIPPreTrainedModel(PreTrainedModel):
-    """Base of the public classes: loading, saving, and what transformers models offer beside `forward`."""
+    """Base of the public classes: loading, saving, and the other methods of transformers' models."""
 
     config_class = CLIPConfig
     base_model_prefix = "clip"

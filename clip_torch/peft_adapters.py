@@ -1,4 +1,4 @@
-"""v4.37's methods for adapters (LoRA and others), through peft, which is imported when one of them is called."""
+"""v4.37's methods for adapters (LoRA and others), by peft, which is imported when one of them is called."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from clip_core.errors import MissingDependencyError
 
 
 class Adapters:
-    """Mixed into `PreTrainedModel`. Once a model has an adapter, `save_pretrained` writes the adapter alone."""
+    """Mixed into `PreTrainedModel`. For a model with an adapter, `save_pretrained` writes only the adapter."""
 
     _hf_peft_config_loaded = False
     peft_config: dict[str, Any]
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
-        """Put a fresh adapter into the model, to be trained; the model's own weights are frozen.
+        """Add a new adapter to train; the model's own weights are frozen.
 
         Args:
             adapter_config: a peft config, such as LoraConfig.
             adapter_name: default "default".
 
-        Raises ValueError when the name is taken, TypeError for another config, MissingDependencyError without peft.
+        Raises ValueError for a name in use, TypeError for another config, MissingDependencyError without peft.
         """
         peft, name = _peft(), self._free_name(adapter_name)
         if not isinstance(adapter_config, peft.PeftConfig):
@@ -45,15 +45,15 @@ class Adapters:
     ) -> None:
         """Add an adapter from a folder or hub name, or from a config and weights.
 
-        Weights have the published names (`text_model.encoder...`), or such without the prefix of a model's only tower.
+        Weights have the published names (`text_model.encoder...`), with or without the prefix of a model's only tower.
 
         Args:
-            peft_model_id: folder or hub name, read by peft; `revision`, `token`, `where` (`subfolder`, ...): as there.
+            peft_model_id: folder or hub name, read by peft; `revision`, `token`, `where` (`subfolder`, ...): for peft.
             adapter_name: default "default".
-            peft_config, adapter_state_dict: instead of what lies there.
+            peft_config, adapter_state_dict: in place of files.
             is_trainable: False freezes the adapter and puts the model into evaluation mode.
 
-        Raises ValueError when the name is taken, or weights are missing or belong nowhere; MissingDependencyError.
+        Raises ValueError for a name in use and for missing or unknown weights; MissingDependencyError.
         """
         if where.pop("hotswap", False) is True:
             raise ValueError("hotswap: wanted False: adapters are not exchanged in place here")
@@ -71,7 +71,7 @@ class Adapters:
         self._hf_peft_config_loaded = True
         state = _published(self, adapter_state_dict)
         found = peft.set_peft_model_state_dict(self, state, name, low_cpu_mem_usage=low_memory)
-        missing = [key for key in found.missing_keys if name in key.split(".")[-2:]]  # not the model's own
+        missing = [key for key in found.missing_keys if name in key.split(".")[-2:]]  # not the model's own weights
         if missing or found.unexpected_keys:
             self.delete_adapter(name)
             listed = [f"- {key}" for key in missing] + [f"+ {key}" for key in found.unexpected_keys]
@@ -82,7 +82,7 @@ class Adapters:
             self.eval()
 
     def set_adapter(self, adapter_name: list[str] | str) -> None:
-        """The adapter, or adapters, that are used from now on. Raises ValueError for a name that there isn't."""
+        """Set the adapter or adapters to use. Raises ValueError for an unknown name."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         missing = [name for name in names if name not in self._configs()]
         if missing:
@@ -95,7 +95,7 @@ class Adapters:
         self._enable(True)
 
     def disable_adapters(self) -> None:
-        """Compute as without adapters, until `enable_adapters`."""
+        """Compute without adapters, until `enable_adapters`."""
         self._enable(False)
 
     def active_adapters(self) -> list[str]:
@@ -114,7 +114,7 @@ class Adapters:
         return _peft().get_peft_model_state_dict(self, adapter_name=adapter_name or self.active_adapter())
 
     def delete_adapter(self, adapter_names: list[str] | str) -> None:
-        """Take adapters out of the model. Raises ValueError for a name that there isn't."""
+        """Remove adapters from the model. Raises ValueError for an unknown name."""
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
             if name not in self._configs():
                 raise ValueError(f"adapter_names: wanted some of {', '.join(self._configs())}, found {name!r}")
@@ -123,7 +123,7 @@ class Adapters:
             del self.peft_config[name]
 
     def _save_adapter(self, folder: str | Path) -> None:
-        """adapter_model.safetensors and adapter_config.json, as peft reads them."""
+        """Write adapter_model.safetensors and adapter_config.json, which peft reads."""
         from safetensors.torch import save_file
 
         folder, name = Path(folder), self.active_adapter()
@@ -155,7 +155,7 @@ class Adapters:
 
 
 def _published(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    """An adapter's weights under this model's names: without peft's prefix, with that of the only tower."""
+    """An adapter's weights with this model's names: without peft's prefix, with that of the only tower."""
     state = {key.removeprefix("base_model.model."): value for key, value in state.items()}
     towers = model._towers()
     if len(towers) != 1:

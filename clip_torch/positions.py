@@ -1,4 +1,4 @@
-"""Position ids that are right however a model comes to its memory."""
+"""Position ids that stay right when a model is built on the meta device and filled later."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class WithPositions(nn.Module):
-    """An embedding with `position_ids` [1, N], a buffer that is in no file.
+    """An embedding with `position_ids` [1, N], a buffer that is not saved.
 
-    What fills a model built on the meta device fills what is in files: `to_empty` would leave these numbers as the
-    memory was, and `load_state_dict(assign=True)` would leave them on the meta device.
+    For a model built on the meta device, `to_empty` would leave them uninitialised, and `load_state_dict(assign=True)`
+    would leave them on the meta device.
     """
 
     position_ids: torch.Tensor
@@ -34,15 +34,15 @@ class WithPositions(nn.Module):
         if before.is_meta:
             after.copy_(torch.arange(after.shape[-1]).expand_as(after))
         elif after.shape == before.shape:
-            after.copy_(before)  # `to_empty` makes room without the numbers
+            after.copy_(before)  # `to_empty` allocates without values
         return out
 
 
 class WithGrid(WithPositions):
-    """A vision tower's: a grid of positions behind that of the class token."""
+    """A vision tower's positions: the class token's, then a grid."""
 
     def grid_positions(self) -> Tensor:
-        """The learned positions [N, D], by a call: someone may have hooks there, or keep the weight elsewhere."""
+        """The learned positions [N, D], by a call, because the module may have hooks or be replaced."""
         return self.position_embedding(self.position_ids)[0]
 
     def positions(self, height: int, width: int) -> Tensor:
@@ -57,7 +57,7 @@ class WithGrid(WithPositions):
 
 
 def _fill(module: nn.Module, incompatible: Any) -> None:
-    """Puts position ids beside weights that were assigned."""
+    """Make position ids on the device of assigned weights."""
     buffer = module._buffers.get("position_ids")
     weight = module.position_embedding.weight
     if buffer is not None and buffer.is_meta and not weight.is_meta:

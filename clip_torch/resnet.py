@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_core.config import CLIPResNetVisionConfig
+from clip_core.config import CLIPResNetVisionConfig, CLIPVisionConfig
 from clip_core.errors import InputError
 from clip_core.init import resnet_deviation
 from clip_core.inputs import check_pixels, resolve_flags
@@ -188,3 +188,10 @@ def draw(module: nn.Module, factor: float) -> bool:
 def _draw_convolution(part: nn.Module, factor: float) -> None:
     if isinstance(part, nn.Conv2d):
         part.weight.normal_(std=factor * resnet_deviation(tuple(part.weight.shape), None))
+
+
+def vision_projection(config: CLIPVisionConfig, projection_dim: int) -> nn.Module:
+    """The projection of a vision tower's pooled output; a ResNet's is an embedding already."""
+    if isinstance(config, CLIPResNetVisionConfig):
+        return nn.Identity()
+    return nn.Linear(config.hidden_size, projection_dim, bias=False)

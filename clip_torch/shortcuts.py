@@ -1,7 +1,7 @@
-"""May a short cut be taken? Everything that computes another way than layer by layer asks here.
+"""The conditions for short cuts, that is, for any computation other than layer by layer.
 
-A short cut is for models as this package builds them: where somebody has put a layer, a hook or a forward of his own,
-it would pass them by. Some also compute by other operators than the plain layers; those ask about who looks on as well.
+Short cuts are for models as this package builds them, because they would skip a user's layers, hooks and replaced
+forwards. Some also use other operators than the plain layers; these also depend on whether operators are observed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-# What a module of each kind computes with. A class whose forward was exchanged since is no longer of the kind.
+# The original forward of each known class. A class with a replaced forward no longer counts as known.
 _FORWARDS: dict[type, Callable] = {
     kind: kind.forward for kind in (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv2d, nn.ModuleList)
 }
@@ -25,16 +25,16 @@ _IN_ADAPTERS: dict[type, Callable] = {
 
 
 def known(cls: type) -> Any:
-    """Decorator: instances of exactly this class compute what it says, as long as nobody changes them."""
+    """Decorator: unchanged instances of exactly this class may be skipped by short cuts."""
     _FORWARDS[cls] = cls.forward
     return cls
 
 
 def may_skip(*modules: nn.Module, x: Tensor | None = None) -> bool:
-    """Whether a short cut may take the place of calling these modules; what is below them is asked by `below`.
+    """Whether a short cut may replace calls of these modules. For the modules inside them see `below`.
 
-    x: the input, for a short cut of other operators or of none that PyTorch can see: it is a plain tensor, and nobody
-    traces, compiles, transforms, counts, or differentiates forward.
+    x: the input, for a short cut with other operators, or with ones hidden from PyTorch: it must be a plain tensor,
+    without tracing, compiling, transforms, operator counters, or forward-mode differentiation.
     """
     if x is not None and (type(x) is not Tensor or watched(x)):
         return False
@@ -42,7 +42,7 @@ def may_skip(*modules: nn.Module, x: Tensor | None = None) -> bool:
 
 
 def below(module: nn.Module) -> Iterator[nn.Module]:
-    """The module and all in it, for `may_skip`. (`Module.modules` takes five times as long.)"""
+    """The module and all modules in it, for `may_skip`. (`Module.modules` takes five times as long.)"""
     waiting = [module]
     while waiting:
         part = waiting.pop()
@@ -51,9 +51,8 @@ def below(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def may_pool(tower: nn.Module) -> bool:
-    """Whether `pooled` may take the place of calling a tower: what it leaves out (the tower's own call, its encoder's,
-    the last layer, the norm behind it) is as this package made it, but for peft's LoRA, which computes each row by
-    itself."""
+    """Whether `pooled` may replace a tower's call: the modules whose calls it skips (the tower, its encoder, the last
+    layer, the norm after it) are unchanged, except for peft's LoRA, which computes each row by itself."""
     if not may_skip(tower):
         return False
     encoder, norm = tower.encoder, getattr(tower, "final_layer_norm", None) or tower.post_layernorm
@@ -63,8 +62,8 @@ def may_pool(tower: nn.Module) -> bool:
 
 
 def watched(x: Tensor) -> bool:
-    """Whether anything but the numbers is wanted of a computation with x: tracing, compiling, functional transforms,
-    forward-mode derivatives, modes that see every operator (FLOP counters), hooks on all modules."""
+    """Whether operators on x are observed: by tracing, compiling, functional transforms, forward-mode derivatives,
+    dispatch modes (FLOP counters), or global module hooks."""
     return (
         isinstance(x, torch.fx.Proxy)
         or torch.compiler.is_compiling()

@@ -1,5 +1,5 @@
-"""The contrastive losses without the matrix of all pairs: tiles are made, used and dropped; the backward pass makes
-them again. Softmax and sigmoid, on one process, over gathered texts, or with the texts travelling round a ring.
+"""The contrastive losses without the matrix of all pairs: tiles are computed, used and dropped, and recomputed in the
+backward pass. Softmax and sigmoid, in one process, over gathered texts, or with the texts passed around a ring.
 
 n rows of this process, N of all processes, P width. L_ij = s x_i . y_j (+ b), s = e^t. Softmax: with row log-sum-exps r
 and column log-sum-exps c, loss = 1/2N sum_i (r_i + c_i - 2 L_ii), and G = dloss/dL = 1/2N (e^(L - r) + e^(L - c) - 2I).
@@ -25,10 +25,10 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 @dataclass(frozen=True)
 class Plan:
-    """How the pairs are visited.
+    """The order of tiles.
 
-    chunk: rows and columns of a tile; ring: texts travel, otherwise every process holds all of them; group: of `world`
-    processes, this one being number `rank`; None for this one alone.
+    chunk: rows and columns of a tile; ring: texts are passed around, otherwise every process has all of them; group: of
+    `world` processes, this one being number `rank`; None for only this one.
     """
 
     kind: str
@@ -42,8 +42,8 @@ class Plan:
 class LogSumExp:
     """log(sum(exp)) of rows that arrive in pieces, as (max, sum of exp(value - max)).
 
-    The pair, not the logarithm, is kept: at s = 100 the logarithm of a sum near 1 would vanish in the maximum's
-    rounding, and with it the small gradients.
+    The pair, not the logarithm, is kept: at s = 100 the logarithm of a sum near 1 would be lost in the maximum's
+    rounding, and with it small gradients.
     """
 
     def __init__(self, peak: Tensor, total: Tensor) -> None:
@@ -54,7 +54,7 @@ class LogSumExp:
         return cls(like.new_full((rows,), float("-inf")), like.new_zeros(rows))
 
     def add(self, start: int, tile: Tensor, dim: int) -> None:
-        """Values of rows start, start + 1, ... whose sum runs along `dim` of the tile."""
+        """Add a tile's values of the rows start, start + 1, ..., summed along `dim`."""
         rows = slice(start, start + tile.shape[1 - dim])
         peak = torch.maximum(self.peak[rows], tile.amax(dim))
         grown = (tile - peak.unsqueeze(dim)).exp_().sum(dim)
@@ -62,12 +62,12 @@ class LogSumExp:
         self.peak[rows] = peak
 
     def share_(self, start: int, tile: Tensor, dim: int) -> Tensor:
-        """exp(tile - log-sum-exp): each value's share of its row's sum, in the tile's place."""
+        """exp(tile - log-sum-exp), in place: each value's share of its row's sum."""
         rows = slice(start, start + tile.shape[1 - dim])
         return tile.sub_(self.peak[rows].unsqueeze(dim)).exp_().div_(self.total[rows].unsqueeze(dim))
 
     def over(self, group: Any) -> None:
-        """Add up what the processes of a group hold of the same rows."""
+        """Combine the processes' values for the same rows."""
         if group is None:
             return
         peak = self.peak.clone()
@@ -80,7 +80,7 @@ class LogSumExp:
 class Streamed(torch.autograd.Function):
     """(x [n, P], y [n, P], t, b or None, plan) -> this process's share of the mean loss.
 
-    The shares of all processes add up to the loss, and so do their gradients of t and b; those of x and y are whole.
+    The shares of all processes sum to the loss, and so do their gradients of t and b; those of x and y are whole.
     """
 
     @staticmethod
@@ -110,7 +110,7 @@ class Streamed(torch.autograd.Function):
 
 
 def softmax_forward(x: Tensor, y: Tensor, scale: Tensor, plan: Plan) -> tuple[Tensor, LogSumExp, LogSumExp]:
-    """This process's share, its rows' sums, and the columns' (its own in a ring, else all)."""
+    """(this process's share, its rows' sums, the columns' sums: its own in a ring, else all)."""
     rows, diagonal = LogSumExp.empty(len(x), x), x.new_empty(len(x))
 
     def work(texts: Tensor, first: int, carried: list[Tensor]) -> None:
@@ -130,7 +130,7 @@ def softmax_forward(x: Tensor, y: Tensor, scale: Tensor, plan: Plan) -> tuple[Te
         columns.over(plan.group)
         own = slice(plan.rank * len(x), (plan.rank + 1) * len(x))
     logs = rows.total.log() + columns.total[own].log()
-    # Differences first: near 0 both are exact, where r + c - 2L would leave the rounding of 100.
+    # Differences first: near 0 both are exact, while r + c - 2L would have the rounding error of 100.
     share = ((rows.peak - diagonal) + (columns.peak[own] - diagonal) + logs).sum() / (2 * len(x) * plan.world)
     return share, rows, columns
 
@@ -144,10 +144,10 @@ def softmax_backward(
         dy, sums = carried[0], LogSumExp(*carried[1:])
         for i, j, tile, shift in tiles(x, texts, scale, plan, first):
             gradient = rows.share_(i, tile.clone(), 1).add_(sums.share_(j, tile, 0))
-            if touches(tile, shift):  # here, where it meets numbers near 2: later it would cancel sums
+            if touches(tile, shift):  # here, against values near 2; later it would cancel sums
                 gradient.diagonal(shift).sub_(2)
             add_products(gradient, x, texts, dx, dy, i, j)
-            del tile, gradient  # not beside the next ones
+            del tile, gradient  # freed before the next ones
 
     dy = x.new_zeros(len(columns.peak), x.shape[1])
     dy = home(visit(plan, y, [dy, columns.peak, columns.total], work)[0], plan)
@@ -173,7 +173,7 @@ def sigmoid_backward(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, plan: Pl
             gradient = against(torch.sigmoid(against(tile.add_(bias), shift)), shift)
             db.add_(gradient.sum())
             add_products(gradient, x, texts, dx, carried[0], i, j)
-            del tile, gradient  # not beside the next ones
+            del tile, gradient  # freed before the next ones
 
     dy = x.new_zeros(len(x) if plan.ring else pairs, x.shape[1])
     dy = home(visit(plan, y, [dy], work)[0], plan)
@@ -184,7 +184,7 @@ def sigmoid_backward(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, plan: Pl
 
 
 def tiles(x: Tensor, y: Tensor, scale: Tensor, plan: Plan, first: int) -> Iterator[tuple[int, int, Tensor, int]]:
-    """(row, column, s x y^T of at most chunk x chunk pairs, place of the matching pairs' diagonal).
+    """Yields (row, column, s x y^T of at most chunk x chunk pairs, offset of the matching pairs' diagonal).
 
     `first` is the number of the first text of `y` among those of all processes.
     """
@@ -199,7 +199,7 @@ def touches(tile: Tensor, shift: int) -> bool:
 
 
 def against(tile: Tensor, shift: int) -> Tensor:
-    """-z * tile, in place: matching pairs change their sign."""
+    """-z * tile, in place: matching pairs change sign."""
     if touches(tile, shift):
         tile.diagonal(shift).neg_()
     return tile
@@ -217,16 +217,16 @@ def add_products(gradient: Tensor, x: Tensor, y: Tensor, dx: Tensor, dy: Tensor,
 def visit(
     plan: Plan, y: Tensor, carried: list[Tensor], work: Callable[[Tensor, int, list[Tensor]], None]
 ) -> list[Tensor]:
-    """Call `work(texts, number of the first, carried)` until this process's rows have met every text.
+    """Call `work(texts, number of the first, carried)` for all texts, with this process's rows.
 
-    `work` changes what is carried along with the texts in place; in a ring it comes home with the last turn.
+    `work` changes `carried`, which accompanies the texts, in place; in a ring it returns with the last step.
     """
     if not plan.ring or plan.world == 1:
         work(gathered(y, plan), 0, carried)
         return carried
     owner = plan.rank
     for turn in range(plan.world):
-        # The texts leave while they are worked on; what is carried, after.
+        # The texts are sent during the work, what is carried after it.
         arriving, requests = ([y], []) if turn == plan.world - 1 else exchange([y], plan)
         work(y, owner * len(y), carried)
         for request in requests:
@@ -240,7 +240,7 @@ def visit(
 
 
 def exchange(tensors: list[Tensor], plan: Plan) -> tuple[list[Tensor], list[Any]]:
-    """Begin to send to the process before, and to receive from the one behind: (what arrives, what to wait for)."""
+    """Begin to send to the previous process and to receive from the next: (received tensors, requests)."""
     to, source = (plan.rank - 1) % plan.world, (plan.rank + 1) % plan.world
     tensors = [tensor.contiguous() for tensor in tensors]
     arriving = [torch.empty_like(tensor) for tensor in tensors]
@@ -259,7 +259,7 @@ def gathered(rows: Tensor, plan: Plan) -> Tensor:
 
 
 def home(dy: Tensor, plan: Plan) -> Tensor:
-    """Gradients of gathered texts, added up where each text came from; in a ring they are there already."""
+    """Gradients of gathered texts, summed in each text's process; in a ring they are complete already."""
     if plan.ring or plan.world == 1:
         return dy
     out = dy.new_empty(len(dy) // plan.world, *dy.shape[1:])

@@ -1,6 +1,6 @@
-"""The table of v4.37's names that have no meaning here, as docs/howto/migrate.md shows it.
+"""The table in docs/howto/migrate.md of v4.37's names that have no meaning here.
 
-python -m conformance.absent    # write it anew, from clip_core.absent
+python -m conformance.absent    # rewrite it from clip_core.absent
 """
 
 from __future__ import annotations

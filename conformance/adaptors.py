@@ -1,6 +1,6 @@
-"""One thin adaptor per backend: build a model from a config and canonical weights, call it, differentiate it.
+"""A thin adaptor for each backend: builds a model from a config and canonical weights, calls it, differentiates it.
 
-Everything goes in and comes out as NumPy arrays under canonical names, so a test says what it wants once.
+Inputs and results are NumPy arrays with canonical names, so that one test serves all backends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .cases import OBJECTIVE_FIELDS, Case, config_copy, cotangent, draw_inputs, 
 
 
 class Adaptor:
-    """What all three share. `prefix` is what a backend puts before the class names."""
+    """Common to all three. `prefix`: the backend's prefix of class names."""
 
     name = ""
     package = ""
@@ -62,11 +62,11 @@ class Adaptor:
         return structure
 
     def structure(self, model: Any, case: Case) -> Any:
-        """`cases.structure` of what a call returns."""
+        """`cases.structure` of a call's output."""
         return structure(self.call(model, case))
 
     def features(self, model: Any, case: Case) -> dict[str, np.ndarray]:
-        """What get_text_features and get_image_features return: {"text", "image"}."""
+        """The results of get_text_features and get_image_features: {"text", "image"}."""
         raise NotImplementedError
 
     def call(self, model: Any, case: Case) -> Any:
@@ -124,7 +124,7 @@ class TF(Adaptor):
     name, package, prefix, installed_as = "tf", "clip_tf", "TF", "tensorflow"
 
     def expected(self, case: Case, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """v4.37's TF classes give the loss as a vector of one."""
+        """v4.37's TF classes return the loss as a vector of length 1."""
         return {name: np.reshape(value, 1) if name == "loss" else value for name, value in arrays.items()}
 
     def expected_structure(self, case: Case, structure: Any) -> Any:
@@ -171,7 +171,7 @@ class TF(Adaptor):
 
 
 class Flax(Adaptor):
-    """Without a loss: v4.37 gives Flax's output no such field and its call no `return_loss`."""
+    """Without a loss: in v4.37, Flax's output has no such field and its call no `return_loss`."""
 
     name, package, prefix, installed_as = "flax", "clip_flax", "Flax", "flax"
 
@@ -184,7 +184,7 @@ class Flax(Adaptor):
         return {"tuple": structure["tuple"][1:]} if case.flags.get("return_loss") else structure
 
     def build(self, case: Case, dtype: str = "float32") -> Any:
-        """Without compilation: the cases are many and tiny, and share their operations but not their programs."""
+        """Without compilation: the many tiny cases share operations, but not compiled programs."""
         model = super().build(case, dtype)
         model.jit = False
         return model
@@ -242,5 +242,5 @@ ADAPTORS: dict[str, Adaptor] = {adaptor.name: adaptor for adaptor in (Torch(), T
 
 
 def installed() -> list[str]:
-    """Names of the backends that can run here."""
+    """Names of the installed backends."""
     return [name for name, adaptor in ADAPTORS.items() if adaptor.installed()]

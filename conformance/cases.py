@@ -1,8 +1,8 @@
 """The conformance cases as data: model class x config x inputs x flags.
 
-Nothing here imports a framework or a project module but the standard library and NumPy, so the same file also runs
-where the golden arrays are made (transformers 4.37.2). Weights and inputs are drawn by `draw_*` from seeds, by NumPy's
-legacy generator, whose streams are frozen: they need not be stored.
+Imports only the standard library and NumPy, so that the file also runs where the golden arrays are made (transformers
+4.37.2). Weights and inputs are drawn by `draw_*` from seeds with NumPy's legacy generator, whose streams are frozen, so
+they need not be stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLASSES = (
 )
 EOS, BOS = 58, 57
 
-# Small, and awkward on purpose: no two widths are equal, heads are not 64 wide, 21 is no multiple of 8.
+# Small and deliberately irregular: all widths differ, heads are not 64 wide, 21 is not a multiple of 8.
 TEXT: dict[str, Any] = {
     "vocab_size": 59,
     "hidden_size": 24,
@@ -51,15 +51,15 @@ VISION: dict[str, Any] = {
 }
 PROJECTION = 16
 
-# Four texts of eight tokens: a short one padded by the end token, a full one, one with a second end in the middle, and
-# one without any end.
+# Four texts of eight tokens: a short one padded by the end token, a full one, one with a second end token in the
+# middle, and one without end token.
 IDS = [
     [BOS, 5, 9, EOS, EOS, EOS, EOS, EOS],
     [BOS, 4, 31, 7, 2, 44, 12, EOS],
     [BOS, 8, EOS, 3, EOS, 6, 1, 0],
     [BOS, 11, 12, 13, 14, 15, 16, 17],
 ]
-# The highest id is not the end token: only the legacy rule (eos_token_id == 2) pools there.
+# The highest id is not the end token, so that only the legacy rule (eos_token_id == 2) pools there.
 LEGACY_IDS = [
     [20, 5, 9, 2, 2, 2, 2, 2],
     [20, 4, 31, 7, 2, 44, 12, 2],
@@ -163,7 +163,7 @@ def _classes() -> Iterator[Case]:
 
 
 def _activations() -> Iterator[Case]:
-    for act in ("gelu", "gelu_new", "relu", "selu"):  # quick_gelu is everywhere else
+    for act in ("gelu", "gelu_new", "relu", "selu"):  # quick_gelu is used in all other cases
         changes = {"hidden_act": act, "num_hidden_layers": 1}
         config = full(changes, changes)
         yield Case(f"act.{act}", "CLIPModel", config, _inputs("full"), {"return_loss": True}, gradients=True)
@@ -221,7 +221,7 @@ def _depth() -> Iterator[Case]:
 
 
 def _flags() -> Iterator[Case]:
-    """Who decides what is returned: structures only."""
+    """Cases of the output flags in configs and calls; only structures."""
     for cls in CLASSES:
         tower = Case("", cls, {}, {}).tower
         base = {"return_loss": True} if cls == "CLIPModel" else {}
@@ -257,7 +257,7 @@ def _normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 weights, far enough from their initial values that every one of them matters."""
+    """float32 weights, far enough from their initial values for each of them to matter."""
     noise = _normal(name, tuple(shape))
     if name == "logit_scale":
         return np.float32(1.7)
@@ -293,17 +293,17 @@ def _pixels(case: Case, value: str) -> np.ndarray:
 
 
 def cotangent(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What `objective` multiplies an output field with, so that no gradient cancels."""
+    """The factor of an output field in `objective`, so that no gradient cancels."""
     return _normal(f"cotangent {name}", tuple(shape)).astype(np.float32)
 
 
-# The scalar whose gradients are compared: `loss` where the call returns one, else the sum of these fields, each times
-# its cotangent. Fields that a class doesn't return are left out.
+# The scalar whose gradients are compared: `loss` if the call returns one, else the sum of these fields times their
+# cotangents. Fields that a class doesn't return are left out.
 OBJECTIVE_FIELDS = ("logits_per_image", "text_embeds", "image_embeds", "last_hidden_state", "pooler_output")
 
 
 def flatten(output: Any) -> dict[str, Any]:
-    """An output, however nested, as "field.index" -> array. Mappings by their keys, sequences by position."""
+    """A nested output as "field.index" -> array, with mappings by key and sequences by position."""
     out: dict[str, Any] = {}
     if isinstance(output, Mapping):
         items: Any = output.items()
@@ -327,5 +327,5 @@ def structure(output: Any) -> Any:
 
 
 def config_copy(case: Case) -> dict[str, Any]:
-    """The config's keywords, free to be changed."""
+    """A copy of the config's keywords."""
     return copy.deepcopy(dict(case.config))

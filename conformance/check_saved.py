@@ -1,6 +1,6 @@
-"""Do transformers' own classes load what our models save, with no missing or unexpected key and the same numbers?
+"""Checks that transformers' own classes load our models' files, without missing or unexpected keys, to equal outputs.
 
-Two steps, since the libraries live in environments of their own:
+Two steps, because the libraries are in separate environments:
 
     python -m conformance.check_saved save FOLDER            # where a backend is installed
     HF_HUB_OFFLINE=1 python -m conformance.check_saved load FOLDER    # where transformers and torch are installed

@@ -1,4 +1,4 @@
-"""How far apart two arrays are, and how far apart they may be. The one place where tolerances are set."""
+"""Comparison of arrays, and all tolerances."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 GOLDEN = Path(__file__).parent / "golden"
 
-# float32 has 24 bits: one rounding is 6e-8. A layer is a few hundred of them, in another order than the reference's
-# (fused attention, another matrix product), and they grow through the layers: 2e-5 is the contract's figure.
+# float32 has 24 bits: one rounding is 6e-8. A layer has a few hundred of them, in another order than the reference's
+# (fused attention, another matrix product), and they grow through the layers: the contract allows 2e-5.
 FORWARD = 2e-5
 # A gradient passes the layers twice.
 GRADIENT = 2e-5
@@ -22,7 +22,7 @@ ACROSS = 1e-5
 
 
 def relative_error(got: Any, want: Any) -> float:
-    """The largest difference over the largest magnitude wanted; infinite for another shape or a NaN."""
+    """The largest difference over the largest expected magnitude; infinite for another shape or a NaN."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape or not np.isfinite(got).all():
         return float("inf")
@@ -32,7 +32,7 @@ def relative_error(got: Any, want: Any) -> float:
 
 
 def worst(got: Mapping[str, Any], want: Mapping[str, Any]) -> tuple[float, str]:
-    """The worst relative error over named arrays, and where. Differing names are an error of their own."""
+    """The worst relative error over named arrays, and its place. Differing names are a separate error."""
     assert list(got) == list(want), f"fields: got {list(got)}, want {list(want)}"
     errors = {name: relative_error(got[name], want[name]) for name in want}
     name = max(errors, key=errors.__getitem__, default="")
@@ -42,8 +42,8 @@ def worst(got: Mapping[str, Any], want: Mapping[str, Any]) -> tuple[float, str]:
 def gradient_errors(got: Mapping[str, Any], want: Mapping[str, Any]) -> tuple[float, str]:
     """As `worst`, for gradients by canonical name.
 
-    The gradient of k_proj.bias is exactly 0 in real numbers (softmax doesn't see a shift of all keys): what is computed
-    is rounding noise, so it is measured against the gradient of its layer's weight.
+    The gradient of k_proj.bias is exactly 0 in real numbers (softmax is invariant to a shift of all keys). Computed
+    values are rounding noise, so they are measured against the gradient of the layer's weight.
     """
     assert set(got) == set(want), f"names: missing {set(want) - set(got)}, unexpected {set(got) - set(want)}"
     errors = {}

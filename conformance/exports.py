@@ -1,14 +1,14 @@
-"""What each export of a model differs by, weighs and costs, measured.
+"""Measurements of each export of a model: difference, size and speed.
 
     python -m conformance.exports torch     # or tf, flax: that framework's rows
-    python -m conformance.exports b32       # PyTorch at the size of ViT-B/32, drawn weights: bytes and speed alone
-    python -m conformance.exports page      # only write the tables anew
+    python -m conformance.exports b32       # PyTorch at the size of ViT-B/32, random weights: only bytes and speed
+    python -m conformance.exports page      # only rewrite the tables
 
 Rows go into conformance/exports.json, and from there into the end of docs/howto/export.md.
 
-Embeddings are the embedded model's, of its pictures and of four sentences, by one thread. Speed is eager's CPU seconds
-over the export's, of one batch of pictures, measured in turns: CPU seconds, because they depend little on what else the
-machine does.
+Embeddings are the embedded model's, of its pictures and of four sentences, on one thread. Speed is eager's CPU seconds
+over the export's, for one batch of pictures, measured alternately: CPU seconds, because they depend little on other
+load.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REPEATS = 15
 
 
 class Export(NamedTuple):
-    """A way to run a model. The functions take NumPy arrays and give embeddings, not normalised."""
+    """A form of a model to run. The functions map NumPy arrays to embeddings, not normalised."""
 
     name: str
     image: Callable[[np.ndarray], Any] | None
@@ -62,7 +62,7 @@ def given(length: int | str = 24) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seconds(*runs: Callable[[], Any]) -> list[float]:
-    """CPU seconds of calls that take turns: the least of some, of each."""
+    """The least CPU seconds of each of several calls, measured alternately."""
     taken: list[list[float]] = [[] for _ in runs]
     for _ in range(1 + REPEATS):
         for run, found in zip(runs, taken, strict=True):
@@ -73,7 +73,7 @@ def seconds(*runs: Callable[[], Any]) -> list[float]:
 
 
 def measure(exports: Iterator[Export], pixels: np.ndarray, ids: np.ndarray, compare: bool = True) -> Iterator[dict]:
-    """A row per export; the first is eager, what the others are compared with."""
+    """A row per export; the first is eager, the reference for the others."""
     eager: dict[str, np.ndarray] = {}
     first: Callable[[np.ndarray], Any] | None = None
     for export in exports:
@@ -115,7 +115,7 @@ def features(model: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def embeds(run: Callable[..., Any]) -> Callable[[np.ndarray], Any]:
-    """What takes a tensor and gives one, or a tuple that begins with it, for arrays."""
+    """A function of arrays, from a function of tensors that returns a tensor or a tuple that begins with it."""
     import torch
 
     def call(array: np.ndarray) -> Any:
@@ -127,7 +127,7 @@ def embeds(run: Callable[..., Any]) -> Callable[[np.ndarray], Any]:
 
 
 def small_exports(model: Any, folder: Path) -> Iterator[Export]:
-    """The model, and its weights in fewer bits; what their state dicts weigh."""
+    """The model, and its weights in fewer bits, with the sizes of their state dicts."""
     import torch
 
     def both(name: str, model: Any) -> Export:

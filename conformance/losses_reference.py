@@ -1,8 +1,8 @@
 """The losses and their gradients in float64, as closed forms over the whole matrix of pairs.
 
-The one definition of the mathematics: every backend's losses, dense, chunked and ring, are tested against this.
-x are the pictures' and y the texts' rows, [N, P] of unit length, row i of both one pair; t is the logarithm of the
-scale, s = e^t; b the sigmoid's bias. Gradients are those by x and y as they are, taken as free of each other.
+The definition of the mathematics: every backend's losses, dense, chunked and ring, are tested against it. x are the
+pictures' and y the texts' rows, [N, P] of unit length, with pair i in row i of both; t is the logarithm of the scale,
+s = e^t; b the sigmoid's bias. Gradients are with respect to x and y themselves, as independent variables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Array = np.ndarray
 
 
 class Loss(NamedTuple):
-    """A loss and its gradients: by x [N, P], by y [N, P], by t and by b (0 where the loss has none)."""
+    """A loss and its gradients with respect to x [N, P], y [N, P], t and b (0 if the loss has none)."""
 
     value: float
     dx: Array
@@ -25,7 +25,7 @@ class Loss(NamedTuple):
 
 
 class AnchorLoss(NamedTuple):
-    """The anchors' loss and its gradients: by x [N, P], by y [N, P], by the anchors' table [M, P]."""
+    """The anchors' loss and its gradients with respect to x [N, P], y [N, P] and the anchors' table [M, P]."""
 
     value: float
     dx: Array
@@ -69,7 +69,7 @@ def anchored(
     text_weight: float,
     smoothing: float = 0.0,
 ) -> AnchorLoss:
-    """What anchors add to the loss: image_weight * CE(scale x a^T) + text_weight * CE(scale y a^T), means over N.
+    """The anchors' loss: image_weight * CE(scale x a^T) + text_weight * CE(scale y a^T), means over N.
 
     a are the table's rows [M, P] at unit length (the table itself need not be), the true class of row i is
     `sample[i]`; pairs of one sample share it. `smoothing` as for `softmax`, over the M anchors.
@@ -91,7 +91,7 @@ def anchored(
 
 
 def _through_pairs(value: float, by_logits: Array, x: Array, y: Array, t: float, db: float) -> Loss:
-    """Gradients through L = s x y^T + b, given those by L."""
+    """Gradients through L = s x y^T + b, given those with respect to L."""
     scale = np.exp(t)
     dx, dy = scale * by_logits @ y, scale * by_logits.T @ x
     return Loss(float(value), dx, dy, float((x * dx).sum()), db)

@@ -95,7 +95,7 @@ def state_dicts() -> dict[str, np.ndarray]:
 
 
 def initial_deviations() -> dict[str, np.ndarray]:
-    """Measured standard deviation (and mean) of every weight that is drawn, over many draws of a small full model."""
+    """Measured standard deviation (and mean) of every drawn weight, over many initialisations of a small full model."""
     case = next(case for case in cases() if case.name == "class.CLIPModel")
     values = config_copy(case)
     values["text_config"].update(initializer_factor=0.5, initializer_range=0.3)

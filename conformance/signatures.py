@@ -1,6 +1,6 @@
-"""The documented signatures of transformers v4.37, as data: what a caller may pass, in which order, with which default.
+"""The documented signatures of transformers v4.37, as data: parameters in order, with their defaults.
 
-A backend may add parameters with defaults behind the documented ones, never between them.
+A backend may add parameters with defaults after the documented ones, never between them.
 """
 
 from __future__ import annotations

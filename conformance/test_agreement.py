@@ -129,7 +129,7 @@ def test_files_pass_from_every_backend_to_every_backend(dtype: str, tmp_path: An
 
 
 def _of_file(config: Any, dtype: str) -> dict[str, Any]:
-    """What a saved config says that the model's own doesn't."""
+    """Entries of a saved config that are not in the model's own."""
     return {"_name_or_path": config.name_or_path, "architectures": ["CLIPModel"], "torch_dtype": dtype}
 
 

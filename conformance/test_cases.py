@@ -26,7 +26,7 @@ def backend(request: pytest.FixtureRequest) -> Adaptor:
 
 
 def test_drawn_weights_and_inputs_are_those_of_the_golden_run() -> None:
-    """If NumPy's streams ever changed, everything else would fail for a reason that nobody would guess."""
+    """If NumPy's streams changed, all other tests would fail for a reason that is hard to find."""
     from clip_core import config as configs
     from clip_core.weights import weight_table
 

@@ -22,7 +22,7 @@ from .adaptors import installed
 BACKEND = (installed() or ["torch"])[0]
 pytestmark = pytest.mark.skipif(not installed(), reason="no backend is installed")
 
-# Square towers, so that a transposed weight fits and is noticed by nothing but the numbers; pictures of 28 pixels.
+# Square towers, so that a transposed weight fits and only changes the numbers; pictures of 28 pixels.
 WIDTH = 24
 SIZES = {"hidden_size": WIDTH, "num_hidden_layers": 3}
 CONFIG: dict[str, Any] = {
@@ -242,7 +242,7 @@ def test_crop(folder: Path) -> None:
 
 
 def test_pixels_without_the_pictures(folder: Path) -> None:
-    """Only arrays are at hand: what can be told from them."""
+    """Causes found from arrays alone."""
     arrays = _arrays(folder)
     loaded = trace.load_once(folder, "full")
     pixels = arrays["pixel_values"]

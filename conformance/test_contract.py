@@ -46,7 +46,7 @@ def test_documented_parameters_and_defaults(backend: str, cls: str, method: str,
 
 @pytest.mark.parametrize("backend", ADAPTORS)
 def test_reexports(backend: str) -> None:
-    """One import line serves: every backend gives the core's public names, and all its own in `__all__`."""
+    """Every backend exports the core's public names, and all its own in `__all__`."""
     import clip_core
 
     adaptor = ADAPTORS[backend]

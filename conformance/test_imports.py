@@ -1,4 +1,4 @@
-"""Who imports what: the core no framework, a backend only its own, and any order of the three works."""
+"""Imports: the core imports no framework, a backend only its own, and the three work in any order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def loaded_after(lines: str) -> set[str]:
 
 
 def test_the_core_imports_no_framework() -> None:
-    """Not even when every public name of it, and every module, is touched."""
+    """Also not when every public name and every module is imported."""
     lines = """
 import importlib, pkgutil, clip_core
 [getattr(clip_core, name) for name in clip_core.__all__]
@@ -109,7 +109,7 @@ TINY = (
 
 @pytest.mark.parametrize("order", list(itertools.permutations(ADAPTORS)), ids="-".join)
 def test_any_order(order: tuple[str, ...]) -> None:
-    """All three in one process, each made to work, in every order of import."""
+    """All three in one process, each running a model, in every order of import."""
     if missing := [name for name in order if name not in BACKENDS]:
         pytest.skip(f"{ADAPTORS[missing[0]].installed_as} is not installed")
     loaded = loaded_after(TINY + "".join(RUN[name] for name in order))

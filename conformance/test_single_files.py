@@ -1,4 +1,4 @@
-"""from_pretrained of every backend takes every readable layout, folder or single file: the same bits arrive."""
+"""from_pretrained of every backend reads every layout, folder or single file, to the same bits."""
 
 from pathlib import Path
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from clip_core.errors import InputError
+from clip_core.weights import is_resnet
 
 from .pipeline import Clip
 
@@ -63,6 +64,8 @@ def explain(clip: Clip, image: Any, text: str, method: str = "relevance", first_
         raise InputError(f"method: wanted one of {', '.join(METHODS)}, found {method!r}")
     if not isinstance(text, str):
         raise InputError(f"text: wanted one string, found {text!r}")
+    if is_resnet(clip.config):
+        raise InputError("clip: its vision tower is a ResNet, whose layers have no attention that could be followed")
     if getattr(clip, "text_encoder", None) is not None:
         raise InputError("clip: found one with a text_encoder, whose words can't be looked into: wanted one without")
     count = min(part.num_hidden_layers for part in (clip.config.vision_config, clip.config.text_config))

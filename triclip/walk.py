@@ -141,6 +141,11 @@ def _add_folder(walk: Walk, folder: str, rules: Rules) -> None:
         walk.files.setdefault(path, found[path])
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that a system keeps for itself."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
 def _listed(walk: Walk, folder: str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
@@ -150,7 +155,7 @@ def _listed(walk: Walk, folder: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_left_out(walk: Walk, entry: os.DirEntry[str], folder: str, rules: Rules) -> bool:
-    if not rules.hidden and (entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS):
+    if not rules.hidden and is_hidden(entry.name):
         walk.hidden += 1
         return True
     if rules.exclude and rules.leaves_out(entry.name, os.path.relpath(entry.path, folder).replace(os.sep, "/")):

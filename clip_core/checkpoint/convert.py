@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError
 from ..files import replace_file
 from ..reading import read_json_object
-from ..weights import check, weight_table
+from ..weights import Weight, check, weight_table
 from . import containers, families, infer, processors, resnet, single_file
 from . import scope as scopes
 from .loading import Checkpoint, load, opened
@@ -161,6 +161,8 @@ def checked_config(read: Checkpoint, notes: list[str]) -> dict[str, Any]:
         if scope != "full" and f"{'visual' if scope == 'vision' else scope}_projection.weight" in read.tensors:
             scope += "_projection"
         table = weight_table(made, scope)
+        if infer.is_classifier(read.tensors):
+            table = weight_table(made, "vision") | _classifier(made)
     except (ConfigError, CheckpointError) as error:
         raise CheckpointError(f"{read.config_path or read.files[0]}: {error}") from None
     found = {n: t for n, t in read.tensors.items() if not (scope != "full" and n == "logit_scale")}
@@ -168,8 +170,15 @@ def checked_config(read: Checkpoint, notes: list[str]) -> dict[str, Any]:
         check(found, table, str(read.files[0]))
     except CheckpointError as error:
         family = families.name_of(name for name in found if name not in table)
-        raise CheckpointError(f"{error}\nIt is {family}") from None if family else error
+        raise CheckpointError(f"{error}\nIt is {family}" if family else str(error)) from None
     return config
+
+
+def _classifier(config: Any) -> dict[str, Weight]:
+    """The rows beside the vision tower's of CLIPForImageClassification."""
+    labels, width = config.num_labels, config.vision_config.hidden_size
+    weight = Weight("linear", "weight", (labels, width))
+    return {"classifier.weight": weight, "classifier.bias": Weight("linear", "bias", (labels,))}
 
 
 def inspect(

@@ -275,7 +275,7 @@ def _gguf() -> Dialect:
         modules += [(f"{tower}_model.embeddings.{name}_embedding", f"{tower[0]}.{name}_embd") for name in names]
     modules += [("text_model.final_layer_norm", "t.post_ln"), ("vision_model.pre_layrnorm", "v.pre_ln")]
     modules += [("vision_model.post_layernorm", "v.post_ln")]
-    return Dialect("gguf", tuple(modules))
+    return Dialect("gguf", tuple(modules), resnets=False)
 
 
 KERASHUB = _kerashub()

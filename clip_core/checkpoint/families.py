@@ -28,6 +28,7 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
     ),
     (r"(^|\.)visual\.trunk\.(stages|stem)\.", "a CLIP with a ConvNeXt vision tower (open_clip with timm)"),
     (r"(^|\.)visual\.trunk\.attn_pool\.", "SigLIP (open_clip with timm)"),
+    (r"(^|\.)visual\.layer1\.0\.", "a ResNet vision tower of which parts are missing"),
     (
         r"(^|\.)visual\.trunk\.blocks\.\d+\.(attn\.(q_bias|q_proj|k_proj|v_bias|norm)|mlp\.(w12|fc1_g|w1|norm))",
         "EVA-CLIP (open_clip with timm)",

@@ -8,7 +8,7 @@ prefix and the published CLIPs tell; where more than one reading is left, the fi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -108,7 +108,16 @@ def complete(config: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], no
             'component="text" or "vision" takes one tower'
         )
     parts = {tower: _completed(_part(config, tower, towers), tower, shapes, notes) for tower in towers}
+    if is_classifier(tensors):
+        vision = {**parts["vision"], "model_type": "clip_vision_model"}
+        stated = {**config, "vision_config": vision, "model_type": "clip"}
+        return {**stated, "architectures": ["CLIPForImageClassification"]}
     return _assembled(parts, shapes, config)
+
+
+def is_classifier(tensors: Collection[str]) -> bool:
+    """Whether these are CLIPForImageClassification's: a vision tower and a classifier, whose config is a full one's."""
+    return "classifier.weight" in tensors and not any(name.startswith(_PREFIXES["text"]) for name in tensors)
 
 
 def _part(config: Mapping[str, Any], tower: str, towers: list[str]) -> dict[str, Any]:

@@ -45,20 +45,26 @@ def plain(content: Content, where: str, prefix: str = "", own: bool = False) -> 
     """
     tensors = content.tensors
     stated = _stated_formats(content, where, prefix)
-    found, scales, lost = dict(tensors), {}, []
-    for name in [name for name in tensors if name.startswith(prefix)]:
+    scales: dict[str, Tensor] = {}
+    known, unknown, orphans = set(), [], []
+    for name in (name for name in tensors if name.startswith(prefix)):
         layer, _, leaf = name.rpartition(".")
         weight = tensors.get(f"{layer}.weight")
-        coded = weight is not None and (weight.dtype in CODES or layer in stated)
-        if coded and leaf in _SCALES:
+        if leaf == _MARK:
+            known.add(name)
+        elif weight is None or weight.dtype not in CODES and layer not in stated:
+            orphans += [name] if weight is None and leaf in _SCALES else []
+        elif leaf in _SCALES:
             scales[layer] = tensors[name]
-        elif coded and leaf not in (*_OF_ACTIVATIONS, _NOTE) or not coded and leaf != _MARK:
-            if leaf in _SCALES and weight is None or coded and leaf not in ("weight", "bias"):
-                lost.append(name)
-            continue
-        del found[name]
-    if lost and (scales or len(found) < len(tensors)) and not own:
-        raise CheckpointError(f"{where}: {lost[0]}: of an 8-bit weight; {_UNREAD}")
+            known.add(name)
+        elif leaf in (*_OF_ACTIVATIONS, _NOTE):
+            known.add(name)
+        elif leaf not in ("weight", "bias"):
+            unknown.append(name)
+    odd = unknown + (orphans if known else [])
+    if odd and not own:
+        raise CheckpointError(f"{where}: {odd[0]}: of an 8-bit weight; {_UNREAD}")
+    found = {name: tensor for name, tensor in tensors.items() if name not in known}
     for layer in stated.keys() | scales.keys():
         if f"{layer}.weight" in tensors:
             stands = _scaled(tensors[f"{layer}.weight"], scales.get(layer), stated.get(layer, {}), f"{where}: {layer}")

@@ -232,6 +232,8 @@ def write_gguf(path: Path, job: Job) -> None:
     """clip.cpp's file: the kernel of its convolution is float16, and what has one axis is float32."""
     from . import clip_cpp, gguf_file
 
+    if resnet.is_in(job.tensors):
+        raise CheckpointError("gguf: clip.cpp has no ResNet tower")
     missing = [n for t, n in (("text", "text"), ("vision", "visual")) if t in job.towers]
     missing = [f"{name}_projection.weight" for name in missing if f"{name}_projection.weight" not in job.tensors]
     if missing or "float64" in {t.dtype for t in job.tensors.values()}:

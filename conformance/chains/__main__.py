@@ -1,6 +1,7 @@
-"""The recorded run: chains through triclip and the real libraries, each in an environment of its own.
+"""The recorded run: chains through triclip and the real libraries, each in its own environment.
 
     python -m conformance.chains RECORD.json --chains 2000 --libraries LIBRARIES.json
+    python -m conformance.chains RECORD.json        prints it as a table
 
 LIBRARIES.json: [[name, python, kind, [formats]], ...], e.g. ["transformers 4.37.2, PyTorch", "/envs/a/bin/python",
 "torch", ["hf", "hf-bin"]]; the kinds are `worker`'s. A step is a conversion by triclip, or a visit: converted to the
@@ -134,7 +135,7 @@ class Run:
     def chain(self, seed: int, folder: Path) -> float:
         """Walk one chain; the largest difference at its end. AssertionError says what differed."""
         home = self.libraries[seed % len(self.libraries)]
-        drawn, rng = models.draw(seed, small=seed % 20 > 0, home=home.kind), random.Random(seed)
+        drawn, rng = models.draw(seed, small=seed % 100 > 0, home=home.kind), random.Random(seed)
         here = folder / "0"
         models.write(drawn, here)
         numbers = range(1, rng.choice((2, 3, 4, 5)))
@@ -174,12 +175,25 @@ class Run:
         print(f"{self.found['chains']} chains, {len(self.found['failures'])} failures", flush=True)
 
 
+def table(found: dict[str, Any]) -> str:
+    """A record in Markdown."""
+    lines = [f"{found['chains']} chains, {len(found['failures'])} failures.", ""]
+    lines += ["| library | visits | from | largest difference |", "|---|---|---|---|"]
+    for name, entry in found["libraries"].items():
+        layouts = ", ".join(f"{key[5:]} {count}" for key, count in sorted(entry.items()) if key.startswith("from "))
+        lines.append(f"| {name} | {entry['visits']} | {layouts} | {entry['worst']:.1e} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("record", type=Path)
     parser.add_argument("--chains", type=int, default=2000)
-    parser.add_argument("--libraries", type=Path, required=True)
+    parser.add_argument("--libraries", type=Path, help="without it: print the record as the table of docs/formats.md")
     args = parser.parse_args()
+    if args.libraries is None:
+        print(table(json.loads(args.record.read_text(encoding="utf-8"))))
+        return
     with tempfile.TemporaryFile("w") as log:
         Run(json.loads(args.libraries.read_text()), args.record, log).go(args.chains)
 

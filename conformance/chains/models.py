@@ -1,4 +1,4 @@
-"""Random CLIPs over what v4.37's configs allow: small, and with every kind of value that acts on the outputs."""
+"""Small random CLIPs over all values of v4.37's configs that affect the outputs."""
 
 from __future__ import annotations
 
@@ -190,6 +190,6 @@ def values(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def write(drawn: Drawn, folder: Path) -> None:
-    """As transformers lays it out, with the config as it was drawn."""
+    """Write it in transformers' layout, with the drawn config."""
     save(folder, drawn.tensors, drawn.config)
     (folder / "config.json").write_text(json.dumps(drawn.config), encoding="utf-8", newline="\n")

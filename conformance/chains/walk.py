@@ -1,4 +1,4 @@
-"""One chain: a drawn model from format to format by triclip, and what must hold at its end."""
+"""One chain: a random model converted from format to format by triclip, and the checks at its end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def step(
 
 
 def acting(config: Any) -> dict[str, Any]:
-    """Every field that acts on the outputs, by tower."""
+    """Every field that affects the outputs, by tower."""
     towers = {key: getattr(config, key) for key in ("text_config", "vision_config") if hasattr(config, key)}
     found: dict[str, Any] = {"projection_dim": config.projection_dim} if towers else {}
     for key, part in (towers or {"": config}).items():

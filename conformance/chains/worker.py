@@ -23,6 +23,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEV
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # small models: compiling is what takes time
 # transformers' TF classes are Keras 2's: from its own package where TensorFlow's keras is 3
 os.environ["TF_USE_LEGACY_KERAS"] = "1" if importlib.util.find_spec("tf_keras") else "0"
+if sys.argv[1:] and sys.argv[1] in ("torch", "tf", "flax"):  # transformers imports no other framework then
+    os.environ.update({f"USE_{name.upper()}": str(int(name == sys.argv[1])) for name in ("torch", "tf", "flax")})
 KEPT: list[Any] = []
 CLASSES = {
     "full": "CLIPModel",
@@ -34,7 +36,7 @@ CLASSES = {
 
 
 def features(model: Any, scope: str, ids: Any, pixels: Any) -> dict[str, Any]:
-    """Pooled, projected, not normalised: what `reference.outputs` gives."""
+    """Pooled, projected, not normalised, as from `reference.outputs`."""
     found = {}
     if scope == "full":
         found = {"text": model.get_text_features(ids), "image": model.get_image_features(pixels)}
@@ -174,7 +176,7 @@ def main() -> None:
     step = STEPS[sys.argv[1]]
     if sys.argv[1] in ("torch", "open_clip"):
         KEPT.append(without_torchvision_s_operators())
-    answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # a library's own output is not an answer
     for line in sys.stdin:
         job = json.loads(line)
         try:
@@ -183,7 +185,7 @@ def main() -> None:
             path = f"{job['inputs']}.out.npz"
             np.savez(path, **{name: np.asarray(value, np.float64) for name, value in found.items()})
             answer = {"outputs": path}
-        except Exception:  # whatever a library raises is its answer
+        except Exception:  # any exception of a library is its answer
             answer = {"error": traceback.format_exc()[-1500:]}
         print(json.dumps(answer), file=answers, flush=True)
 

@@ -1,6 +1,6 @@
 """Run other people's programs on triclip's classes: `python -m conformance.clients [NAME ...]`.
 
-Each client runs in an environment of its own kind, which is built on first use (several GB in all), and writes
+Each client runs in its environment, which is built on first use (several GB in all), and writes
 results/NAME.json; then docs/clients.md is written from the results there are. `--page` only writes the page. Any
 Python runs this: it needs the standard library alone.
 """
@@ -24,7 +24,7 @@ ENVIRON = {"HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEV
 
 
 def run(name: str, checks: Sequence[str] = ()) -> bool:
-    """Run one client, or some of its checks, and keep its record; whether all that ran passed."""
+    """Run one client, or some of its checks, and keep its record; returns whether all of them passed."""
     python = environments.python(page.CLIENTS[name])
     print(f"{name}:", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def run(name: str, checks: Sequence[str] = ()) -> bool:
         except subprocess.TimeoutExpired:
             print(f"  stopped after {LIMIT} s", file=sys.stderr)
             return False
-        if not out.exists():  # it died before its checks; the last record stays
+        if not out.exists():  # it died before its checks; the last record is kept
             return False
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_bytes(out.read_bytes())

@@ -1,4 +1,4 @@
-"""all-clip and clip-retrieval: their Hugging Face door, with our classes under the names it imports."""
+"""all-clip and clip-retrieval: their Hugging Face loader, with our classes under the names it imports."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def loaded() -> Found:
 
 
 def mapper() -> Found:
-    """clip-retrieval's ClipMapper, from its file: the package's own import wants a server's worth of libraries."""
+    """clip-retrieval's ClipMapper, loaded from its file, because importing the package needs many server libraries."""
     spec = importlib.util.find_spec("clip_retrieval")
     path = Path(spec.submodule_search_locations[0]) / "clip_inference" / "mapper.py"
     of_file = importlib.util.spec_from_file_location("clip_retrieval_mapper", path)

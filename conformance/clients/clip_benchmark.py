@@ -35,7 +35,7 @@ class Pictures(Dataset):
 
 
 def load() -> Any:
-    """By CLIP_benchmark's own door: a model type in its registry."""
+    """Load through CLIP_benchmark's registry of model types."""
     registry.TYPE2FUNC["triclip"] = lambda model_name, pretrained, cache_dir, device: load_encoders(
         model_name, device_map=device
     )

@@ -110,7 +110,7 @@ def embeds(pipe: Any, prompt: str = PROMPT, **values: Any) -> torch.Tensor:
 
 
 def told(call: Any, kind: type[Exception]) -> str:
-    """The words of the error that `call` raises."""
+    """The message of the error that `call` raises."""
     try:
         call()
     except kind as error:
@@ -273,7 +273,7 @@ def lora_scaled_and_fused() -> Found:
 
 
 def lora_names() -> Found:
-    """As its DreamBooth scripts do: add an adapter for training, save it for everybody."""
+    """As in its DreamBooth scripts: add an adapter for training, and save it."""
     encoder = clip_torch.as_transformers(ours())
     names = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
     encoder.add_adapter(LoraConfig(r=4, target_modules=names))
@@ -312,7 +312,7 @@ def lora_names() -> Found:
 
 
 def passed_to_from_pretrained() -> Found:
-    """The plain class is refused by diffusers, the adapted one is taken; both by its check of types."""
+    """diffusers' type check refuses the plain class and accepts the adapted one."""
     with tempfile.TemporaryDirectory() as path:
         whole = pipeline(theirs(), their_tokenizer())
         whole.save_pretrained(path)

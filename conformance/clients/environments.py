@@ -48,5 +48,5 @@ ENVIRONMENTS: dict[str, list[list[str]]] = {
 
 
 def python(name: str) -> Path:
-    """The interpreter of an environment, which is built where it is missing or its list has changed."""
+    """The interpreter of an environment, which is built if it is missing or its list has changed."""
     return peers.interpreter(f"clients-{name}", f"TRICLIP_CLIENTS_{name.upper()}", ENVIRONMENTS[name])

@@ -31,7 +31,7 @@ def inputs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def outputs(model: Any) -> np.ndarray:
-    """Of a CLIPBackbone: both sides' embeddings, of unit length."""
+    """The embeddings of a CLIPBackbone, both sides, of unit length."""
     ids, pixels = inputs()
     sides = model.get_text_embeddings(ids), model.get_vision_embeddings(pixels)
     both = np.concatenate([keras.ops.convert_to_numpy(side) for side in sides])

@@ -1,4 +1,4 @@
-"""MaxDiffusion's use of the Flax classes, where transformers has none: with transformers 5 installed, and without any.
+"""MaxDiffusion's use of the Flax classes, which transformers lacks: with transformers 5 installed, and without it.
 
 MaxDiffusion itself is in no package index. Its calls are in tests/flax/test_maxdiffusion.py, which is run here in each
 environment.
@@ -25,7 +25,7 @@ PROMPTS = ["a red fox in the snow", "two birds"]
 
 
 class Count:
-    """What pytest reports."""
+    """pytest's counts."""
 
     def __init__(self) -> None:
         self.outcomes: list[str] = []

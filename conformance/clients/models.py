@@ -1,4 +1,4 @@
-"""Models and pictures that the clients' scripts share. Functions import what they need."""
+"""Models and pictures for the clients' scripts. Functions import their dependencies."""
 
 from __future__ import annotations
 

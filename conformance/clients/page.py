@@ -12,6 +12,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "clients.md"
 
 # client -> its environment (environments.py)
 CLIENTS = {
+    "transformers": "torch",
+    "transformers4": "torch4",
     "diffusers": "torch",
     "diffusers_transformers4": "torch4",
     "peft": "torch",
@@ -27,6 +29,8 @@ CLIENTS = {
 }
 # where a client's script has another name: one script in two environments
 SCRIPTS = {
+    "transformers": "adapted",
+    "transformers4": "adapted",
     "diffusers_transformers4": "diffusers",
     "sentence_transformers_5": "sentence_transformers",
     "kerashub": "keras_hub",

@@ -122,7 +122,7 @@ def from_transformers() -> Found:
 
 
 def other_kinds() -> Found:
-    """What else is chosen often: all linear layers, DoRA, whole modules beside the adapter."""
+    """Other common choices: all linear layers, DoRA, whole modules beside the adapter."""
     figures = {}
     for name, values in {
         "all_linear": {"target_modules": "all-linear"},

@@ -1,4 +1,4 @@
-"""What a client's script is made of: checks, and the record of what they found.
+"""A client's script: checks, and the record of their results.
 
     TITLE, PACKAGES = "torchmetrics", ("torchmetrics", "torch")
 
@@ -9,8 +9,8 @@
     CHECKS = (encodes_texts, ...)
 
 A check that raises is recorded as failed, with the error. `python -m conformance.clients.record SCRIPT OUT.json`
-runs a script's checks in the environment it is called in, and exits with 1 if one failed; names of checks behind it run
-these alone.
+runs a script's checks in the current environment, and exits with 1 if one failed; further arguments name the checks to
+run.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ class Found(NamedTuple):
 
 
 def works(called: str, note: str = "", **figures: float | int | str) -> Found:
-    """As with the classes that the client was written for."""
+    """Works as with the classes that the client was written for."""
     return Found(called, "works", figures, note)
 
 
 def differs(called: str, note: str, **figures: float | int | str) -> Found:
-    """It runs, and something is not as with the classes that the client was written for; `note` says what."""
+    """Works with a difference from the classes that the client was written for, named in `note`."""
     return Found(called, "differs", figures, note)
 
 
 def refused(called: str, note: str, **figures: float | int | str) -> Found:
-    """It can't be done and says so; `note` says who refuses, in which words, and what to do instead."""
+    """Is refused; `note` has the refusing party, its message, and an alternative."""
     return Found(called, "refused", figures, note)
 
 
 def at_most(limit: float, **figures: float) -> dict[str, float]:
-    """The figures, once none is above the limit (or not a number)."""
+    """The numbers, after a check that none is above the limit or NaN."""
     for name, value in figures.items():
         if not value <= limit:
             raise AssertionError(f"{name}: wanted at most {limit:g}, found {value:g}")
@@ -77,7 +77,7 @@ def difference(a: Any, b: Any) -> float:
 def main(script: str, out: Path, only: Sequence[str] = ()) -> int:
     """Run a script's checks one after the other and write the record.
 
-    `only`: names of checks; the others' lines stay as they are in the record, which must be of the same versions.
+    `only`: names of checks; the other lines of the record, which must be of the same versions, are kept.
     """
     if find_spec("torchvision") and find_spec("torch"):
         stub_torchvision()

@@ -1,4 +1,4 @@
-"""torchmetrics' CLIPScore, whose model and processor are ours instead of transformers'."""
+"""torchmetrics' CLIPScore with our model and processor instead of transformers'."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """transformers 4.37.2's own CLIP tests, run against the real library and against triclip.
 
-None of their code is here. `python -m conformance.peer tree DEST --sdist transformers-4.37.2.tar.gz --checkout FOLDER`
+It has none of their code. `python -m conformance.peer tree DEST --sdist transformers-4.37.2.tar.gz --checkout FOLDER`
 lays their tests out: tests/test_*.py come from the sdist on PyPI, tests/models/clip, tests/utils/test_model_output.py
 and tests/fixtures, which it lacks, from a checkout of tag v4.37.2 of the repository. `... run DEST` runs them, and
 `... table DEST` compares. `shim` is what `import transformers` gives on our side; `testing` stands for
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Part(NamedTuple):
-    """One of their test files: where it is, which frameworks it sees, and which real environment runs it."""
+    """One of their test files: its place, its frameworks, and its real environment."""
 
     title: str
     file: str

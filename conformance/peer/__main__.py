@@ -21,7 +21,7 @@ PAGE, MARK = ROOT / "docs/conformance.md", "<!-- the peer's own tests, from conf
 
 
 def lay_tree(sdist: Path, checkout: Path, target: Path) -> None:
-    """Put their tests into `target`, and the tokenizer's files where their tests look for the hub's."""
+    """Put their tests into `target`, and the tokenizer's files where their tests expect the hub's."""
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
             parts = Path(member.name).parts
@@ -44,7 +44,7 @@ def lay_tree(sdist: Path, checkout: Path, target: Path) -> None:
 
 
 def _write_checkpoint(folder: Path) -> None:
-    """What their tests load of the hub: the true tokenizer, and a small model whose weights are drawn."""
+    """Write what their tests load from the hub: the real tokenizer, and a small model with random weights."""
     from clip_core import CLIPConfig, CLIPImageProcessor, CLIPProcessor, CLIPTokenizerFast
     from clip_torch import CLIPModel
 
@@ -110,7 +110,7 @@ def compare(tree: Path) -> dict[str, dict]:
 
 
 def reason(part: str, test: str, reasons: dict[str, str]) -> str:
-    """Why a test isn't met: the entry for `part/Class::test`, or for `part/test` in every class."""
+    """Why a test fails here: the entry for `part/Class::test`, or for `part/test` in every class."""
     return reasons.get(f"{part}/{test}") or reasons.get(f"{part}/{test.partition('::')[2]}") or ""
 
 

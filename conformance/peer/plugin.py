@@ -1,4 +1,4 @@
-"""A pytest plugin, for both sides: what their test files import that the sdist lacks, and on our side the shim."""
+"""A pytest plugin for both sides: imports of their test files that the sdist lacks, and on our side the shim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`import transformers`, leading to triclip.
+"""`import transformers` redirected to triclip.
 
 Names of CLIP's contract come from clip_core and from the backends that a run sees; constants and small tools of the
 test files are here; auto classes, other models and the Trainer are classes that can be imported and refuse to be used.
@@ -49,7 +49,7 @@ _CONSTANTS: dict[str, Any] = {
     "_init_weights": True,
     "_FX_SUPPORTED_MODELS_WITH_KV_CACHE": (),
 }
-# What the auto classes know of CLIP: their tests leave base models out of some cases by it.
+# The auto classes' entries for CLIP, by which their tests leave base models out of some cases.
 _MAPPINGS = {
     "MODEL_MAPPING_NAMES": {"clip": "CLIPModel", "clip_vision_model": "CLIPVisionModel"},
     "TF_MODEL_MAPPING": {"CLIPConfig": "TFCLIPModel"},
@@ -157,7 +157,7 @@ def _id_tensor_storage(tensor: Any) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _no_init_weights(_enable: bool = True) -> Any:
-    """Modules that are made inside draw nothing."""
+    """Modules made in the block are not initialised."""
     init = importlib.import_module("torch.nn.init")
     kept = {
         name: f for name, f in vars(init).items() if name.endswith("_") and callable(f) and not name.startswith("_")
@@ -252,14 +252,14 @@ def _alias(name: str, framework: str) -> types.ModuleType:
 
 
 class _Forward(logging.Handler):
-    """What this package logs, to transformers' logger too: their tests listen there."""
+    """Forwards this package's log to transformers' logger, which their tests read."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger("transformers").handle(record)
 
 
 def install() -> None:
-    """From here on `import transformers` means triclip. An installed transformers is not looked at."""
+    """From here on `import transformers` means triclip, also if transformers is installed."""
     logging.getLogger("clip_core").addHandler(_Forward())
     for name in [key for key in sys.modules if key.split(".")[0] == "transformers"]:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""What stands for transformers.testing_utils: conditions for running a test, and a few tools.
+"""The replacement of transformers.testing_utils: conditions for running a test, and a few tools.
 
 A test that needs a network, an accelerator, another model or a second framework is skipped, as it is on the real
 library in the environments this harness uses.
@@ -34,7 +34,7 @@ _AVAILABLE = {
 
 
 def available(name: str) -> Callable[[], bool]:
-    """`is_<name>_available`, for the frameworks this run sees."""
+    """`is_<name>_available`, for the frameworks of this run."""
     return lambda *_, **__: _AVAILABLE.get(name, False)
 
 

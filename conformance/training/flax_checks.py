@@ -1,4 +1,4 @@
-"""The acceptance checks of training that a JAX run can show, the long ones; writes flax_results.json beside itself.
+"""The long acceptance checks of training for JAX; writes flax_results.json beside itself.
 
     python -m conformance.training.flax_checks [check ...]
 
@@ -75,7 +75,7 @@ def train(config: Path, output: Path, *changes: str, devices: int = 1, processes
 
 
 def losses(output: Path) -> list[float]:
-    """The curve of a run. A step that was done again after a kill has the same number twice."""
+    """The curve of a run. A step repeated after a kill has the same number twice."""
     found: dict[int, set[float]] = {}
     for line in (output / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)

@@ -2,8 +2,8 @@
 
     python -m conformance.training.flax_loss
 
-prints JSON: the relative errors of every kind, mode, mesh and chunk; the same of code that is broken on purpose, which
-must be large; errors at a scale of 100 with duplicate pairs and in bfloat16. The eight devices are simulated.
+prints JSON: the relative errors of every kind, mode, mesh and chunk; those of deliberately broken code, which must be
+large; errors at a scale of 100 with duplicate pairs and in bfloat16. The eight devices are simulated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the contrastive loss with its gradients needs in memory, per device, by compile-time analysis: nothing is run.
+"""The memory of the contrastive loss with its gradients, per device, by compile-time analysis without a run.
 
     python -m conformance.training.flax_memory                   # the table of docs/training.md, as JSON
     python -m conformance.training.flax_memory ring 32768 65536  # one mode, both kinds of loss

@@ -1,4 +1,4 @@
-"""Starting processes of `flax_worker`, and comparing what they leave."""
+"""Starting processes of `flax_worker`, and comparing their results."""
 
 from __future__ import annotations
 

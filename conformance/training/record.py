@@ -1,4 +1,4 @@
-"""Runs the checks of one backend and keeps their figures as JSON beside the scripts."""
+"""Runs the checks of one backend and writes their results as JSON beside the scripts."""
 
 from __future__ import annotations
 

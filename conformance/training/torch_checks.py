@@ -1,5 +1,4 @@
-"""The acceptance checks of training that a PyTorch run can show, the long ones through the whole loop; writes
-torch_results.json beside itself.
+"""The long acceptance checks of training for PyTorch, through the whole loop; writes torch_results.json beside itself.
 
     python -m conformance.training.torch_checks [check ...]
 

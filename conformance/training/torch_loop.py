@@ -1,4 +1,4 @@
-"""One process of a run through `triclip.train`, that records what each step sees and may die.
+"""One process of a run through `triclip.train`, which records the rows of each step and may be killed.
 
 `torch_loop.py CONFIG [key=value ...]`; the environment says when to die: DIE_AT_STEP, DIE_AT_FLUSH (SIGKILL at that
 fsync, which only checkpoints make: while one is being written or put in place), TERM_AT_STEP (SIGTERM to itself); all

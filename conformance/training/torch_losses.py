@@ -1,4 +1,4 @@
-"""The PyTorch losses against their definition (`conformance.losses_reference`), and known mistakes beside them."""
+"""The PyTorch losses against their definition (`conformance.losses_reference`), and known mistakes for contrast."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def compare_losses(index: int = 0, count: int = 1, each: int = 7, chunk: int = 3
 
 
 def wrong_losses(index: int, count: int, each: int = 7) -> dict[str, float]:
-    """What the same comparison says of gradients as open_clip's flags give them: all must be found out."""
+    """The same comparison for wrong gradients, as from open_clip's flags: all must be detected."""
     rows = slice(index * each, (index + 1) * each)
     random = np.random.default_rng(5)
     x, y = unit_rows(random, each * count, 6), unit_rows(random, each * count, 6)

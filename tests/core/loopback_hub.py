@@ -1,4 +1,4 @@
-"""A hub on loopback, and programs that take it for the hub."""
+"""A hub on loopback, and clients configured to use it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Tokenizers and processors as instances of transformers' classes.
 
-A module with classes of the same names stands in transformers' place.
+A module with classes of the same names replaces transformers.
 """
 
 import copy

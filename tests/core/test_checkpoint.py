@@ -1,4 +1,4 @@
-"""Tensors, containers, loading options, config inference: what the matrix doesn't show."""
+"""Tensors, containers, loading options, config inference: everything outside the matrix of conversions."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
-"""A conversion keeps what the model computes: defaults that a config leaves out, rules of pooling, orders of positions.
+"""A conversion keeps the model's function: defaults missing in a config, rules of pooling, orders of positions.
 
-Chains of many random models are in test_chains.py; here each rule is held by itself.
+Chains of many random models are in test_chains.py; here each rule is tested separately.
 """
 
 import json

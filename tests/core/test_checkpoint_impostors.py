@@ -1,4 +1,4 @@
-"""Files that are no CLIP are named for what they are, in every format; a save leaves one model in its folder."""
+"""Files of other models are identified in every format; a save leaves one model in its folder."""
 
 import os
 import shutil

@@ -159,6 +159,14 @@ def test_nothing_is_written_into_a_quantised_encoder(tmp_path):
     assert set(containers.read(tmp_path / "a.safetensors").tensors) == set(entries) and wanted
 
 
+@pytest.mark.parametrize("dtype", list(CODES))
+def test_a_scale_of_another_name_is_never_passed_over(dtype, tmp_path):
+    entries, _ = entries_of(dtype, False, scale="scale", beside=(), marks=False)
+    safetensors_file.write(tmp_path / "a.safetensors", entries)
+    with pytest.raises(CheckpointError, match=r"\.scale: of an 8-bit weight"):
+        load(tmp_path / "a.safetensors", config=TEXT)
+
+
 def test_what_is_beside_the_encoder_is_not_looked_at(tmp_path):
     """A diffusion model in nvfp4 in the same file says nothing of the text encoder."""
     entries, wanted = entries_of("float8_e4m3fn", False)

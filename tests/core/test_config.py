@@ -1,4 +1,4 @@
-"""Configs against transformers 4.37.2 (tests/golden/make_config.py), and what no config may hold."""
+"""Configs against transformers 4.37.2 (tests/golden/make_config.py), and impossible values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""push_to_hub against a hub served on loopback: what arrives there, and what a wrong call says."""
+"""push_to_hub against a hub served on loopback: the uploaded files, and the errors of wrong calls."""
 
 import base64
 import http.server

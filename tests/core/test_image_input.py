@@ -1,4 +1,4 @@
-"""What becomes of a caller's picture; deep, large and transparent pictures; errors that people catch."""
+"""Callers' pictures are left intact; deep, large and transparent pictures; errors that callers catch."""
 
 from __future__ import annotations
 

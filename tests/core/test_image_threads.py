@@ -1,4 +1,4 @@
-"""Work on several threads: everything once, in its place, errors in order; and pictures that threads share."""
+"""Work on several threads: each item once and in place, errors in order; and pictures shared by threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags and the inputs that no model can take."""
+"""Flags, and inputs that no model accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses have one signature in all backends; read off the source, since no backend needs to be installed here."""
+"""The losses have one signature in all backends; read from the source, because backends may not be installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which way each step goes, and what is known of the machine."""
+"""The choice between short cut and plain path, and the facts about the machine."""
 
 from __future__ import annotations
 

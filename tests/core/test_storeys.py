@@ -1,6 +1,6 @@
-"""The three storeys: who may import whom. `triclip` -> `clip_torch | clip_tf | clip_flax` -> `clip_core`.
+"""Imports between the three storeys: `triclip` -> `clip_torch | clip_tf | clip_flax` -> `clip_core`.
 
-Read off the syntax of every file, imports inside functions and under TYPE_CHECKING included.
+Read from the syntax tree of every file, with imports inside functions and under TYPE_CHECKING.
 """
 
 from __future__ import annotations

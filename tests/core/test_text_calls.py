@@ -1,4 +1,4 @@
-"""Calls of the tokenizers as v4.37.2 answers them (tests/golden/make_text_calls.py), their batches, and their files."""
+"""Calls of the tokenizers against v4.37.2's (tests/golden/make_text_calls.py), their batches, and their files."""
 
 import copy
 import json

@@ -1,6 +1,6 @@
-"""The tokenizers', the processor's and the batches' public names and parameters, beside those read off v4.37.2.
+"""Public names and parameters of the tokenizers, the processor and the batches, against v4.37.2's.
 
-tests/golden/make_names.py reads them off the real classes.
+tests/golden/make_names.py reads them from the real classes.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""What holds for the tokenizers on any input: the parts agree with each other, state survives, bad input is named."""
+"""Properties of the tokenizers on any input: consistency of their parts, preserved state, named errors."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Tokenizer files: every kind that loads, and damaged or hostile ones, which are a CheckpointError naming the file."""
+"""Tokenizer files of every kind; damaged or hostile ones raise a CheckpointError that names the file."""
 
 import json
 import shutil

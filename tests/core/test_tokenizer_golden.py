@@ -1,4 +1,4 @@
-"""The tokenizers against what the real ones gave (tests/golden/make_tokenizer.py says which and how)."""
+"""The tokenizers against recorded results of the real ones (made by tests/golden/make_tokenizer.py)."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The names that aren't here, as the page lists them, are those that AttributeError speaks of."""
+"""The page's list of absent names is that of the AttributeErrors."""
 
 from conformance import absent
 

@@ -1,4 +1,4 @@
-"""The notebooks as they are kept, and the script that executes them (`make notebooks` does, from clean kernels)."""
+"""The committed notebooks, and the script that executes them (`make notebooks`, with clean kernels)."""
 
 from __future__ import annotations
 

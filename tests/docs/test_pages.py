@@ -1,4 +1,4 @@
-"""What the site takes from elsewhere (notebooks/pages.py): notebooks as pages, the command line from its parser."""
+"""Generated pages of the site (notebooks/pages.py): notebooks, and the command line from its parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference says something about every public name, and the navigation leads to every page."""
+"""The reference documents every public name, and the navigation has every page."""
 
 from __future__ import annotations
 

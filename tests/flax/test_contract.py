@@ -1,4 +1,4 @@
-"""What transformers v4.37's Flax classes do with inputs of all kinds, and what programs written for them rely on."""
+"""The contract of transformers v4.37's Flax classes: inputs of all kinds, and attributes that programs use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""StableHLO, NNX, donated buffers, ensembles and orbax: JAX's own ways to take a model along, against plain calls."""
+"""StableHLO, NNX, donated buffers, ensembles and orbax, against plain calls."""
 
 from __future__ import annotations
 

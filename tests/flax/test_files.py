@@ -1,4 +1,4 @@
-"""Loading and saving: transformers' own Flax files, ours, and what `dtype` means in either."""
+"""Loading and saving transformers' Flax files and ours, and the meaning of `dtype` in both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MaxDiffusion does with these classes, with nothing changed but the import.
+"""MaxDiffusion's uses of these classes, with only the import changed.
 
 The patterns are those of its checkpointer, pipelines, trainers and safety checker for Stable Diffusion.
 """

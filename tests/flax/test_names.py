@@ -1,4 +1,4 @@
-"""Every public name of v4.37's Flax classes is here, or says what to use instead."""
+"""Every public name of v4.37's Flax classes exists, or its error names a replacement."""
 
 from __future__ import annotations
 

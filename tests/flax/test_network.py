@@ -1,4 +1,4 @@
-"""Values and trees against transformers 4.37.2's Flax classes, and what only Linen modules have."""
+"""Values and trees against transformers 4.37.2's Flax classes, and features of Linen modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules of one's own: parts beside CLIP's are saved, loaded, or drawn with one warning that names them."""
+"""Users' own modules: weights beside CLIP's are saved, loaded, or drawn with one warning that names them."""
 
 from __future__ import annotations
 

@@ -150,8 +150,9 @@ def _archive(model, pixels, ids, path):
     torch.jit.save(traced, path)
 
 
-def published(folder):
-    for name, (embed, side, layers, width, text) in PUBLISHED.items():
+def published(folder, names):
+    for name in names or PUBLISHED:
+        embed, side, layers, width, text = PUBLISHED[name]
         sizes = {"embed_dim": embed, "image_resolution": side, "vision_layers": layers, "vision_width": width}
         sizes |= {"vision_patch_size": None, "context_length": 77, "vocab_size": 49408}
         sizes |= {"transformer_width": text, "transformer_heads": text // 64, "transformer_layers": 12}
@@ -166,4 +167,4 @@ def published(folder):
 if __name__ == "__main__":
     tiny()
     if sys.argv[1:]:
-        published(Path(sys.argv[1]))
+        published(Path(sys.argv[1]), sys.argv[2:])

@@ -1,4 +1,4 @@
-"""What the real TF classes of v4.37 wrote: see tests/golden/make_tf.py."""
+"""Files of the real TF classes of v4.37: see tests/golden/make_tf.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What programs written for v4.37's Keras models touch beside calls; files and names are the real library's."""
+"""The contract of v4.37's Keras models beside calls, with files and names of the real library."""
 
 from __future__ import annotations
 

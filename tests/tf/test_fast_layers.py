@@ -1,4 +1,4 @@
-"""Products in two axes and the activation's short cut equal Keras' own layers, values and gradients."""
+"""Products with two axes and the activation's short cut equal Keras' own layers, values and gradients."""
 
 from __future__ import annotations
 

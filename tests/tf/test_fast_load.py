@@ -1,4 +1,4 @@
-"""Weights that are assigned piece by piece are those of the file."""
+"""Weights that are assigned in pieces equal the file's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What importing the package needs, refuses, and leaves alone."""
+"""Importing the package: its requirements, its refusals, and no side effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs without this package: SavedModel and LiteRT, against eager calls."""
+"""SavedModel and LiteRT, which run without this package, against eager calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saving and loading: this package's way, and Keras'."""
+"""Saving and loading by this package and by Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Acceptance checks 5 and 7: the losses against their definition, on one replica and four, with what must fail."""
+"""Acceptance checks 5 and 7: the losses against their definition, on one replica and four, with negative controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subclasses with parts of their own, and classes around a tower: saved, loaded, or named in one warning."""
+"""Subclasses with their own parts, and classes around a tower: saved, loaded, or named in one warning."""
 
 from __future__ import annotations
 

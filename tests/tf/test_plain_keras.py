@@ -1,4 +1,4 @@
-"""Where another Keras or TensorFlow lacks what this package reaches for, the plain path gives the same."""
+"""With a Keras or TensorFlow that lacks private features used here, the plain path gives the same results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that are replaced, wrapped, subclassed or patched are seen by every path: no short cut passes them by."""
+"""Replaced, wrapped, subclassed or patched layers are called on every path: no short cut skips them."""
 
 from __future__ import annotations
 

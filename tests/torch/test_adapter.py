@@ -1,4 +1,4 @@
-"""`as_transformers` without transformers; what it does with it is shown by conformance/clients."""
+"""`as_transformers` without transformers; conformance/clients tests it with the library."""
 
 from __future__ import annotations
 
@@ -63,6 +63,17 @@ def test_the_adapted_class_is_pickled_by_what_it_was_made_of() -> None:
     """It has transformers' name, under which pickle would find another class."""
     kind = type(clip_torch.as_transformers(clip_torch.CLIPTextModel.from_pretrained("emoji")))
     assert pickle.loads(pickle.dumps(kind)) is kind
+
+
+@pytest.mark.usefixtures("with_theirs")
+def test_a_class_around_the_adapted_model_leaves_its_weights_alone() -> None:
+    """transformers 4 passes a module, transformers 5 a flag too."""
+    adapted = clip_torch.as_transformers(clip_torch.CLIPTextModel.from_pretrained("emoji"))
+    before = {name: weight.clone() for name, weight in adapted.state_dict().items()}
+    for further in ((), (True,)):
+        for module in adapted.modules():
+            adapted._initialize_weights(module, *further)
+    assert all(torch.equal(weight, before[name]) for name, weight in adapted.state_dict().items())
 
 
 def test_adapters_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:

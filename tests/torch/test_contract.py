@@ -1,4 +1,4 @@
-"""What programs written for v4.37's classes do to a model: call its parts, put their own in, ask for methods."""
+"""Uses of v4.37's classes by other programs: calling a model's parts, replacing them, calling its methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs, files and formats made of a model by PyTorch's own calls, each run against the eager model."""
+"""Exports of a model by PyTorch's own functions, each compared with the eager model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products through oneDNN equal PyTorch's own, and step aside where something else than numbers is at work."""
+"""Products by oneDNN equal PyTorch's own, and are not used for tracing, transforms and the like."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pooled state computed alone equals the plain forward pass's, values and gradients."""
+"""The pooled state computed by itself equals the plain forward pass's, values and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contrastive losses in one process against their definition in float64, and what they cost in memory."""
+"""The contrastive losses in one process against their definition in float64, and their memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mmap=True: weights stay in their file, not copied: same numbers, and no one else sees what is written."""
+"""mmap=True: weights stay mapped in their file, with the same values, and writes are private."""
 
 from __future__ import annotations
 

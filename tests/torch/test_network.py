@@ -1,4 +1,4 @@
-"""What PyTorch programs do with a model: compile, export, copy, cast, checkpoint, drop out, resize pictures."""
+"""PyTorch's uses of a model: compile, export, copy, cast, checkpoint, dropout, other picture sizes."""
 
 from __future__ import annotations
 

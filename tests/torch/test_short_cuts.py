@@ -1,4 +1,4 @@
-"""A short cut gives what calling everything gives, and is left alone where somebody looks on or has changed a part."""
+"""Short cuts equal plain calls, and are not taken if calls are observed or parts were changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes of one's own on top of ours: what they add is saved, loaded, initialised, and named where it differs."""
+"""Users' subclasses: the parts they add are saved, loaded, initialised, and named in warnings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Bulk embedding: what each source gives, what is skipped, resuming, duplicates, shares. The model is NumPy's."""
+"""Bulk embedding with a NumPy model: sources, skipped samples, resuming, duplicates, shares."""
 
 import itertools
 import json
+import os
 import tarfile
 import threading
 import tracemalloc
@@ -107,15 +108,17 @@ def test_every_source_gives_its_pictures_and_captions(source, to, tmp_path):
     for n, (_, vector) in enumerate(texts):
         np.testing.assert_array_equal(vector, text_vector(f"caption {n}"))
     if source in ("jsonl", "folder"):  # pictures that are files are named by their paths
-        assert all(Path(about["name"]).read_bytes() == picture(n) for n, (about, _) in enumerate(found))
-        assert [about["image"] for about, _ in texts] == [about["name"] for about, _ in found]
+        origin = open_index(tmp_path / "out" / "image").origin
+        assert not any(os.path.isabs(about["name"]) for about, _ in found)
+        assert all(Path(origin.path_of(about["name"])).read_bytes() == picture(n) for n, (about, _) in enumerate(found))
+        assert [about["image"] for about, _ in texts] == [origin.path_of(about["name"]) for about, _ in found]
 
 
 def test_keys_and_names_of_a_shard(tmp_path):
     run(tars(tmp_path), tmp_path / "out", store="float16")
     found = rows(tmp_path / "out")
     assert [about["key"] for about, _ in found] == [f"{n:05d}" for n in range(11)]
-    assert found[7][0]["name"] == f"{tmp_path / 'b.tar'}: 00007"
+    assert found[7][0]["name"] == "b.tar: 00007" and open_index(tmp_path / "out").origin.root == str(tmp_path)
     assert found[7][1].dtype == np.float16
     assert sorted(path.name for path in (tmp_path / "out" / "image").glob("*.npy")) == [
         "00000-0000.npy", "00000-0001.npy", "00001-0000.npy", "00001-0001.npy"

@@ -1,4 +1,4 @@
-"""Bulk runs that are killed at any moment, or meet a full disk: run again, nothing is lost and nothing doubled."""
+"""Bulk runs killed at any moment or stopped by a full disk lose and repeat nothing when they are resumed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the Ray engine changes of the process it runs in: nothing. In Ray's place stands what is asked of it."""
+"""The Ray engine has no side effects on its process. Ray is replaced by a fake."""
 
 import logging
 import os

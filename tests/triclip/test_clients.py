@@ -1,4 +1,4 @@
-"""The clients' records and their page; the clients themselves run in environments of their own."""
+"""The clients' records and their page; the clients themselves run in separate environments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Augmentation: what each setting does, within its bounds, and nothing else; every draw from the generator given."""
+"""Augmentation: each setting's effect within its bounds; all random numbers from the given generator."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Evaluation data: every sample once, in order, whatever the batch size and the number of processes."""
+"""Evaluation data: every sample once, in order, with any batch size and number of processes."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""The training pipeline: the same bytes on every topology, to the bit after a resume, whatever is broken."""
+"""The training pipeline: the same bytes on every topology and after a resume, with any broken samples."""
 
 import hashlib
 import io

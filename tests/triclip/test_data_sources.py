@@ -1,4 +1,4 @@
-"""Sources: what each format gives, and what each says of data that can't be used."""
+"""Sources: the samples of each format, and the errors for unusable data."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Worker processes: the same bytes, and none of them left behind, however the program ends."""
+"""Worker processes: the same bytes, and no process left after any end of the program."""
 
 import multiprocessing
 import os

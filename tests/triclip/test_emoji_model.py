@@ -1,4 +1,4 @@
-"""The embedded default model: its files, its vocabulary, and what it finds among the bundled pictures."""
+"""The embedded default model: its files, its vocabulary, and its results on the bundled pictures."""
 
 import json
 from pathlib import Path

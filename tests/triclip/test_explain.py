@@ -1,4 +1,4 @@
-"""Rollout and relevance against computations written out from the papers, token by token."""
+"""Rollout and relevance against token-by-token computations from the papers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Shared beginnings: each once, and every text is still there."""
+"""Shared prefixes: each occurs once, and every text is recovered."""
 
 from __future__ import annotations
 

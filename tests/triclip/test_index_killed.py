@@ -1,4 +1,4 @@
-"""An index whose writer is killed, whose reader meets a writer, and whose files can't be removed."""
+"""Indexes with killed writers, concurrent readers and writers, and files that can't be removed."""
 
 import hashlib
 import json

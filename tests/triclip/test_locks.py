@@ -1,4 +1,4 @@
-"""Locks on files: one holder at a time, whoever it is, on POSIX and by the calls that Windows has."""
+"""Locks on files: one holder at a time, on POSIX and by Windows' calls."""
 
 import os
 import subprocess

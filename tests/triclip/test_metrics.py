@@ -1,4 +1,4 @@
-"""Retrieval and zero-shot figures against an oracle that ranks the whole matrix, one query after the other."""
+"""Retrieval and zero-shot metrics against an oracle that ranks the whole matrix, query by query."""
 
 import numpy as np
 import pytest

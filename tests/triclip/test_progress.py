@@ -1,4 +1,4 @@
-"""The progress line: silent when it should be, whole when it is shown."""
+"""The progress line: when it is shown, and its text."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""`Clip(..., text_encoder=...)`: somebody's own vectors of texts beside the model's pictures (multilingual CLIPs)."""
+"""`Clip(..., text_encoder=...)`: another encoder's text vectors beside the model's pictures (multilingual CLIPs)."""
 
 import copy
 import pickle

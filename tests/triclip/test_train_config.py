@@ -1,4 +1,4 @@
-"""Configurations: files, overrides, and what is refused, each error naming file and key."""
+"""Configurations: files, overrides, and errors that name file and key."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Evaluation of data: against figures computed one by one, in one process and in several, whatever the batches."""
+"""Evaluation of data against metrics computed one by one, in one process and in several, with any batches."""
 
 import threading
 from types import SimpleNamespace

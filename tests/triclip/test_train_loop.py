@@ -1,4 +1,4 @@
-"""The training loop around a NumPy engine: what it logs, saves, evaluates and exports, and how it goes on."""
+"""The training loop around a NumPy engine: logs, saves, evaluation, exports, and resuming."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The losses' definition: values against sums written out, gradients against differences, in float64."""
+"""The losses' definition: values against explicit sums, gradients against differences, in float64."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What is decayed, locked and slowed down, by name; the learning rate and the average's decay at every step."""
+"""Weight decay, locking and layer-wise rates by name; the learning rate and the average's decay at every step."""
 
 import math
 

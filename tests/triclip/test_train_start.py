@@ -1,4 +1,4 @@
-"""What a run begins with: weights from checkpoints or from the seed, positions for other sizes, processors."""
+"""The start of a run: weights from checkpoints or from the seed, positions for other sizes, processors."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Being asked to stop, and going back to a checkpoint that can be read, without any framework."""
+"""Stopping by signals, and falling back to a readable checkpoint, without any framework."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`triclip.upkeep`: what is new, changed, moved or gone, and what is left alone."""
+"""`triclip.upkeep`: new, changed, moved, removed and unchanged files."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Figures: the numbers and words they hold, not their pixels; and files that are the same every time."""
+"""Figures: their numbers and words, not their pixels; and reproducible files."""
 
 import io
 import json

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 # Of `checkpoint.convert`, as a tuple so that --help imports no NumPy.
-FORMATS = ("hf", "hf-flat", "hf-bin", "tf", "flax", "openai", "open_clip", "kerashub", "orbax", "sd1", "sdxl")
+FORMATS = ("hf", "hf-flat", "hf-bin", "tf", "flax", "openai", "open_clip", "kerashub", "orbax", "gguf", "sd1", "sdxl")
 EXAMPLES = """
   triclip convert openai/clip-vit-base-patch32 clip-flax --to flax
   triclip convert ViT-B-32.pt clip-hf --dtype float16

@@ -7,15 +7,20 @@ from typing import Any
 
 from ..data.config import FORMATS
 
+EXAMPLES = """
+  triclip data convert train.csv shards/ --to webdataset
+  triclip data convert 'old/{000..012}.tar' shards/ --to parquet --workers 4
+"""
+
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("data", help="convert image-text data between formats")
+    parser = commands.add_parser("data", help="convert image-text data between formats", examples=EXAMPLES)
     inner = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     convert = inner.add_parser(
         "convert",
         help="shards, tables and folders to shards of one format",
         description="Pictures are copied byte for byte. A conversion that was stopped goes on with the same command.",
-        epilog="example: triclip data convert train.csv shards/ --to webdataset",
+        examples=EXAMPLES,
     )
     convert.add_argument("source", nargs="+", metavar="SOURCE", help="files, folders or patterns, all of one format")
     convert.add_argument("target", metavar="FOLDER", help="where the shards are written")

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ..embed.settings import BROKEN, FILES, SAMPLES
-from ..search.opening import OWN
-from ..search.parts import MANIFEST
 from ..search.runs import KINDS, RUN
 from .shared import clip_spec
 
@@ -52,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def is_meant(args: argparse.Namespace) -> bool:
     """Whether the output is a folder of shards. Raises ValueError for an option that needs one if it is not."""
+    from ..search.opening import OWN
+    from ..search.parts import MANIFEST
+
     path = Path(args.output)
     is_index = path.name == OWN or (path / MANIFEST).is_file() or (not path.suffix and _names_pictures(args.images))
     if not is_index and (args.output.endswith(("/", "\\")) or not path.suffix or (path / RUN).is_file()):

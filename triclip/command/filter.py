@@ -43,19 +43,20 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..fingerprint import fingerprint
-    from ..search import open_index
+    from ..search import open_searchable
 
     if args.above is None and args.top is None:
         raise ValueError("filter: wanted --above X or --top K, found neither")
     terms = terms_of(args)
-    index = open_index(kept_index(args, args.index))
-    model = args.model or index.model
+    index = open_searchable(kept_index(args, args.index))
+    model = args.model or index.origin.model
     if not args.force:
         index.origin.check_model(model, fingerprint(model) if index.origin.fingerprint else "")
     vector = query_vector(load(args, index.origin), terms)
-    scores, rows = index.search_rows(vector[None], args.top or max(1, len(index)), args.filter, args.index_type)
+    kind = args.index_type or index.default_kind
+    scores, rows = index.search_rows(vector[None], args.top or max(1, len(index)), args.filter, kind)
     least = -2.0 if args.above is None else args.above
-    chosen = [(index.columns["name"][int(row)], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+    chosen = [(index.metadata(int(row))["name"], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
     chosen = [(name, score) for name, score in chosen if score >= least]
     folder = args.folder or index.origin.root
     for name, _ in chosen:

@@ -24,12 +24,19 @@ def kept_index(args: argparse.Namespace, path: str) -> str:
 
     Raises FileNotFoundError for a folder of pictures without an index, when nobody at a terminal wants one.
     """
+    from ..search.engines.addresses import is_address
     from ..search.opening import index_at, is_index, own_index
 
+    if is_address(path):
+        if args.update:
+            raise ValueError(f"--update {path}: wanted an index of this machine; update that, and upload it again")
+        return path
     if is_index(path):
         is_inside = index_at(path) != Path(path)
-        if args.update or args.update is None and is_inside:
+        if args.update:
             _update(args, str(index_at(path)), [path] if is_inside else None)
+        elif args.update is None and is_inside:
+            _try_to_update(args, str(index_at(path)), path)
         return path
     if not os.path.isdir(path) or not _pictures_in(path):
         return path  # opening it says what is wrong
@@ -65,6 +72,19 @@ def _offer(folder: str) -> str:
     if not answer.endswith(".index"):
         raise ValueError(f"{answer}: wanted y, n, or a name ending in .index")
     return answer
+
+
+def _try_to_update(args: argparse.Namespace, index: str, folder: str) -> None:
+    """What nobody asked for must not keep them from a search: the index may lie on a disk that can't be written to, be
+    brought up to date by another program, or its pictures' drive may be missing."""
+    from ..upkeep.store import BusyError
+
+    try:
+        _update(args, index, [folder])
+    except BusyError:
+        return
+    except OSError as error:
+        print(f"triclip: warning: {index} is not brought up to date: {error}", file=sys.stderr)
 
 
 def _update(args: argparse.Namespace, path: str, inputs: list[str] | None) -> None:

@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         described = None if description is None else textwrap.fill(description, 100)
         epilog = f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}" if examples else None
         options.setdefault("formatter_class", _formatter())
-        super().__init__(*args, description=described, epilog=epilog, **options)
+        super().__init__(*args, **{"description": described, "epilog": epilog, **options})
 
 
 def _formatter() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def add(commands: Any) -> None:
         examples=EXAMPLES,
     )
     parser.add_argument("index", metavar="INDEX", help="what `triclip embed` or `triclip index` wrote; a folder of "
-                        "pictures, which is offered one")  # fmt: skip
+                        "pictures, which is offered one; qdrant:URL/NAME, lancedb:FOLDER/NAME")  # fmt: skip
     query_arguments(parser)
     parser.add_argument("--top", "-k", type=positive, default=5, metavar="K", help="results shown (default 5)")
     parser.add_argument("--paths-only", "-f", action="store_true", help="print paths alone, one a line")
@@ -60,25 +61,30 @@ def query_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--term", nargs=2, action="append", metavar=("WEIGHT", "QUERY"), help="words or a picture of "
                         "another weight than 1; below 0: unlike this")  # fmt: skip
     parser.add_argument("--filter", action="append", metavar="EXPR", help='e.g. "year>=2020", "name~*.png"; all hold')
-    parser.add_argument("--index-type", choices=INDEX_TYPES, default="exact", help=INDEX_TYPES_HELP)
+    parser.add_argument("--index-type", choices=INDEX_TYPES, help=INDEX_TYPES_HELP + "; of an "
+                        "engine its own by default")  # fmt: skip
     parser.add_argument("--folder", metavar="FOLDER", help="where the pictures lie now, if they were moved")
     parser.add_argument("--force", action="store_true", help="search although another model made the index")
 
 
 def run(args: argparse.Namespace) -> int:
     from ..fingerprint import fingerprint
-    from ..search import open_index
+    from ..search import open_searchable
+    from ..search.engines.addresses import is_address
 
     if not args.query and not (args.text or args.image or args.term):
         _take_for_query(args)
+    elif not is_address(args.index) and not os.path.exists(args.index):
+        again = shlex.join([args.index, *args.query])
+        raise FileNotFoundError(f"{args.index}: no such index or folder; of this folder: triclip search . {again}")
     terms = terms_of(args)
     check_plot(args)
-    index = open_index(kept_index(args, args.index))
-    model = args.model or index.model
+    index = open_searchable(kept_index(args, args.index))
+    model = args.model or index.origin.model
     if not args.force:
         index.origin.check_model(model, fingerprint(model) if index.origin.fingerprint else "")
     query = query_vector(load(args, index.origin), terms)
-    scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type)
+    scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type or index.default_kind)
     results = [(index.metadata(int(row)), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
     for about, _ in results:
         about["name"] = shown_path(about["name"], args.folder or index.origin.root)

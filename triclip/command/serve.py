@@ -47,9 +47,10 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; then returns 0."""
     from ..fingerprint import fingerprint
-    from ..search.opening import index_at, is_index, open_index
-    from ..serve.library import open_library
+    from ..search.engines.addresses import is_address
+    from ..search.opening import index_at, is_index, open_searchable
     from ..serve.limits import Limits
+    from ..serve.opening import open_library
     from ..serve.web import create_app, make_server, require_framework
 
     require_framework()  # checked before the work
@@ -58,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
         requests_per_minute=50 * args.rate,
     )  # fmt: skip
     with listening(args.host, args.port) as listener:
-        if index_at(args.source) != Path(args.source):
+        if not is_address(args.source) and index_at(args.source) != Path(args.source):
             kept_index(args, args.source)
-        origin = open_index(args.source).origin if is_index(args.source) else None
+        origin = open_searchable(args.source).origin if is_index(args.source) else None
 
         def check(origin: Any) -> None:
             name = args.model or origin.model
@@ -70,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
         library = open_library(
             args.source, lambda _: load(args, origin), args.folder, limits, report_skipped, check=check
         )
-        if args.index_type != "exact":
-            library.index.candidates(args.index_type)  # built before the first search
+        if args.index_type != "exact" and not is_address(args.source):
+            library.index.candidates(args.index_type)  # built now, not at the first search
         local = is_loopback(args.host)
         if not local:
             _warn(args.host, library)

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def load(args: argparse.Namespace, origin: Any = None) -> Any:
     return clip_spec(args, origin).load_clip()
 
 
+@cache
 def say_device(name: str) -> None:
-    """Which device computes: to a terminal, and anywhere if it is no CPU."""
+    """Which device computes, once: to a terminal, and anywhere if it is no CPU."""
     if name != "cpu" or sys.stderr.isatty():
         print(f"triclip: device {name}", file=sys.stderr)
 

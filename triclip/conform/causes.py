@@ -16,6 +16,7 @@ import numpy as np
 
 from clip_core.config import ACTIVATIONS
 from clip_core.pretrained import Loaded
+from clip_core.weights import is_resnet
 
 from .inputs import preprocessing_variants
 from .trace import Trace, in_order, run_changed, tower_of
@@ -185,8 +186,9 @@ def _patches(scene: Scene) -> Iterator[Change]:
     for words, changed in flipped.items():
         if changed.shape == pixels.shape:
             yield Change("pixels", words, scene.loaded, {**scene.arrays, "pixel_values": np.ascontiguousarray(changed)})
-    name = "vision_model.embeddings.patch_embedding.weight"
-    words = "patch_embedding with height and width exchanged"
+    resnet = is_resnet(scene.loaded.config)
+    name = f"vision_model.{'conv1' if resnet else 'embeddings.patch_embedding'}.weight"
+    words = f"{name.split('.')[-2]} with height and width exchanged"
     yield Change("transposed weight", words, _with_axes(scene, {name: (0, 1, 3, 2)}), scene.arrays)
 
 
@@ -233,6 +235,8 @@ def _of_embeddings(scene: Scene) -> Iterator[tuple[str, str]]:
         yield "normalisation", f"the same directions in other lengths ({words[0]}, where the model gives {words[1]})"
     name = "visual_projection.weight" if scene.field == "image_embeds" else "text_projection.weight"
     pooled = scene.odd.get(_pooled(scene))
+    if name not in scene.loaded.tensors:  # a ResNet's embedding is what it pools
+        return
     weight = scene.loaded.tensors[name].astype("float32").numpy()
     if pooled is not None and weight.shape[0] == weight.shape[1]:
         turned = np.asarray(pooled, np.float64) @ weight

@@ -10,6 +10,7 @@ import numpy as np
 
 from clip_core.errors import DataError
 
+from ..walk import is_hidden
 from .fields import as_captions, captions_if_any, decode_text
 from .files import PackedStrings
 from .source import PICTURES, Keys, Sample, Source
@@ -24,10 +25,14 @@ def open_folder(folders: Sequence[Path], keys: Keys) -> Source:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(folder, names of its files) for all folders below, sorted; links to folders are not followed."""
+    """(folder, names of its files) for all folders below, sorted; without hidden ones and links to folders."""
     for parent, folders, names in os.walk(folder):
-        folders.sort()
-        yield parent, sorted(names)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield parent, sorted(name for name in names if not is_hidden(name))
+
+
+def _classes(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
 
 
 class CaptionedFolder(Source):
@@ -69,11 +74,11 @@ class ClassFolders(Source):
     """Pictures with the name of their top folder as the class: "train/cat/3.jpg" is a "cat"."""
 
     def __init__(self, folders: Sequence[Path], pictures: tuple[str, ...]) -> None:
-        self.label_names = sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir()})
+        self.label_names = sorted({entry.name for folder in folders for entry in _classes(folder)})
         numbers = {name: number for number, name in enumerate(self.label_names)}
         paths, labels = [], []  # type: list[str], list[int]
         for folder in folders:
-            for label in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()):
+            for label in sorted(entry.name for entry in _classes(folder)):
                 for parent, names in _walk(folder / label):
                     found = [os.path.join(parent, name) for name in names if name.lower().endswith(pictures)]
                     paths += found

@@ -16,6 +16,7 @@ from ..nested import flatten
 from ..progress import Progress
 from ..search.runs import FORMAT, RUN, VERSION, Input, read_run
 from ..search.writing import write_json
+from ..walk import common_folder_of
 from .engines import Engine
 from .settings import Job
 from .work import Worker
@@ -31,22 +32,24 @@ def make_plan(job: Job, engine: Engine, progress: bool | None = None) -> Job:
     found = [Input(os.fspath(path), _size(path)) for path in files]
     path = settings.output / RUN
     asked = {"settings": settings.fixed, "model": job.spec.identity(), "kind": kind}
+    root = common_folder_of([one.path for one in found])
     if path.exists():
-        return job._replace(inputs=_same_run(path, asked, found))
+        relative = read_run(path).get("relative_names", False)  # runs of before have absolute names
+        return job._replace(inputs=_same_run(path, asked, found), root=root if relative else "")
     strangers = [entry.name for entry in settings.output.iterdir() if not entry.name.startswith(".")]
     if strangers:
         raise InputError(
             f"{settings.output}: wanted a new folder, or one of an earlier run, found {strangers[0]} in it"
         )
     inputs: list[Input] = list(found)
-    job = job._replace(inputs=found)
+    job = job._replace(inputs=found, root=root)
     with Progress("inputs", len(found), progress) as bar:
         for number, counted in engine.count(job, range(len(found))):
             inputs[number] = counted
             bar.advance()
     _check(job, inputs)
     listed = [[one.path, one.size, one.samples, one.damage] for one in inputs]
-    write_json(path, {"format": FORMAT, "version": VERSION, **asked, "inputs": listed})
+    write_json(path, {"format": FORMAT, "version": VERSION, **asked, "relative_names": True, "inputs": listed})
     return job._replace(inputs=inputs)
 
 

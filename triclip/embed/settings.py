@@ -62,6 +62,7 @@ class Job(NamedTuple):
     settings: Settings
     spec: Any
     inputs: list[Input]
+    root: str = ""  # the folder that names of pictures are relative to; "" for absolute names
 
 
 def absolute(inputs: Sequence[str | os.PathLike] | str | os.PathLike) -> tuple[str, ...]:

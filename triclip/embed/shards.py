@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,16 @@ def plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def as_index(vectors: Sequence[np.ndarray], rows: list[dict[str, Any]], model: str, store: str) -> Index:
-    """Rows of one kind with their vectors, in consecutive arrays [n, P]."""
+def as_index(
+    vectors: Sequence[np.ndarray], rows: list[dict[str, Any]], model: str, store: str, root: str = ""
+) -> Index:
+    """Rows of one kind with their vectors, in consecutive arrays [n, P]; their names relative to `root`, if below."""
     columns: dict[str, Any] = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
-    names = columns.pop("name", [])
+    start = os.path.join(root, "") if root else ""
+    names = [_below(name, start) for name in columns.pop("name", [])]
     joined = np.concatenate(vectors) if len(vectors) else np.empty((0, 1), np.float32)
-    return Index(joined.astype(store, copy=False), names, model, columns)
+    return Index(joined.astype(store, copy=False), names, model, columns, root=root)
+
+
+def _below(name: str, start: str) -> str:
+    return name.removeprefix(start).replace(os.sep, "/") if start and name.startswith(start) else name

@@ -166,8 +166,9 @@ class Worker:
         texts = [row["name"] for row in whole.rows["text"]]
         if texts:
             vectors["text"] = [self.encoder.texts(texts)]
+        roots = {"image": self.job.root, "text": ""}  # the names of texts are these themselves
         indexes = {
-            kind: as_index(vectors[kind], whole.rows[kind], self.job.spec.name, self.settings.store)
+            kind: as_index(vectors[kind], whole.rows[kind], self.job.spec.name, self.settings.store, roots[kind])
             for kind in self.settings.kinds
         }
         about = {"samples": whole.samples, "broken": whole.broken, "duplicates": whole.duplicates}

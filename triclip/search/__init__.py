@@ -21,6 +21,7 @@ _HOME = {
     "combine": "query",
     "open_each": "opening",
     "open_index": "opening",
+    "open_searchable": "opening",
     "parse_filter": "filters",
     "sampled_recall": "core",
 }
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .core import Index, sampled_recall
     from .filters import parse_filter
     from .folder import FolderIndex, append_index, build_folder
-    from .opening import open_each, open_index
+    from .opening import open_each, open_index, open_searchable
     from .origin import Origin
     from .query import combine
     from .single_file import SUFFIXES, check_output

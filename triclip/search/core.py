@@ -36,6 +36,7 @@ class Index:
     """
 
     path: Path | None = None
+    default_kind = "exact"  # how it is searched unless told otherwise
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ from clip_core.errors import InputError
 
 _BLOCK_VALUES = 1 << 23  # numbers in a block in float32: 32 MiB
 _QUERIES = 128  # queries at a time
+_MOST_ROWS = 1 << 20  # of one product
+_LOOKED_AT = 4096  # scores that give a first bound
 _SUMMED = 4096  # rows summed in float64 at a time
 _ROUNDING = 2.0**-24  # rounding error of one float32 operation
 
@@ -73,18 +75,35 @@ def _best(
     margins = 2.2 * (width + 2) * _ROUNDING * norms * largest_norm + np.finfo(np.float32).tiny
     best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
     narrow = queries.astype(np.float32)
-    for numbers, block in _blocks(parts, rows, width):
+    for numbers, block in _blocks(parts, rows, width, len(queries)):
         rough = narrow @ block.astype(np.float32, copy=False).T  # [Q, n]
-        least = np.full(len(queries), -np.inf)
-        if len(block) > top:
-            least = np.partition(rough, len(block) - top, axis=1)[:, len(block) - top] - margins
         for i, (scores, _) in enumerate(best):
-            bound = max(least[i], scores[-1] - margins[i] if len(scores) == top else -np.inf)
-            able = np.flatnonzero(~(rough[i] < bound))  # rows that overflowed to NaN are kept
+            able = _able(rough[i], top, margins[i], scores[-1] - margins[i] if len(scores) == top else -np.inf)
             for start in range(0, len(able), _SUMMED):
                 some = able[start : start + _SUMMED]
-                best[i] = _merge(best[i], score(block[some], queries[i]), numbers[some], top)
+                found = numbers[some] if isinstance(numbers, np.ndarray) else some + numbers
+                best[i] = _merge(best[i], score(block[some], queries[i]), found, top)
     return np.stack([scores for scores, _ in best]), np.stack([found for _, found in best])
+
+
+def _able(rough: np.ndarray, top: int, margin: float, least: float) -> np.ndarray:
+    """The places of rough scores [n] that can be among the `top` best, of which none is below `least`.
+
+    A few of them give a bound that most of the others don't reach; only those that do are ordered. What overflowed to
+    NaN stays.
+    """
+    some = rough[: max(_LOOKED_AT, 4 * top)]
+    if top < len(some) < len(rough):
+        least = np.fmax(least, _kth(some, top) - margin)
+    able = np.flatnonzero(~(rough < least))
+    if len(able) > top:
+        chosen = rough[able]
+        able = able[~(chosen < _kth(chosen, top) - margin)]
+    return able
+
+
+def _kth(scores: np.ndarray, top: int) -> np.float32:
+    return np.partition(scores, len(scores) - top)[len(scores) - top]
 
 
 def _merge(
@@ -96,15 +115,16 @@ def _merge(
 
 
 def _blocks(
-    parts: Sequence[np.ndarray], rows: np.ndarray | None, width: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(row numbers [n], vectors [n, P]) in ascending order."""
+    parts: Sequence[np.ndarray], rows: np.ndarray | None, width: int, queries: int
+) -> Iterator[tuple[np.ndarray | int, np.ndarray]]:
+    """(row numbers [n], or the first of rows that follow one another; vectors [n, P]) in ascending order."""
     size = min(max(_BLOCK_VALUES // max(width, 1), 256), 1 << 16)
     for offset, part in _offsets(parts):
         if rows is None:
-            for start in range(0, len(part), size):
-                block = part[start : start + size]
-                yield np.arange(offset + start, offset + start + len(block)), block
+            # Of float32 nothing is copied, and one product of many rows is sooner done than many of some.
+            most = max(size, min(_BLOCK_VALUES // queries, _MOST_ROWS)) if part.dtype == np.float32 else size
+            for start in range(0, len(part), most):
+                yield offset + start, part[start : start + most]
         else:
             left, right = np.searchsorted(rows, [offset, offset + len(part)])
             for start in range(left, right, size):

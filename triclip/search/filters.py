@@ -103,7 +103,7 @@ def _holds(one: Any, columns: Mapping[str, Column]) -> np.ndarray:
     column = columns[title]
     if sign == "~":
         return _matches(title, column, value)
-    value = _value(title, column, value)
+    value = typed_value(title, column.kind, value)
     if sign in ("=", "==", "!="):
         equal = column.equal(value)
         return ~equal if sign == "!=" else equal
@@ -119,18 +119,18 @@ def _matches(title: str, column: Column, pattern: Any) -> np.ndarray:
     return np.fromiter((found(value) is not None for value in column), bool, len(column))
 
 
-def _value(title: str, column: Column, value: Any) -> Any:
-    """The value converted to the column's kind. Raises InputError if that is impossible."""
+def typed_value(title: str, kind: str, value: Any) -> Any:
+    """The value in the column's kind. Raises InputError when it is of another one."""
     try:
-        if column.kind == "string" and isinstance(value, str):
+        if kind == "string" and isinstance(value, str):
             return value
-        if column.kind == "flag":
+        if kind == "flag":
             return value if isinstance(value, bool) else _FLAGS[value.lower()]
-        if column.kind in ("integer", "number") and not isinstance(value, bool):
-            return float(value) if column.kind == "number" or not _is_integer(value) else int(value)
+        if kind in ("integer", "number") and not isinstance(value, bool):
+            return float(value) if kind == "number" or not _is_integer(value) else int(value)
     except (KeyError, ValueError, AttributeError, TypeError):
         pass
-    raise InputError(f"filter on {title!r}: wanted a value of kind {column.kind}, found {value!r}")
+    raise InputError(f"filter on {title!r}: wanted a value of kind {kind}, found {value!r}")
 
 
 def _is_integer(value: Any) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .columns import Column
 from .core import Index
+from .engines.addresses import is_address, open_address
 from .folder import FolderIndex
 from .origin import Origin
 from .parts import MANIFEST
@@ -42,8 +44,15 @@ def open_index(path: str | os.PathLike) -> Index:
     return _open_run(path) if is_output(path) else FolderIndex(path)
 
 
+def open_searchable(path: str | os.PathLike) -> Any:
+    """As `open_index`; and an index that an engine holds, by its address: see `engines`."""
+    return open_address(path) if isinstance(path, str) and is_address(path) else open_index(path)
+
+
 def is_index(path: str | os.PathLike) -> bool:
-    """Whether `open_index` takes a path for an index: any file, and a folder that holds one."""
+    """Whether `open_searchable` takes a path for an index: any file, a folder that holds one, an engine's address."""
+    if is_address(path):
+        return True
     path = index_at(path)
     return path.is_file() or is_output(path) or (path / MANIFEST).is_file()
 
@@ -68,7 +77,7 @@ def _open_run(folder: Path) -> Index:
         title: Column(column.kind, [part for shard in shards for part in shard.columns[title].parts])
         for title, column in first.columns.items()
     }
-    origin = Origin(first.model, **run_facts(folder))
+    origin = Origin(first.model, root=first.origin.root, **run_facts(folder))
     return Index.from_parts([part for shard in shards for part in shard.parts], columns, origin, first.width)
 
 

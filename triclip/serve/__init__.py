@@ -16,14 +16,15 @@ _HOME = {
     "Limits": "limits",
     "ServeError": "client",
     "create_app": "web",
-    "open_library": "library",
+    "open_library": "opening",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from .client import Client, ServeError
-    from .library import Library, open_library
+    from .library import Library
     from .limits import Limits
+    from .opening import open_library
     from .web import create_app
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

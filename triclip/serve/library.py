@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -18,11 +18,11 @@ import numpy as np
 
 from clip_core.errors import InputError
 
-from ..pipeline import Clip, expand_images
-from ..search import Index, Origin, open_index
-from ..search.columns import NAME, Column, Strings
+from ..pipeline import Clip
+from ..search import Index, open_index
+from ..search.columns import NAME, Column, Strings, is_shown
 from ..search.filters import select_rows
-from ..search.opening import index_at, is_index
+from ..search.opening import index_at
 from ..search.parts import MANIFEST
 from .inside import Folder
 from .limits import Limits, Refusal
@@ -31,8 +31,7 @@ from .pictures import identify, media_type, picture_facts, small_jpeg
 logger = logging.getLogger("triclip")
 
 THUMBNAIL = 320  # pixels
-_LOOKED_AT = 100  # rows of an index whose files are checked before serving
-_ID = re.compile(r"[0-9a-f]{16}")
+ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Found(NamedTuple):
@@ -54,7 +53,7 @@ class Library:
         folder: the pictures' folder. No file outside is opened, by any name or link.
         limits: of picture sizes and of memory for thumbnails.
         base: the folder that names of an index with a root are relative to; default `folder`.
-        source: the path that the index was opened from, for `refreshed`.
+        source: the path that the index was opened from, and its `version_of` before that, for `refreshed`.
 
     Raises InputError if no row lies in the folder, or if the model's vectors and the index's differ in width.
     """
@@ -66,10 +65,9 @@ class Library:
         folder: str | os.PathLike,
         limits: Limits | None = None,
         base: str | os.PathLike | None = None,
-        source: Path | None = None,
+        source: tuple[Path, Any] | None = None,
     ) -> None:
         self.clip, self.index, self.folder = clip, index, Folder(folder)
-        self._source, self._version, self._refused = source, _version(source), None  # type: Path | None, Any, Any
         self._base = None if not index.origin.root else os.path.abspath(base or self.folder.real)
         self.limits = limits or Limits()
         if index.width != clip.config.projection_dim:
@@ -84,7 +82,18 @@ class Library:
             raise InputError(f"{folder}: none of the index's {len(index)} names is a picture in this folder")
         order = np.argsort(ids[self.rows], kind="stable")
         self._sorted_ids, self._sorted_rows = ids[self.rows][order], self.rows[order]
-        self._thumbnails, self._lock = _Cache(self.limits.cache_bytes), threading.Lock()
+        self._start(source, Cache(self.limits.cache_bytes))
+
+    def _start(self, source: tuple[Path, Any] | None, thumbnails: Cache) -> None:
+        self._source: Path | None
+        self._version: Any
+        self._source, self._version = source or (None, None)
+        self._thumbnails, self._lock = thumbnails, threading.Lock()
+
+    @property
+    def titles(self) -> list[str]:
+        """The columns that filters may name."""
+        return [title for title in self.index.columns if is_shown(title)]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,23 +103,23 @@ class Library:
 
         While the new one can't be opened, or is another model's, this one stays.
         """
-        version = _version(self._source)
-        if self._source is None or version in (None, self._version, self._refused):
+        version = version_of(self._source)
+        if self._source is None or version in (None, self._version):
             return self
+        self._version = version
         try:
             index = open_index(self._source)
             index.origin.check_model(self.index.model, self.index.origin.fingerprint)
-            return Library(self.clip, index, self.folder.path, self.limits, self._base, self._source)
+            return Library(self.clip, index, self.folder.path, self.limits, self._base, (self._source, version))
         except (OSError, InputError) as error:
             logger.warning("%s has changed, and what is there now is not served: %s", self._source, error)
-            self._refused = version
             return self
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def row(self, picture_id: str) -> int:
         """The row of an id. Raises Refusal 404."""
-        if _ID.fullmatch(picture_id):
+        if ID.fullmatch(picture_id):
             place = int(np.searchsorted(self._sorted_ids, np.uint64(int(picture_id, 16))))
             if place < len(self._sorted_ids) and int(self._sorted_ids[place]) == int(picture_id, 16):
                 return int(self._sorted_rows[place])
@@ -120,14 +129,14 @@ class Library:
         """The public values of a row. The name is relative to the folder, whose own path stays private."""
         known = self.index.metadata(row)
         name = known.pop(NAME)
-        return Found(f"{_number(name):016x}", _printable(self._shown(name)), similarity, _json_values(known))
+        return as_found(f"{_number(name):016x}", self._shown(name), similarity, known)
 
     def sample(self, count: int) -> list[Found]:
         """Some pictures, evenly spread."""
         step = max(1, len(self.rows) / count)
         return [self.about(int(self.rows[int(i * step)])) for i in range(min(count, len(self.rows)))]
 
-    def search(self, query: np.ndarray, top: int, filters: Sequence[str] = (), kind: str = "exact") -> list[Found]:
+    def search(self, query: np.ndarray, top: int, filters: Sequence[Any] = (), kind: str = "exact") -> list[Found]:
         """The `top` pictures most similar to a unit vector [P], best first; `filters`, `kind`: see `Index`.
 
         Filters apply to the shown names. Raises InputError for a filter on an unknown column.
@@ -152,8 +161,12 @@ class Library:
         return self.folder.relative(name if self._base is None else os.path.join(self._base, name))
 
     def has_file(self, row: int) -> bool:
-        """Whether the row's picture exists."""
-        return self.folder.holds(self._relative(self.index.columns[NAME][row]) or "")
+        """Whether the row's picture is there."""
+        return self.folder.holds(self._relative(self._name(row)) or "")
+
+    def _name(self, row: int) -> str:
+        """As the index has it."""
+        return self.index.columns[NAME][row]
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -193,14 +206,14 @@ class Library:
         return made
 
     def _file(self, picture_id: str) -> BinaryIO:
-        relative = self._relative(self.index.columns[NAME][self.row(picture_id)])
+        relative = self._relative(self._name(self.row(picture_id)))
         try:
             return self.folder.open(relative or "")
         except FileNotFoundError as error:
             raise Refusal(404, "this picture is no longer in the folder") from error
 
 
-def _version(path: Path | None) -> tuple[int, int, int] | None:
+def version_of(path: Path | None) -> tuple[int, int, int] | None:
     """What tells an index from the one that replaces it; None where nothing is there, or for a bulk run."""
     if path is None:
         return None
@@ -212,8 +225,13 @@ def _version(path: Path | None) -> tuple[int, int, int] | None:
     return about.st_ino, about.st_mtime_ns, about.st_size
 
 
-class _Cache:
-    """A least-recently-used cache of byte strings, up to a total size."""
+def as_found(picture_id: str, name: str, similarity: float | None, known: dict[str, Any]) -> Found:
+    """A row as it is shown."""
+    return Found(picture_id, _printable(name), similarity, _json_values(known))
+
+
+class Cache:
+    """The bytes used last, up to a total."""
 
     def __init__(self, most: int) -> None:
         self._most, self._size = most, 0
@@ -249,78 +267,3 @@ def _json_values(known: dict[str, Any]) -> dict[str, Any]:
         finite = not isinstance(value, float) or math.isfinite(value)
         values[_printable(title)] = _printable(value) if isinstance(value, str) else value if finite else None
     return values
-
-
-# -- opening ----------------------------------------------------------------------------------------------------------
-
-
-def open_library(
-    path: str | os.PathLike,
-    load: Callable[[str | None], Clip],
-    folder: str | os.PathLike | None = None,
-    limits: Limits | None = None,
-    skipped: Callable[[Iterable[tuple[Any, str]]], None] | None = None,
-    batch_size: int = 32,
-    check: Callable[[Origin], None] | None = None,
-) -> Library:
-    """A library from a folder of pictures, which are embedded at once, or from an index.
-
-    Args:
-        path: a folder of pictures, or an output of `triclip embed` or `triclip index`.
-        load: function from the name of the index's model, or None for a folder, to the `Clip`.
-        folder: the folder of an index's pictures; default its root, or the deepest folder that contains all its names.
-        limits: see `Library`.
-        skipped: called with the (picture, reason) of pictures that could not be embedded.
-        batch_size: pictures embedded at a time.
-        check: called with the origin of an index; raises for another model, before it is loaded.
-
-    Raises FileNotFoundError and InputError; a bad picture among others raises nothing.
-    """
-    path = Path(path)
-    if path.is_dir() and not is_index(path):
-        if folder is not None:
-            raise InputError(f"--folder: {path} is a folder of pictures itself; only an index needs another one")
-        clip = load(None)
-        return Library(clip, _embedded(clip, path, skipped, batch_size), path, limits)
-    index = open_index(path)
-    if check is not None:
-        check(index.origin)
-    root = _folder_of(index) if folder is None else Path(folder)
-    base = index.origin.root if folder is None else folder
-    library = Library(load(index.model), index, root, limits, base, path)
-    if not any(library.has_file(int(row)) for row in library.rows[:: max(1, len(library) // _LOOKED_AT)]):
-        raise InputError(f"{path}: its names are no files in {root}; say with --folder where the pictures lie")
-    return library
-
-
-def _embedded(clip: Clip, path: Path, skipped: Any, batch_size: int) -> Index:
-    folder = Folder(path)
-    pictures = [one for one in expand_images(path) if folder.holds(os.path.relpath(one, path))]  # no outward links
-    if not pictures:
-        raise FileNotFoundError(f"{path}: no pictures in this folder, only links that lead out of it")
-    found = clip.embed(pictures, batch_size)
-    if skipped is not None:
-        skipped(found.skipped)
-    if not found.sources:
-        raise InputError(f"{path}: none of the {len(found.skipped)} pictures could be read")
-    return Index(found.vectors, [os.path.abspath(source) for source in found.sources], "")
-
-
-def _folder_of(index: Index) -> Path:
-    """The root, or, if rows outside of it were added, the deepest folder that contains all pictures."""
-    names = index.columns[NAME]
-    if index.origin.root and not any(name.startswith(("../", "/")) for name in names):
-        return common_folder([os.path.join(index.origin.root, "x")])
-    return common_folder(map(index.origin.path_of, names))
-
-
-def common_folder(names: Iterable[str]) -> Path:
-    """The deepest folder that contains all names. Raises InputError if there is none, or only a whole drive."""
-    folders = list(dict.fromkeys(os.path.dirname(os.path.abspath(name)) for name in names if name and "\0" not in name))
-    try:
-        common = Path(os.path.commonpath(folders))
-    except ValueError as error:  # no names, or several drives
-        raise InputError("index: its names share no folder; say with --folder where the pictures lie") from error
-    if common == Path(common.anchor):
-        raise InputError(f"index: its names share no folder but {common}; say with --folder where the pictures lie")
-    return common

@@ -115,8 +115,8 @@ class Site:
         return answer
 
     def _about(self) -> page.About:
-        titles = list(self.library.index.columns)
-        return page.About(len(self.library), self.limits.query_letters, self.limits.upload_bytes, titles)
+        limits = self.limits
+        return page.About(len(self.library), limits.query_letters, limits.upload_bytes, self.library.titles)
 
     async def _search(self, request: Any, query: Query) -> _Result:
         self._searches.take(client_of(request))

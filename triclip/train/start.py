@@ -20,7 +20,7 @@ from clip_core.config import CLIPConfig
 from clip_core.errors import CheckpointError, ConfigError
 from clip_core.init import initial_values
 from clip_core.interpolate import bicubic_matrix
-from clip_core.weights import check, in_scope, weight_table
+from clip_core.weights import check, in_scope, is_resnet, weight_table
 
 from .config import TrainConfig
 from .engine import Job
@@ -45,6 +45,12 @@ def prepare(config: TrainConfig, samples: int = 0) -> Job:
         model_config, weights, saved = _from_checkpoint(config)
     else:
         model_config, weights = _fresh(config)
+    if is_resnet(model_config):
+        key = "model.config" if config.model.init is None else f"model.init: {config.model.init}"
+        raise ConfigError(
+            f"{key}: wanted a ViT vision tower, found OpenAI's ResNet: a run here moves no batch norm's running "
+            "statistics. Train it in a loop of your own: PyTorch's and Keras' move them by themselves"
+        )
     bias = _first_bias(config, saved)
     return Job(config, model_config, weights, parameter_rules(model_config, config), samples, bias)
 

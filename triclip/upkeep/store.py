@@ -20,6 +20,10 @@ from ..search.writing import write_json
 from ..walk import Stamp
 
 
+class BusyError(InputError):
+    """Another program is bringing the index up to date."""
+
+
 class Store:
     """An index at a path, if there is one, and how it is changed.
 
@@ -55,7 +59,7 @@ class Store:
                 try:
                     stack.enter_context(locked(self.path / BUSY, wait=False))
                 except BlockingIOError as error:
-                    raise InputError(f"{self.path}: another program is bringing this index up to date") from error
+                    raise BusyError(f"{self.path}: another program is bringing this index up to date") from error
                 yield
         finally:
             remove_remains(self.path)

@@ -1,4 +1,4 @@
-"""Kills a process that saves, again and again, and looks at what is left each time.
+"""Repeatedly kills a saving process and checks the files it leaves.
 
     python kills.py MODE COUNT FOLDER    COUNT random moments; 0: before each operation on the file system in turn
 

@@ -1,4 +1,4 @@
-"""`triclip train` and `triclip evaluate`, run in this process: what they print, write, refuse, and return."""
+"""`triclip train` and `triclip evaluate`, run in this process: output, files, refusals, exit codes."""
 
 import json
 import subprocess

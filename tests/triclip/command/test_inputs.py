@@ -1,4 +1,4 @@
-"""What people give commands: queries as they type them, standard input, any file name, console and kind of output."""
+"""Inputs of commands: typed queries, standard input, any file name, any console and kind of output."""
 
 import io
 import json
@@ -87,6 +87,7 @@ def test_searching_with_signs_and_from_standard_input(here, capsys, monkeypatch)
     assert run("search", "a pizza", "--top", 1) == 0  # in a folder that has an index
     assert capsys.readouterr().out.split()[-1] == "pizza.png"
     assert "wanted a QUERY" in failing(capsys, "search", "x.npz")
+    assert "triclip search . a 'nice pizza'" in failing(capsys, "search", "a", "nice pizza")
 
 
 def test_paths_alone_and_opening(here, capsysbinary, monkeypatch):

@@ -1,4 +1,4 @@
-"""`--plot FILE`: every command that has it writes the figure, and refuses before the work what it can't write."""
+"""`--plot FILE` of every command: writes the figure, and refuses impossible files before the work."""
 
 import json
 import shutil

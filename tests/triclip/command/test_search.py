@@ -252,6 +252,19 @@ def test_an_index_inside_is_brought_up_to_date_by_a_search(photos, capsys):
     assert stems(search(capsys, "x.index", "a guitar", "--update"))[0] == "guitar"
 
 
+def test_a_search_goes_on_where_its_index_can_t_be_brought_up_to_date(photos, capsys):
+    from triclip.locks import locked
+
+    assert run("embed", "photos") == 0
+    with locked(photos / ".triclip" / ".updating"):
+        assert stems(search(capsys, "photos", "a pizza"))[0] == "pizza"
+        assert "another program" in failing(capsys, "search", "photos", "a pizza", "--update")
+    for name in ("lion", "pizza"):
+        (photos / f"{name}.png").unlink()
+    assert run("search", "photos", "a pizza") == 0
+    assert "is a drive missing" in capsys.readouterr().err and len(FolderIndex(photos / ".triclip")) == 2
+
+
 def test_watching_from_the_command_line(photos, tmp_path):
     """A process that watches sees a new picture, and ends at Ctrl+C without an error."""
     command = [sys.executable, "-m", "triclip", "embed", "photos", "-o", "x.index", "--watch"]

@@ -1,4 +1,4 @@
-"""Acceptance check 6: what the ring needs, by compile-time analysis on eight simulated devices."""
+"""Acceptance check 6: the ring's memory, by compile-time analysis on eight simulated devices."""
 
 from __future__ import annotations
 

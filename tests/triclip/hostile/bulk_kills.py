@@ -1,4 +1,4 @@
-"""Kills bulk runs, again and again, and looks at what the same command makes of what is left.
+"""Repeatedly kills bulk runs and checks that the same command completes them.
 
     python bulk_kills.py COUNT FOLDER    COUNT random moments; 0: before each operation on the file system in turn
 

@@ -1,4 +1,4 @@
-"""A folder of pictures beside a file that must never leave, the embedded model, and the application over them."""
+"""A folder of pictures beside a file that must never be served, the embedded model, and the application."""
 
 import shutil
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What the tests of `serve` share; importing it skips a module where the extra is not installed."""
+"""Common to the tests of `serve`; importing it skips a module if the extra is not installed."""
 
 import pytest
 

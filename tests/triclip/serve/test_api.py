@@ -1,4 +1,4 @@
-"""The JSON API: what is found, and what is refused with which words."""
+"""The JSON API: results, and the messages of refusals."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""No picture outside the folder: by no path, no link, no name in an index, no change while it is served."""
+"""No file outside the folder is served: by path, by link, by a name in an index, or after a change."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from triclip.embed import embed
 from triclip.search import Index
 from triclip.serve import Library, open_library
 from triclip.serve.inside import Folder
-from triclip.serve.library import common_folder
+from triclip.serve.opening import common_folder
 
 OUTSIDE = [
     "../secret.png",

@@ -1,4 +1,4 @@
-"""Rates, queues, deadlines, and a model that is asked one thing at a time."""
+"""Rates, queues, deadlines, and a model that computes one query at a time."""
 
 import asyncio
 import threading

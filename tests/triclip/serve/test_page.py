@@ -1,4 +1,4 @@
-"""The page and the pictures: HTML that is safe, whole and usable; right media types and headers."""
+"""The page and the pictures: safe, complete and usable HTML; right media types and headers."""
 
 import io
 import os

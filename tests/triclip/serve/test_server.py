@@ -1,4 +1,4 @@
-"""The command itself: a real server in a process of its own, on loopback, started and stopped a few times."""
+"""The command: a real server in another process, on loopback, started and stopped a few times."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Bulk embedding with this backend: the rows of the output are what `Clip` gives."""
+"""Bulk embedding with this backend: the output's rows equal those of `Clip`."""
 
 from __future__ import annotations
 

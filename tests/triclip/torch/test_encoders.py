@@ -1,4 +1,4 @@
-"""`load_encoders`: what programs written for OpenAI's and open_clip's models are given."""
+"""`load_encoders`: the interface for programs written for OpenAI's and open_clip's models."""
 
 from __future__ import annotations
 
