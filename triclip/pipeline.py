@@ -23,6 +23,8 @@ from .progress import Progress
 from .walk import check_some, find_pictures
 from .zero_shot import DEFAULT_TEMPLATES, Classification, as_labels, as_templates, softmax, unit, zero_shot_head
 
+HEAD_BATCH = 512  # sentences of a head's labels at a time
+
 
 class ImageEmbeddings(NamedTuple):
     """The result of `Clip.embed`.
@@ -298,7 +300,9 @@ class Clip:
     def zero_shot_head(self, labels: Iterable[str], templates: str | Iterable[str] | None = None) -> np.ndarray:
         """Unit columns [P, C], one per label; `vectors @ head * logit_scale` are the logits."""
         chosen = as_templates(self.templates if templates is None else templates)
-        return zero_shot_head(self.encode_text, as_labels(labels, distinct=False), chosen)
+        # What templates share is computed once: few tokens are left of a text, and only many texts fill products.
+        encode = partial(self.encode_text, batch_size=HEAD_BATCH)
+        return zero_shot_head(encode, as_labels(labels, distinct=False), chosen)
 
     def classify(
         self,
