@@ -141,7 +141,8 @@ class Pretrained(PushToHub):
         Args:
             is_main_process: False writes nothing (for jobs in which every process calls this method).
             state_dict: canonical name -> array to write instead of the model's own weights.
-            save_function, save_peft_format: ignored here (v4.37's signature).
+            save_function: ignored here (v4.37's signature).
+            save_peft_format: of a model with adapters (`clip_torch`) write only the active one, as peft does.
             push_to_hub: also upload the folder, as `repo_id` (default: the folder's name). Default False. With it
                 commit_message, commit_description, private, token, create_pr, revision: see `push_to_hub`.
             max_shard_size: bytes, or e.g. "500MB"; larger models are split into shards with an index.
@@ -158,21 +159,26 @@ class Pretrained(PushToHub):
         folder = Path(save_directory)
         if folder.is_file():
             raise FileExistsError(f"save_directory: wanted a folder, found a file: {folder}")
-        config = copy.deepcopy(self.config)  # type: ignore[attr-defined]
-        config.architectures = [type(self).__name__.removeprefix(self._class_prefix)]
-        tensors = self._get_weights(state_dict)
-        config.torch_dtype = _main_dtype(tensors)
-        checkpoint.save(
-            folder,
-            tensors,
-            config.to_diff_dict(),
-            to="hf" if safe_serialization else self._native_format,
-            shard_size=max_shard_size,
-            variant=variant,
-            own=True,
-        )
+        if not (save_peft_format and self._saved_as_adapter(folder)):
+            config = copy.deepcopy(self.config)  # type: ignore[attr-defined]
+            config.architectures = [type(self).__name__.removeprefix(self._class_prefix)]
+            tensors = self._get_weights(state_dict)
+            config.torch_dtype = _main_dtype(tensors)
+            checkpoint.save(
+                folder,
+                tensors,
+                config.to_diff_dict(),
+                to="hf" if safe_serialization else self._native_format,
+                shard_size=max_shard_size,
+                variant=variant,
+                own=True,
+            )
         if push_to_hub:
             upload_files(folder, **{"commit_message": upload_message(self), **upload})
+
+    def _saved_as_adapter(self, folder: Path) -> bool:
+        """Whether the model has an adapter, which is then written in the place of the model."""
+        return False
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
