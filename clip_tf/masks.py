@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -14,37 +16,65 @@ def one_token(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     return tf.gather(x, rows[:, None], batch_dims=1)
 
 
+def text_masks(attention_mask: tf.Tensor | None, x: tf.Tensor) -> dict[str, tf.Tensor | None]:
+    """The masks of a text encoder as keywords, from a mask [B, S] (1 keeps) and tokens x [B, S, D].
+
+    [1 or B, 1, S, S], float32's lowest value for the future, and for what is hidden. What is both is -inf in their sum,
+    as in v4.37's PyTorch, to the bit: a query that may see nothing attends uniformly to what is only one of the two,
+    where -inf alone would give NaN.
+    """
+    dtype, positions = at_least_float32(x[:0]).dtype, tf.range(sizes(x)[1])
+    future = positions[None] > positions[:, None]
+    causal = tf.where(future, dtype.min, tf.zeros((), dtype))[None, None]
+    padding = None
+    if attention_mask is not None:
+        hidden = (tf.cast(attention_mask, tf.float32) != 1)[:, None, None, :]
+        padding = tf.where(hidden, dtype.min, tf.zeros((1, 1, sizes(x)[1], 1), dtype))
+    return {"attention_mask": padding, "causal_attention_mask": causal}
+
+
+def masked(scores: tf.Tensor, *masks: tf.Tensor | None) -> tf.Tensor:
+    """Scores [B, H, S, S] and the masks that are added to them.
+
+    Their sum is subtracted, times -1, because TensorFlow 2.21 fuses a product of matrices and an *added* broadcast
+    bias, on CPUs and in graphs, into a oneDNN kernel that takes 200 times as long.
+    """
+    present = [tf.cast(mask, scores.dtype) for mask in masks if mask is not None]
+    return scores - -1.0 * sum(present[1:], present[0]) if present else scores
+
+
 def layer_arguments(
-    count: int, x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool, rows: tf.Tensor | None
+    count: int, attention_mask: tf.Tensor | None, causal: tf.Tensor | None, rows: tf.Tensor | None
 ) -> list[dict[str, Any]]:
-    """The keywords of each of `count` layers on x [B, S, D]: its penalty; with `rows`, for the last layer these tokens
-    and their penalty."""
-    masked = attention_mask is not None or causal
-    plans: list[dict] = [{"penalty": attention_penalty(x, attention_mask, causal) if masked else None}] * count
+    """Keywords for each of `count` layers. With rows [B], the last layer computes only these tokens and gets their
+    masks [B, 1, 1, S]."""
+    plans: list[dict[str, Any]] = [{"attention_mask": attention_mask, "causal_attention_mask": causal}] * count
     if rows is not None and plans:
-        plans[-1] = {"penalty": attention_penalty(x, attention_mask, causal, rows) if masked else None, "rows": rows}
+        masks = {name: of_rows(mask, rows) for name, mask in plans[-1].items()}
+        plans[-1] = {**masks, "rows": rows}
     return plans
 
 
-def attention_penalty(
-    x: tf.Tensor, attention_mask: tf.Tensor | None, causal: bool, rows: tf.Tensor | None = None
-) -> tf.Tensor:
-    """The attention mask as a penalty on the scores [B, 1, S, S] (or [1, 1, S, S]); for the tokens `rows` [B, 1, 1, S].
+def of_rows(mask: tf.Tensor | None, rows: tf.Tensor) -> tf.Tensor | None:
+    """The mask's rows of the tokens `rows` [B]: [B or 1, 1, S, S] -> [B, 1, 1, S]."""
+    if mask is None:
+        return None
+    if mask.shape[0] == 1:
+        return tf.gather(mask[0, 0], rows)[:, None, None, :]
+    return one_token(mask[:, 0], rows)[:, None]
 
-    Hidden tokens and future tokens have float32's greatest finite value, those that are both have inf: exactly v4.37's
-    sum of two biases in PyTorch. A query without visible tokens thus attends uniformly to those that are only one of
-    the two; with inf throughout it would give NaN.
 
-    It is subtracted, because TensorFlow 2.21 fuses a matrix product and an *added* broadcast bias, on CPUs in graphs,
-    into a oneDNN kernel that takes 200 times as long.
-    """
-    dtype, positions = at_least_float32(x[:0]).dtype, tf.range(sizes(x)[1])
-    asking = positions[None] if rows is None else rows[:, None]  # [1, S] or [B, 1]
-    penalty = tf.zeros((1, 1, sizes(asking)[1], sizes(x)[1]), dtype)
-    if causal:
-        penalty = tf.where(positions > asking[:, None, :, None], dtype.max, penalty)
-    if attention_mask is not None:
-        hidden = (tf.cast(attention_mask, tf.float32) != 1)[:, None, None, :]  # [B, 1, 1, S]
-        both = tf.where(penalty > 0, tf.constant(float("inf"), dtype), dtype.max)
-        penalty = tf.where(hidden, both, penalty)
-    return penalty
+def given(**options: Any) -> dict[str, Any]:
+    """Those that say something: a layer written for v4.37 doesn't know them."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def flag(layer: Any, output_attentions: bool | None) -> dict[str, Any]:
+    """The flag, for a layer that takes it by name: in a wrapper's **kwargs Keras mixes no flags and tensors."""
+    call = getattr(layer.call, "__func__", layer.call)
+    return {"output_attentions": output_attentions} if "output_attentions" in _parameters(call) else {}
+
+
+@lru_cache(maxsize=256)
+def _parameters(call: Any) -> Any:
+    return inspect.signature(call).parameters

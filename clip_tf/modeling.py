@@ -34,7 +34,7 @@ from .layers import (
     dtype_of,
     sizes,
 )
-from .masks import layer_arguments, one_token
+from .masks import flag, given, layer_arguments, masked, one_token, text_masks
 from .pooling import chosen_tokens, pooled_image, pooled_text
 from .resnet import TFCLIPResNetVisionTransformer, vision_projection
 from .shortcuts import grid_positions, mlp, pooled
@@ -109,24 +109,30 @@ class TFCLIPAttention(Layer):
 
     def call(
         self,
-        x: tf.Tensor,
-        penalty: tf.Tensor | None = None,
+        hidden_states: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        causal_attention_mask: tf.Tensor | None = None,
+        output_attentions: bool | None = True,
+        training: bool = False,
         seed: tf.Tensor | None = None,
         rows: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """x [B, S, D]; penalty [B, 1, S, S], [1, 1, S, S] or None; seed [2] of the dropout, or None for none.
+    ) -> tuple[tf.Tensor, ...]:
+        """hidden_states [B, S, D]; masks [B or 1, 1, S, S] are added to the scores; seed [2] of the dropout, or None
+        for none. Returns states and, unless not asked for, attention weights [B, H, S, S].
 
-        rows [B]: the positions to compute, one for each sequence: [B, 1, D], with a penalty [B, 1, 1, S] or None.
+        rows [B]: the positions to compute, one for each sequence: [B, 1, D], with masks [B, 1, 1, S].
         """
+        x = hidden_states
         queries = x if rows is None else one_token(x, rows)
         q = self.heads(self.q_proj(queries))  # [B, H, S, d]
         k, v = self.heads(self.k_proj(x)), self.heads(self.v_proj(x))
-        # Softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the penalty.
+        # Softmax in float32 at least: bfloat16 keeps three digits, and float16 has no room for the masks.
         scores = at_least_float32(tf.matmul(q * self.head_dim**-0.5, k, transpose_b=True))  # [B, H, S, S]
-        weights = tf.cast(tf.nn.softmax(scores if penalty is None else scores - penalty), v.dtype)
+        weights = tf.cast(tf.nn.softmax(masked(scores, attention_mask, causal_attention_mask)), v.dtype)
         visible = weights if seed is None else tf.nn.experimental.stateless_dropout(weights, self.dropout, seed)
         context = tf.transpose(tf.matmul(visible, v), (0, 2, 1, 3))  # [B, S, H, d]
-        return self.out_proj(tf.reshape(context, (-1, sizes(queries)[1], self.num_heads * self.head_dim))), weights
+        out = self.out_proj(tf.reshape(context, (-1, sizes(queries)[1], self.num_heads * self.head_dim)))
+        return (out, weights) if output_attentions else (out,)
 
     def heads(self, x: tf.Tensor) -> tf.Tensor:
         return tf.transpose(tf.reshape(x, (-1, sizes(x)[1], self.num_heads, self.head_dim)), (0, 2, 1, 3))
@@ -140,9 +146,9 @@ class TFCLIPMLP(Layer):
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        fused = mlp(self.fc1, self.activation_fn, self.fc2, x)
-        return self.fc2(self.activation_fn(self.fc1(x))) if fused is None else fused
+    def call(self, hidden_states: tf.Tensor) -> tf.Tensor:
+        fused = mlp(self.fc1, self.activation_fn, self.fc2, hidden_states)
+        return self.fc2(self.activation_fn(self.fc1(hidden_states))) if fused is None else fused
 
 
 class TFCLIPEncoderLayer(Layer):
@@ -155,16 +161,21 @@ class TFCLIPEncoderLayer(Layer):
 
     def call(
         self,
-        x: tf.Tensor,
-        penalty: tf.Tensor | None = None,
+        hidden_states: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        causal_attention_mask: tf.Tensor | None = None,
+        output_attentions: bool | None = True,
+        training: bool = False,
         seed: tf.Tensor | None = None,
         rows: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """As `TFCLIPAttention`: (states, attention weights)."""
-        attended, weights = self.self_attn(self.layer_norm1(x), penalty, seed, rows)
-        x = (x if rows is None else one_token(x, rows)) + attended
+    ) -> tuple[tf.Tensor, ...]:
+        """As `TFCLIPAttention`."""
+        masks = {"attention_mask": attention_mask, "causal_attention_mask": causal_attention_mask}
+        more = {**flag(self.self_attn, output_attentions), "training": training, **given(seed=seed, rows=rows)}
+        attended, *weights = self.self_attn(self.layer_norm1(hidden_states), **masks, **more)
+        x = (hidden_states if rows is None else one_token(hidden_states, rows)) + attended
         x = x + self.mlp(self.layer_norm2(x))
-        return x, weights
+        return (x, *weights)
 
 
 class TFCLIPEncoder(Layer):
@@ -180,33 +191,39 @@ class TFCLIPEncoder(Layer):
 
     def call(
         self,
-        x: tf.Tensor,
+        hidden_states: tf.Tensor,
         attention_mask: tf.Tensor | None = None,
-        causal: bool = False,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        causal_attention_mask: tf.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         training: bool = False,
         rows: tf.Tensor | None = None,
-    ) -> BaseModelOutput:
-        """x [B, S, D]; attention_mask [B, S]; rows [B]: the last layer computes only these: [B, 1, D]."""
+    ) -> Any:
+        """hidden_states [B, S, D]; masks [B or 1, 1, S, S] are added to the scores.
+
+        rows [B]: the last layer computes only these: [B, 1, D].
+        """
+        collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
         if tuple(self.layers) != self.tracked:  # Keras does not notice changes of a list
             self.layers, self.tracked = list(self.layers), tuple(self.layers)
-        plans = layer_arguments(len(self.layers), x, attention_mask, causal, rows)
-        if rows is not None and not plans:
-            x = one_token(x, rows)
-        hidden_states, attentions = [x], []
+        plans = layer_arguments(len(self.layers), attention_mask, causal_attention_mask, rows)
+        x = one_token(hidden_states, rows) if rows is not None and not plans else hidden_states
+        states, attentions = [x], []
         for layer, plan in zip(self.layers, plans, strict=True):
             # Drawn here, so that a recomputed layer drops the same weights.
             seed = self.seeds.next() if training and self.config.attention_dropout else None
-            run = partial(layer, seed=seed, **plan)
-            x, weights = (tf.recompute_grad(run) if self.gradient_checkpointing and training else run)(x)
-            hidden_states.append(x)
-            attentions.append(weights)
-        return BaseModelOutput(
+            more = {**flag(layer, collect["output_attentions"]), "training": training, **given(seed=seed)}
+            run = partial(layer, **plan, **more)
+            x, *weights = (tf.recompute_grad(run) if self.gradient_checkpointing and training else run)(x)
+            states.append(x)
+            attentions += weights
+        out = BaseModelOutput(
             last_hidden_state=x,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            hidden_states=tuple(states) if collect["output_hidden_states"] else None,
+            attentions=tuple(attentions) if collect["output_attentions"] else None,
         )
+        return out if as_dict else out.to_tuple()
 
 
 # -- towers -----------------------------------------------------------------------------------------------------------
@@ -237,7 +254,7 @@ class TFCLIPTextTransformer(Tower):
         collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
         input_ids = check_text(self.embeddings, input_ids, attention_mask, position_ids)
         x = self.embeddings(input_ids, position_ids)  # [B, S, D]
-        encoded = self.encoder(x, attention_mask, causal=True, **collect, training=training)
+        encoded = self.encoder(x, **text_masks(attention_mask, x), **collect, return_dict=True, training=training)
         last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
         pooled = one_token(last_hidden_state, self.end_of_text(input_ids))[:, 0]
         return tower_output(encoded, last_hidden_state, pooled, as_dict)
@@ -278,7 +295,7 @@ class TFCLIPVisionTransformer(Tower):
         collect, as_dict = switches(self.config, output_attentions, output_hidden_states, return_dict)
         x = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         x = self.pre_layrnorm(x)  # [B, N, D]
-        encoded = self.encoder(x, **collect, training=training)
+        encoded = self.encoder(x, **collect, return_dict=True, training=training)
         last_hidden_state = encoded.last_hidden_state
         pooled = self.post_layernorm(last_hidden_state[:, 0])  # only the class token is normalised
         return tower_output(encoded, last_hidden_state, pooled, as_dict)

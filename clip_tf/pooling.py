@@ -7,6 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from .inputs import check_chosen, check_text
+from .masks import text_masks
+
+LAST_STATE_ONLY = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
 
 def pooled_text(
@@ -20,7 +23,7 @@ def pooled_text(
     input_ids = check_text(tower.embeddings, input_ids, attention_mask, position_ids)
     x = tower.embeddings(input_ids, position_ids)  # [B, S, D]
     rows = tower.end_of_text(input_ids)
-    encoded = tower.encoder(x, attention_mask, causal=True, training=training, rows=rows)
+    encoded = tower.encoder(x, **text_masks(attention_mask, x), **LAST_STATE_ONLY, training=training, rows=rows)
     return tower.final_layer_norm(encoded.last_hidden_state[:, 0])
 
 
@@ -38,7 +41,7 @@ def pooled_image(
     x = tower.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, patches=patches)
     x = tower.pre_layrnorm(x)  # [B, N, D]
     first = tf.zeros(tf.shape(x)[:1], tf.int32)
-    encoded = tower.encoder(x, training=training, rows=first)
+    encoded = tower.encoder(x, **LAST_STATE_ONLY, training=training, rows=first)
     return tower.post_layernorm(encoded.last_hidden_state[:, 0])
 
 

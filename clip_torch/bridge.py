@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,13 +182,10 @@ class PreTrainedModel(Pretrained, Adapters, Methods, nn.Module):
         model = cls(config, **kwargs)
         return model if torch_dtype is None else model.to(getattr(torch, dtype_name(torch_dtype)))
 
-    @wraps(Pretrained.save_pretrained)  # diffusers looks for parameters by name
-    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """As `Pretrained.save_pretrained`; a model with adapters writes only the active one, as in v4.37."""
-        if not (self._hf_peft_config_loaded and kwargs.get("save_peft_format", True)):
-            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        elif is_main_process:
-            self._save_adapter(save_directory)
+    def _saved_as_adapter(self, folder: Path) -> bool:
+        if self._hf_peft_config_loaded:
+            self._save_adapter(folder)
+        return self._hf_peft_config_loaded
 
     def _get_weights(self, weights: Mapping[str, Any] | None = None) -> dict[str, LazyTensor]:
         weights = weights or self.state_dict()

@@ -1,4 +1,4 @@
-"""The similarity grid: pictures as columns, texts as rows, cosines as shaded cells. Drawn with Pillow alone."""
+"""The similarity grid (pictures by texts, cosines as shades) and what a search found, drawn with Pillow alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from clip_core.image.input import flatten, load_image
 CELL = 72  # pixels
 MARGIN = 12
 FONT_SIZE = 15
+RIGHT = (26, 127, 55)  # green that reads as such beside grey, and darker than it
 INK, PAPER, FAINT = (28, 28, 30), (255, 255, 255), (220, 220, 224)
 
 
@@ -38,6 +39,33 @@ def draw_grid(pictures: Sequence[Any], texts: Sequence[str], cosines: np.ndarray
         y = top + row * CELL // 2
         draw.text((left - MARGIN, y + CELL // 4), shorten(text), INK, font, anchor="rm")
         _draw_row(draw, cosines[:, row], left, y, font)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path, format="PNG")
+    return path
+
+
+def draw_found(texts: Sequence[str], found: Sequence[Sequence[tuple[Any, bool]]], path: str | os.PathLike) -> Path:
+    """Draw and save what was found for each text as a PNG: a row of pictures beside it, the right ones framed.
+
+    Args:
+        texts: M strings.
+        found: M rows of (path or Pillow image, whether it is right), the best first.
+        path: the file to write; its folder is made if needed.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    left = MARGIN + max(int(font.getlength(shorten(text))) for text in texts) + MARGIN
+    size = (left + CELL * max(map(len, found)) + MARGIN, CELL * len(texts) + 2 * MARGIN)
+    canvas = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for row, (text, pictures) in enumerate(zip(texts, found, strict=True)):
+        y = MARGIN + row * CELL
+        draw.text((left - MARGIN, y + CELL // 2), shorten(text), INK, font, anchor="rm")
+        for column, (picture, right) in enumerate(pictures):
+            x = left + column * CELL
+            canvas.paste(thumbnail(picture, (CELL - 12, CELL - 12)), (x + 6, y + 6))
+            frame, width = (RIGHT, 3) if right else (FAINT, 1)
+            draw.rectangle((x + 1, y + 1, x + CELL - 2, y + CELL - 2), outline=frame, width=width)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path, format="PNG")

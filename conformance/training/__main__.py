@@ -1,7 +1,7 @@
 """All long acceptance checks of training, one backend after the other: `python -m conformance.training [backend ...]`.
 
 About forty minutes on two cores. The short ones are part of the test suite; learning (the twelfth check) needs the
-emoji data, see examples/emoji/README.md.
+data of a recipe, see examples/icons/README.md.
 """
 
 from __future__ import annotations

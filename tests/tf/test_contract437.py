@@ -70,6 +70,35 @@ def test_a_config_from_elsewhere(config: Any) -> None:
         clip_tf.TFCLIPTextModel(config)
 
 
+# -- parts called by themselves ---------------------------------------------------------------------------------------
+
+
+def test_encoder_and_layers_take_v437s_arguments(model: Any) -> None:
+    tower = model.text_model
+    ids, mask = tf.constant([[1, 5, 3, 2, 2]]), tf.constant([[1, 1, 1, 0, 0]])
+    lowest = tf.float32.min
+    padding = tf.where(mask[:, None, None, :] == 1, 0.0, lowest) + tf.zeros((1, 1, 5, 1))
+    causal = tf.where(tf.linalg.band_part(tf.ones((5, 5)), -1, 0) == 1, 0.0, lowest)[None, None]
+    want = tower(ids, mask, output_attentions=True, output_hidden_states=True)
+    x = tower.embeddings(input_ids=ids)
+    out = tower.encoder(
+        hidden_states=x, attention_mask=padding, causal_attention_mask=causal,
+        output_attentions=True, output_hidden_states=True, return_dict=True,
+    )  # fmt: skip
+    np.testing.assert_allclose(tower.final_layer_norm(out.last_hidden_state), want.last_hidden_state, atol=1e-5)
+    np.testing.assert_allclose(tower.encoder(x, padding, causal, False, False, False)[0], out[0], atol=1e-5)
+    layer = tower.encoder.layers[0]
+    states, weights = layer(x, padding, causal, True)
+    np.testing.assert_allclose(states, want.hidden_states[1], atol=1e-5)
+    np.testing.assert_allclose(weights, want.attentions[0], atol=1e-6)
+    (alone,) = layer(x, padding, causal, False, training=False)
+    np.testing.assert_array_equal(alone, states)
+    attended, weights = layer.self_attn(
+        hidden_states=layer.layer_norm1(x), attention_mask=padding, causal_attention_mask=causal, output_attentions=True
+    )
+    np.testing.assert_allclose(x + attended + layer.mlp(layer.layer_norm2(x + attended)), states, atol=1e-5)
+
+
 # -- the main layer ---------------------------------------------------------------------------------------------------
 
 

@@ -35,9 +35,17 @@ class Wrapped(keras.layers.Layer):
 class Attention(modeling.TFCLIPAttention):
     """A subclass that looks at all tokens' queries: nothing may be left out."""
 
-    def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        context, weights = super().call(x, *args, **kwargs)
-        return context + tf.reduce_mean(context, axis=1, keepdims=True), weights
+    def call(  # v4.37's parameters
+        self,
+        hidden_states: Any,
+        attention_mask: Any,
+        causal_attention_mask: Any,
+        output_attentions: Any,
+        training: bool = False,
+    ) -> Any:
+        masks = attention_mask, causal_attention_mask
+        context, *weights = super().call(hidden_states, *masks, output_attentions, training=training)
+        return context + tf.reduce_mean(context, axis=1, keepdims=True), *weights
 
 
 def tripled(function: Any) -> Any:

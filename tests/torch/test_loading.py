@@ -341,3 +341,10 @@ def test_the_garbage_collector_rests_while_loading_only(
 def test_one_import_serves() -> None:
     assert clip_torch.CLIPConfig is CLIPConfig
     assert {"CLIPModel", "CLIPProcessor", "CLIPTokenizerFast", "CLIPConfig"} <= set(clip_torch.__all__)
+
+
+def test_saving_takes_v437s_positions(tmp_path: Path) -> None:
+    """is_main_process, state_dict, save_function, push_to_hub, max_shard_size, safe_serialization, variant."""
+    model = CLIPModel.from_pretrained("emoji")
+    model.save_pretrained(tmp_path, True, None, torch.save, False, "10GB", False, "v")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "pytorch_model.v.bin"]

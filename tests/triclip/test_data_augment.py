@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from triclip.data.augment import Augmenter, crop_box, recolour
+from triclip.data.augment import CONTRAST, Augmenter, crop_box, luma, recolour
 from triclip.train.config import AugmentSection
 
 NOISE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -62,6 +62,41 @@ def test_backgrounds():
     assert augmenter(background="black").background(seeded()) == (0, 0, 0)
     drawn = [augmenter(background="random").background(seeded(seed)) for seed in range(300)]
     assert 110 < drawn.count((255, 255, 255)) < 190 and len(set(drawn)) > 100
+
+
+def drawing(colour=(0, 0, 0), mode="RGBA"):
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.paste((*colour, 255), (2, 2, 6, 6))
+    picture.putpixel((2, 2), (*colour, 100))
+    return picture.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_tint_recolours_drawings_of_one_colour_and_keeps_their_shape(mode):
+    tints = [augmenter(tint=0.5).tint(drawing(mode=mode), (255, 255, 255), seeded(seed)) for seed in range(200)]
+    assert all(np.array_equal(tint.getchannel("A"), drawing().getchannel("A")) for tint in tints)
+    colours = [tint.getpixel((4, 4))[:3] for tint in tints]
+    assert 70 < colours.count((0, 0, 0)) < 130 and len(set(colours)) > 60
+    assert all(luma(colour) <= 255 - CONTRAST for colour in colours)
+
+
+def test_tint_makes_a_drawing_stand_out_from_its_background():
+    assert augmenter(tint=1e-9).tint(drawing(), (20, 0, 0), seeded()).getpixel((4, 4)) == (255, 255, 255, 255)
+    assert augmenter(tint=1e-9).tint(drawing((250, 250, 250)), (255, 255, 255), seeded()).getpixel((4, 4))[:3] == (
+        0,
+        0,
+        0,
+    )
+    assert augmenter(tint=1e-9).tint(drawing((90, 0, 0)), (255, 255, 255), seeded()).getpixel((4, 4))[:3] == (90, 0, 0)
+
+
+def test_tint_leaves_other_pictures_as_they_are():
+    two = drawing()
+    two.putpixel((3, 3), (200, 0, 0, 255))
+    opaque, empty = Image.new("RGBA", (8, 8), (0, 0, 0, 255)), Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    for picture in (two, opaque, empty, Image.fromarray(NOISE), drawing().convert("P")):
+        assert augmenter(tint=1.0).tint(picture, (255, 255, 255), seeded()) is picture
+    assert augmenter().tint(drawing(), (0, 0, 0), seeded()).getpixel((4, 4)) == (0, 0, 0, 255)
 
 
 @settings(max_examples=200, deadline=None)

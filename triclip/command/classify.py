@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from .output import print_json
-from .shared import check_plot, embed_readable, inputs, lines, load, model_arguments, plot_argument, positive
+from .shared import (
+    check_plot,
+    embed_readable,
+    inputs,
+    lines,
+    load,
+    model_arguments,
+    plot_argument,
+    positive,
+    warn_of_photographs,
+)
 
 _GRID = 40  # pictures and labels of a grid: more can't be read on paper
 
@@ -42,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     check_plot(args)
     clip = load(args)
     found = embed_readable(clip, inputs(args.images))
+    warn_of_photographs(args.model, found.sources)
     result = clip.classify(found.vectors, labels, args.template)
     rows = [(str(source), ranked[: args.top]) for source, ranked in zip(found.sources, result, strict=True)]
     if args.plot:

@@ -22,6 +22,7 @@ from .shared import (
     plot_argument,
     positive,
     report_skipped,
+    warn_of_photographs,
 )
 
 _LABELLED = 60  # pictures whose names can be read on one map
@@ -145,9 +146,18 @@ def _embed_pictures(args: argparse.Namespace) -> int:
 
     changes = bring_up_to_date(args.force)
     _report(args, changes)
+    warn_of_photographs(spec.name, _some_pictures(open_index(args.output)))
     if args.plot:
         _plot_map(args, open_index(args.output))
     return _watch(args, bring_up_to_date) if args.watch else 0
+
+
+def _some_pictures(index: Any) -> list[str]:
+    """Paths of pictures of an index, evenly spread."""
+    from ..photographs import LOOKED_AT
+
+    rows = range(0, len(index), max(1, len(index) // LOOKED_AT))[:LOOKED_AT]
+    return [index.origin.path_of(index.metadata(row)["name"]) for row in rows]
 
 
 def _spec(args: argparse.Namespace) -> Any:

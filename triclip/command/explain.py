@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .output import print_json
-from .shared import check_plot, load, model_arguments, plot_argument
+from .shared import check_plot, load, model_arguments, plot_argument, warn_of_photographs
 
 EXAMPLES = """
   triclip explain photo.jpg "a cat on a sofa" --plot why.pdf
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_plot(args)
     found = explain(load(args), args.image, args.text, args.method, args.first_layer)
+    warn_of_photographs(args.model, [args.image])
     if args.plot:
         from .. import viz
 

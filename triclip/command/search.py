@@ -21,6 +21,7 @@ from .shared import (
     plot_argument,
     positive,
     read_input,
+    warn_of_photographs,
 )
 
 EXAMPLES = """
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from ..fingerprint import fingerprint
     from ..search import open_searchable
     from ..search.engines.addresses import is_address
+    from ..search.terms import PICTURE
 
     if not args.query and not (args.text or args.image or args.term):
         _take_for_query(args)
@@ -83,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     model = args.model or index.origin.model
     if not args.force:
         index.origin.check_model(model, fingerprint(model) if index.origin.fingerprint else "")
+    warn_of_photographs(model, [text for text, kind, _ in terms if kind == PICTURE])
     query = query_vector(load(args, index.origin), terms)
     scores, rows = index.search_rows(query[None], args.top, args.filter, args.index_type or index.default_kind)
     results = [(index.metadata(int(row)), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]

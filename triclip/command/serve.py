@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .kept import kept_index, update_argument
-from .shared import INDEX_TYPES, load, model_arguments, report_skipped
+from .shared import INDEX_TYPES, load, model_arguments, report_skipped, warn_of_photographs
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
@@ -46,7 +47,10 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; then returns 0."""
+    from clip_core.hub import DEFAULT_MODEL
+
     from ..fingerprint import fingerprint
+    from ..photographs import LOOKED_AT
     from ..search.engines.addresses import is_address
     from ..search.opening import index_at, is_index, open_searchable
     from ..serve.limits import Limits
@@ -72,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
             args.source, lambda _: load(args, origin), args.folder, limits, report_skipped, check=check
         )
         if args.index_type != "exact" and not is_address(args.source):
-            library.index.candidates(args.index_type)  # built now, not at the first search
+            library.index.candidates(args.index_type)  # built before the first search
+        shown = [os.path.join(library.folder.real, found.name) for found in library.sample(LOOKED_AT)]
+        warn_of_photographs(args.model or (origin.model if origin is not None else DEFAULT_MODEL), shown)
         local = is_loopback(args.host)
         if not local:
             _warn(args.host, library)

@@ -16,6 +16,12 @@ INDEX_TYPES = ("exact", "hnsw", "ivf")
 INDEX_TYPES_HELP = "exact (default), or hnsw or ivf: approximate, by FAISS (extra `search`)"
 
 
+PHOTOGRAPHS = (
+    "triclip: these look like photographs; the embedded model {name!r} knows drawings only (icons, emoji, clip art): "
+    "name another, such as --model openai/clip-vit-base-patch32"
+)
+
+
 def model_arguments(
     parser: argparse.ArgumentParser, default: str | None = "emoji", json: bool = True, background: bool = True
 ) -> None:
@@ -93,6 +99,16 @@ def embed_readable(clip: Any, images: Sequence[str], batch_size: int = 32) -> An
     if not found.sources:
         raise ImageError(f"none of the {len(found.skipped)} pictures could be read")
     return found
+
+
+def warn_of_photographs(model: Any, pictures: Iterable[Any]) -> None:
+    """A line on standard error if an embedded model is given what are clearly photographs, for the most part."""
+    from clip_core.hub import BUNDLED
+
+    from ..photographs import mostly_photographs
+
+    if str(model) in BUNDLED and not Path(model).exists() and mostly_photographs(pictures):
+        print(PHOTOGRAPHS.format(name=model), file=sys.stderr)
 
 
 def read_input() -> str:

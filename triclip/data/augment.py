@@ -18,6 +18,8 @@ Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 BLACK: Colour = (0, 0, 0)
 ATTEMPTS = 10  # for a crop that fits; then the largest central one is used (as in torchvision's RandomResizedCrop)
+CONTRAST = 64  # least difference in luma of a one-coloured drawing from its background, of 255
+SAME_COLOUR = 8  # difference of a channel, which rounding at an edge may make
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow's conversion to "L"
 
 
@@ -41,6 +43,21 @@ class Augmenter:
             return red, green, blue
         return BLACK if self.section.background == "black" else WHITE
 
+    def tint(self, picture: Image.Image, background: Colour, random: np.random.Generator) -> Image.Image:
+        """A drawing of one colour on transparent ground in another colour, one that stands out; others as they are."""
+        if self.section.tint <= 0 or picture.mode not in ("LA", "RGBA"):
+            return picture
+        own = one_colour(picture)
+        if own is None:
+            return picture
+        drawn = random.random() < self.section.tint
+        colour = tuple(random.integers(0, 256, 3).tolist()) if drawn else own
+        if abs(luma(colour) - luma(background)) < CONTRAST:
+            colour = BLACK if luma(background) > 127 else WHITE
+        tinted = Image.new("RGBA", picture.size, colour)
+        tinted.putalpha(picture.getchannel("A"))
+        return tinted
+
     def crop(self, picture: Image.Image, random: np.random.Generator) -> Image.Image | None:
         """A random part of the picture at the wanted size; None for the plain central crop."""
         if not self.crops:
@@ -62,6 +79,24 @@ class Augmenter:
         if section.grayscale > 0 and random.random() < section.grayscale:
             pixels = np.repeat(np.asarray(Image.fromarray(pixels).convert("L"))[..., None], 3, axis=2)
         return pixels
+
+
+def luma(colour: Colour) -> float:
+    return sum(weight * part for weight, part in zip(LUMA, colour, strict=True))
+
+
+def one_colour(picture: Image.Image) -> Colour | None:
+    """The colour of all that can be seen of a picture with transparent parts; None for none or several."""
+    pixels = np.asarray(picture.convert("RGBA"))
+    alpha = pixels[..., 3]
+    seen = pixels[alpha > 0][:, :3]
+    if len(seen) in (0, alpha.size):
+        return None
+    low, high = seen.min(0), seen.max(0)
+    if (high - low).max() > SAME_COLOUR:
+        return None
+    red, green, blue = ((low.astype(int) + high) // 2).tolist()
+    return red, green, blue
 
 
 def crop_box(

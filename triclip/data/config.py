@@ -41,6 +41,8 @@ class AugmentSection:
     rotate: the largest angle in degrees, in both directions.
     background: the colour behind transparent pixels: "white", "black", or "random" (white for half of the pictures, a
         random colour for the others).
+    tint: probability that a drawing of one colour on transparent ground, as most icons are, gets a random one. Above 0,
+        such a drawing also turns black or white where its colour would be lost in the background.
     """
 
     crop_scale: list[float] = field(default_factory=lambda: [0.9, 1.0])
@@ -50,6 +52,7 @@ class AugmentSection:
     color_jitter: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     rotate: float = 0.0
     background: str = "white"
+    tint: float = 0.0
 
 
 @dataclass

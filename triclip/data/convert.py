@@ -37,7 +37,7 @@ def convert(
 
     Args:
         source: what `open_source` gave.
-        target: a folder; made if needed. One in which the same conversion was stopped is gone on with.
+        target: a folder; made if needed. If the same conversion was stopped there, it is resumed.
         to: "webdataset" (tar), "arrayrecord" (tf.train.Example; extra `train`) or "parquet" (row groups small enough
             for reading in a drawn order; extra `parquet`). Other picture formats than JPEG, PNG and WebP do not go
             into tar shards.

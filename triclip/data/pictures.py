@@ -92,7 +92,7 @@ class PictureReader:
         if self.steps.exif:
             image = apply_exif(image)
         background = self.augmenter.background(random)
-        image = to_rgb(flatten(image, background))
+        image = to_rgb(flatten(self.augmenter.tint(image, background, random), background))
         if self.augmenter.is_plain:
             self._plain(image, name, out)
             return

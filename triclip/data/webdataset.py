@@ -179,7 +179,8 @@ def _scan_whole(path: Path, wanted: _Wanted, salvage: bool) -> Scan:
     samples: list[list[tuple[int, int, int]]] = []
     suffixes: dict[str, None] = {}
     damage: list[str] = []
-    left_out, example, warnings = 0, "", []
+    warnings: list[str] = []
+    left_out, example = 0, ""
     try:
         for key, group in _samples(path, warnings):
             suffixes |= {suffix: None for _, suffix in group if len(suffixes) < 100}

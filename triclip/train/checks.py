@@ -65,6 +65,7 @@ _RULES: dict[str, tuple[str, Test]] = {
     ),
     "data.augment.flip": _SHARE,
     "data.augment.grayscale": _SHARE,
+    "data.augment.tint": _SHARE,
     "data.augment.color_jitter": (
         "[brightness, contrast, saturation, hue], from 0 to 1, hue to 0.5",
         lambda value: len(value) == 4 and all(0 <= item <= 1 for item in value) and value[3] <= 0.5,

@@ -33,9 +33,12 @@ class Store:
     def __init__(self, path: Path, replaces: bool = False) -> None:
         self.path, self.is_folder = path, path.suffix not in (".npz", ".npy", ".parquet")
         self.replaces = replaces
-        there = (path / MANIFEST if self.is_folder else path).is_file()
-        self.index: Index | None = open_index(path) if there and not replaces else None
-        if self.index is not None:
+        self.index: Index | None = None
+
+    def _open(self) -> None:
+        there = (self.path / MANIFEST if self.is_folder else self.path).is_file()
+        if there and not self.replaces:
+            self.index = open_index(self.path)
             self._check_columns(self.index)
 
     def _check_columns(self, index: Index) -> None:
@@ -48,8 +51,9 @@ class Store:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """While no other process brings this index up to date. Raises InputError when one does."""
+        """The index, opened, while no other process brings it up to date. Raises BusyError when one does."""
         if not self.is_folder:
+            self._open()
             yield
             return
         check_target(self.path)
@@ -60,6 +64,7 @@ class Store:
                     stack.enter_context(locked(self.path / BUSY, wait=False))
                 except BlockingIOError as error:
                     raise BusyError(f"{self.path}: another program is bringing this index up to date") from error
+                self._open()
                 yield
         finally:
             remove_remains(self.path)

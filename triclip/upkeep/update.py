@@ -94,9 +94,8 @@ def update(
     """
     started = time.monotonic()
     store = Store(Path(path), replace)
-    run = _Run(store, inputs, spec, rules, batch_size)
     with store.alone():
-        changes = run.go(only_add, prune, progress)
+        changes = _Run(store, inputs, spec, rules, batch_size).go(only_add, prune, progress)
     changes.seconds = time.monotonic() - started
     return changes
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+TEACHING = 60_000
+FREQUENT = 40_000
 SENSES = 5  # further senses are too rare to be what an emoji shows
 WORDS = re.compile(r"[a-z]+")
 
@@ -60,6 +63,42 @@ class WordNet:
                 best, best_score = sense, score
         return best
 
+    def first(self, name: str) -> Sense | None:
+        """The most frequent meaning of `name`; None when WordNet has no such noun."""
+        offsets = next((self.index[key] for key in spellings(name) if key in self.index), None)
+        return self.sense(offsets[0]) if offsets else None
+
 
 def spellings(name: str) -> list[str]:
     return [name.replace(" ", "_"), name.replace(" ", "_").replace("-", "_"), name.replace(" ", "").replace("-", "")]
+
+
+def teaching_texts(folder: Path, ranks: dict[str, int]) -> list[str]:
+    """TEACHING lemmas and definitions (the first clause) of nouns, verbs and adjectives, in a random order.
+
+    Of meanings one of whose words is known: each part among `ranks`' FREQUENT first. Proper names are left out.
+    """
+    texts: dict[str, None] = {}
+    for part in ("noun", "verb", "adj"):
+        for line in (folder / "dict" / f"data.{part}").read_text().splitlines():
+            if line.startswith(" "):
+                continue
+            head, gloss = line.split(" | ", 1)
+            fields = head.split()
+            words = [
+                re.sub(r"\([a-z]+\)$", "", word).replace("_", " ")
+                for word in fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+            ]
+            if part == "noun" and any(word[:1].isupper() for word in words):
+                continue
+            plain = re.sub(r'"[^"]*"?|\([^)]*\)', "", gloss.lower())
+            clauses = [" ".join(clause.split()) for clause in plain.split(";") if len(clause.split()) > 1]
+            known = [word.lower() for word in words if is_known(word.lower(), ranks)]
+            texts |= dict.fromkeys(known + clauses[:1] * bool(known))
+    listed = list(texts)
+    random.Random(1).shuffle(listed)
+    return listed[:TEACHING]
+
+
+def is_known(word: str, ranks: dict[str, int]) -> bool:
+    return all(ranks.get(part, FREQUENT) < FREQUENT for part in word.replace("-", " ").split())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import heapq
 import json
 from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -14,6 +18,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT = 24
 
 
+@functools.cache
 def byte_symbols() -> list[str]:
     """The printable stand-in of each byte 0..255 (GPT-2's table: printable Latin-1 itself, the others from U+0100)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -46,22 +51,41 @@ def merge(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def learn(captions: list[str], merges: int) -> list[tuple[str, str]]:
-    """The `merges` most frequent merges over the words of the captions; ties go to the alphabetically first pair."""
-    words = Counter(word for caption in captions for word in WORD.findall(caption.lower()))
+def learn(texts: Iterable[str], merges: int) -> list[tuple[str, str]]:
+    """The `merges` most frequent merges over the words of the texts; ties go to the alphabetically first pair."""
+    words = Counter(word for text in texts for word in WORD.findall(text.lower()))
     splits = {word: split_word(word) for word in words}
+    pairs: Counter[tuple[str, str]] = Counter()
+    holders: dict[tuple[str, str], set[str]] = {}
+    for word, parts in splits.items():
+        _count(word, parts, words[word], pairs, holders)
+    queue = [(-times, pair) for pair, times in pairs.items()]
+    heapq.heapify(queue)
     learned: list[tuple[str, str]] = []
-    while len(learned) < merges:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, parts in splits.items():
-            for pair in zip(parts, parts[1:], strict=False):
-                pairs[pair] += words[word]
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+    while len(learned) < merges and queue:
+        times, best = heapq.heappop(queue)
+        if -times != pairs[best]:  # counted anew since it was put there
+            continue
         learned.append(best)
-        splits = {word: merge(parts, best) if best[0] in parts else parts for word, parts in splits.items()}
+        changed = set()
+        for word in holders.pop(best):
+            before, after = splits[word], merge(splits[word], best)
+            for pair in pairwise(before):
+                pairs[pair] -= words[word]
+            splits[word] = after
+            _count(word, after, words[word], pairs, holders)
+            changed |= {*pairwise(before), *pairwise(after)}
+        for pair in changed - {best}:
+            if pairs[pair] > 0:
+                heapq.heappush(queue, (-pairs[pair], pair))
+        del pairs[best]
     return learned
+
+
+def _count(word: str, parts: tuple[str, ...], times: int, pairs: Counter, holders: dict) -> None:
+    for pair in pairwise(parts):
+        pairs[pair] += times
+        holders.setdefault(pair, set()).add(word)
 
 
 def write_vocabulary(folder: Path, merges: list[tuple[str, str]]) -> None:

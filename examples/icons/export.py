@@ -1,6 +1,6 @@
 """Write a finished run as the embedded model's folder: half precision weights, configuration, vocabulary, prompts.
 
-    python examples/emoji/export.py SCRATCH/run clip_core/models/emoji
+    python examples/icons/export.py SCRATCH/run clip_core/models/icons
 
 RUN/model is what the trainer exported: the averaged weights. The folder loads in `clip_core`, in any backend, and in
 transformers. Files already there that belong to no model (the card, the demo pictures) stay.
