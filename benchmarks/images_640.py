@@ -42,9 +42,9 @@ LIMITS = (
 ROW = Row(
     title="640-pixel JPEGs to pixel_values",
     about=(
-        f"{COUNT} photographs (640 x 480, 480 x 640, 640 x 426; quality 90; from packages, or made up "
-        "if these are not available: see what was checked), from files to float32 [N, 3, 224, 224]. triclip and hf-processors-rs use all "
-        "cores; transformers uses one."
+        f"{COUNT} photographs (640 x 480, 480 x 640, 640 x 426; quality 90; from packages, or made up if these are not "
+        "available: see what was checked), from files to float32 [N, 3, 224, 224]. triclip and hf-processors-rs use "
+        "all cores; transformers uses one."
     ),
     data=("photographs_640",),
     sides=SIDES,

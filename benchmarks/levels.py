@@ -1,8 +1,8 @@
 """The levels of instructions that rows are measured at: the processor's own, and AVX2, emulated where it has more.
 
-Emulated, newer instructions are hidden in two ways: by the variables of `.ci/avx2.sh`, and, on Linux where the
-processor lets a process be kept from asking it (and a C compiler is there), by `hide_avx512.c`. Without the second,
-ONNX Runtime and OpenVINO, which no variable holds back, keep them: the page then says so.
+Emulated, newer instructions are hidden from every library by `hide_avx512.c`, on Linux where the processor lets a
+process be kept from asking it, and a C compiler is there. Elsewhere by the variables of `.ci/avx2.sh`: ONNX Runtime and
+OpenVINO, which no variable holds back, keep them, and the page says so.
 """
 
 from __future__ import annotations
@@ -56,11 +56,9 @@ def facts() -> dict[str, Any]:
 def rerun(arguments: list[str]) -> int:
     """`benchmarks.run` once more, as on a processor whose newest instructions are AVX2; its exit code."""
     library = _hiding_library()
-    environ = {**os.environ, EMULATED: "all" if library else "some"}
-    if library:
-        environ["LD_PRELOAD"] = str(library)
-    command = ["bash", ".ci/avx2.sh", sys.executable, "-m", "benchmarks.run", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environ).returncode
+    hidden = {EMULATED: "all", "LD_PRELOAD": str(library)} if library else {EMULATED: "some"}
+    command = [*([] if library else ["bash", ".ci/avx2.sh"]), sys.executable, "-m", "benchmarks.run", *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **hidden}).returncode
 
 
 def _hiding_library() -> Path | None:

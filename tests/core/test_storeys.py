@@ -176,3 +176,15 @@ def test_every_third_party_import_is_declared() -> None:
             if COMES_WITH.get(distribution, distribution) not in known:
                 wrong.add(f"{path.relative_to(ROOT)}:{line} imports {top}")
     assert not sorted(wrong)
+
+
+def test_no_public_name_is_also_a_submodule() -> None:
+    """Importing `triclip.x.name` would put the module where `from triclip.x import name` expects the function."""
+    clashes = []
+    for init in (path for path in MODULES.values() if path.name == "__init__.py"):
+        inside = {path.stem if path.suffix == ".py" else path.name for path in init.parent.iterdir()}
+        for node in ast.parse(init.read_text("utf-8")).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+                keys = {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
+                clashes += [f"{init.parent.name}.{key}" for key in sorted(keys & inside)]
+    assert clashes == []

@@ -190,7 +190,7 @@ def test_an_update_that_was_ended_goes_on(photos, tmp_path, spec, monkeypatch):
     path = tmp_path / "x.index"
     update(path, [photos / "lion.png"], spec)
     shutil.copy(PICTURES / "snowman.png", photos / "lion.png")
-    module = sys.modules["triclip.upkeep.update"]
+    module = sys.modules["triclip.upkeep.updating"]
     monkeypatch.setattr(module, "COMMIT", -1.0)
     monkeypatch.setattr(module, "_READ", 1)
     embed, calls = spec.embed, []

@@ -2,7 +2,7 @@
 
     changes = update("photos.index", ["photos/"])
 
-`store` is an index that is being changed, `update` compares it with the folders, `watch` does so while it runs.
+`store` is an index that is being changed, `updating` compares it with the folders, `watching` does so while it runs.
 """
 
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from clip_core.lazy import lazy_names
 
 # public name -> the module that defines it
-_HOME = {"Changes": "update", "update": "update", "watch": "watch"}
+_HOME = {"Changes": "updating", "update": "updating", "watch": "watching"}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from .update import Changes, update
-    from .watch import watch
+    from .updating import Changes, update
+    from .watching import watch
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from clip_core.errors import InputError
 
-from .update import Changes
+from .updating import Changes
 
 PAUSE = 2.0  # seconds between two looks at the least
 _SHARE = 10  # a pause is so many times as long as a look took
