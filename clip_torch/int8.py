@@ -109,6 +109,8 @@ def quantize(model: Any) -> Any:
     model.eval().requires_grad_(False)
     for name in ("vision_model", "text_model"):
         if tower := getattr(model, name, None):
+            if not hasattr(tower, "encoder"):
+                raise InputError(f"dtype: int8 is for transformers, found {type(tower).__name__} as {name}")
             changed = [type(part).__name__ for part in below(tower.encoder) if not may_skip(part)]
             if type(tower.encoder) is not CLIPEncoder or changed:
                 found = ", ".join(changed) or type(tower.encoder).__name__
@@ -120,7 +122,7 @@ def quantize(model: Any) -> Any:
 def is_int8(model: Any) -> bool:
     """Whether one of a model's encoders is such a one."""
     towers = (getattr(model, name, None) for name in ("vision_model", "text_model"))
-    return any(isinstance(tower.encoder, Int8Encoder) for tower in towers if tower is not None)
+    return any(isinstance(getattr(tower, "encoder", None), Int8Encoder) for tower in towers)
 
 
 def _session(graph: bytes) -> Any:

@@ -60,6 +60,8 @@ def test_conform_finds_what_is_wrong(folder):
 def test_what_needs_a_vit_says_so(folder):
     with pytest.raises(InputError, match="its vision tower is a ResNet"):
         explain(Clip.from_pretrained(folder), picture(0), "a cat")
+    with pytest.raises(InputError, match="int8 is for transformers, found CLIPResNetVisionTransformer as vision_model"):
+        Clip.from_pretrained(folder, dtype="int8")
     run = TrainConfig(model=ModelSection(init=str(folder)))
     with pytest.raises(ConfigError, match="found OpenAI's ResNet"):
         prepare(run)

@@ -269,8 +269,11 @@ def test_watching_from_the_command_line(photos, tmp_path):
     """A process that watches sees a new picture, and ends at Ctrl+C without an error."""
     command = [sys.executable, "-m", "triclip", "embed", "photos", "-o", "x.index", "--watch"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        **options,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever started the tests may ignore it
     ) as process:
         try:
             assert "2 vectors" in process.stdout.readline()
