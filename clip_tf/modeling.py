@@ -13,27 +13,11 @@ import keras
 import tensorflow as tf
 
 from clip_core.config import CLIPConfig, CLIPResNetVisionConfig, CLIPTextConfig, CLIPVisionConfig
-from clip_core.outputs import (
-    BaseModelOutput,
-    CLIPOutput,
-    CLIPTextModelOutput,
-    CLIPVisionModelOutput,
-    tower_output,
-)
+from clip_core.outputs import BaseModelOutput, CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput, tower_output
 
 from .bridge import MainLayer, TFPreTrainedModel, Tower, by_main_layer
 from .inputs import check_image, check_paired, check_text, switches, unpacked
-from .layers import (
-    ACTIVATIONS,
-    Embedding,
-    Layer,
-    LayerNorm,
-    Linear,
-    PatchConv,
-    at_least_float32,
-    dtype_of,
-    sizes,
-)
+from .layers import ACTIVATIONS, Embedding, Layer, LayerNorm, Linear, PatchConv, at_least_float32, dtype_of, sizes
 from .masks import flag, given, layer_arguments, masked, one_token, text_masks
 from .pooling import chosen_tokens, pooled_image, pooled_text
 from .resnet import TFCLIPResNetVisionTransformer, vision_projection
@@ -141,8 +125,7 @@ class TFCLIPAttention(Layer):
 class TFCLIPMLP(Layer):
     def __init__(self, config: Any) -> None:
         super().__init__()
-        act = config.hidden_act
-        self.activation_fn = act if callable(act) else ACTIVATIONS[act]
+        self.activation_fn = config.hidden_act if callable(config.hidden_act) else ACTIVATIONS[config.hidden_act]
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
