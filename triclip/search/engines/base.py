@@ -88,6 +88,32 @@ class Engine(Searchable, Protocol):
         """Build what an approximate search needs, where the engine doesn't of its own accord."""
 
 
+class Described:
+    """What an engine's `about` tells of its index."""
+
+    about: About | None
+
+    @property
+    def _known(self) -> About:
+        assert self.about is not None
+        return self.about
+
+    @property
+    def origin(self) -> Origin:
+        return self._known.origin
+
+    @property
+    def model(self) -> str:
+        return self.origin.model
+
+    @property
+    def width(self) -> int:
+        return self._known.width
+
+    def __len__(self) -> int:
+        return self._known.rows
+
+
 def check_queries(queries: np.ndarray, width: int, top: int) -> np.ndarray:
     """Queries as float32. Raises InputError."""
     if queries.ndim != 2 or queries.shape[1] != width or not np.isfinite(queries).all():

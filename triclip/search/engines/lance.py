@@ -10,8 +10,7 @@ import numpy as np
 
 from clip_core.errors import InputError, MissingDependencyError
 
-from ..origin import Origin
-from .base import About, as_filters, as_rows, check_queries
+from .base import About, Described, as_filters, as_rows, check_queries
 
 _ABOUT = "-triclip"  # ends the name of the table that says what the other one is
 _ROW = "row"
@@ -19,7 +18,7 @@ _INDEXES = {"ivf": "IVF_FLAT", "hnsw": "IVF_HNSW_SQ"}
 _REFINED = 10  # so many times the results are scored exactly
 
 
-class Lance:
+class Lance(Described):
     """A table `name` of the database in a folder, or at an address that LanceDB knows (s3://, gs://, az://, db://).
 
     Raises MissingDependencyError.
@@ -42,31 +41,8 @@ class Lance:
     def _open(self, name: str) -> Any:
         try:
             return self._database.open_table(name)
-        except (
-            FileNotFoundError,
-            ValueError,
-        ):  # as releases say that it isn't there
+        except (FileNotFoundError, ValueError):  # which of them a missing table is depends on the release
             return None
-
-    @property
-    def _known(self) -> About:
-        assert self.about is not None
-        return self.about
-
-    @property
-    def origin(self) -> Origin:
-        return self._known.origin
-
-    @property
-    def model(self) -> str:
-        return self.origin.model
-
-    @property
-    def width(self) -> int:
-        return self._known.width
-
-    def __len__(self) -> int:
-        return self._known.rows
 
     # -- uploading ----------------------------------------------------------------------------------------------------
 

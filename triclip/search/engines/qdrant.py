@@ -11,14 +11,13 @@ import numpy as np
 
 from clip_core.errors import InputError, MissingDependencyError
 
-from ..origin import Origin
-from .base import About, as_filters, as_rows, check_queries
+from .base import About, Described, as_filters, as_rows, check_queries
 
 _ABOUT = "-triclip"  # ends the name of the collection that says what the other one is
 _SECONDS = 60
 
 
-class Qdrant:
+class Qdrant(Described):
     """A collection `name` at a server's URL, or in a folder (the client's local mode: exact, for some 10,000 rows).
 
     Points are numbered as rows; their payload is the row's columns. Raises MissingDependencyError.
@@ -40,26 +39,6 @@ class Qdrant:
             return None
         points = self._client.retrieve(self.name + _ABOUT, ids=[0])
         return About.of(points[0].payload) if points else None
-
-    @property
-    def _known(self) -> About:
-        assert self.about is not None
-        return self.about
-
-    @property
-    def origin(self) -> Origin:
-        return self._known.origin
-
-    @property
-    def model(self) -> str:
-        return self.origin.model
-
-    @property
-    def width(self) -> int:
-        return self._known.width
-
-    def __len__(self) -> int:
-        return self._known.rows
 
     # -- uploading ----------------------------------------------------------------------------------------------------
 
