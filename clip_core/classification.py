@@ -11,6 +11,7 @@ from typing import Any
 from .errors import ConfigError
 from .weights import is_resnet
 
+IGNORED = -100  # a label that counts for nothing, as PyTorch's cross-entropy has it
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 

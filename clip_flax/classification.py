@@ -9,18 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from clip_core.classification import check_classifier, problem_type
+from clip_core.classification import IGNORED, check_classifier, problem_type
 from clip_core.config import CLIPConfig
 from clip_core.inputs import resolve_flags
 from clip_core.outputs import ImageClassifierOutput
 
-from .inputs import vision_inputs
 from .layers import with_factor
 from .modeling import Network, vision_tower
 from .shortcuts import remember
-from .wrappers import FlaxCLIPVisionPreTrainedModel, interpolation, pixel_shape
-
-IGNORED = -100  # a label that counts for nothing, as in PyTorch
+from .wrappers import FlaxCLIPVisionPreTrainedModel
 
 
 class FlaxCLIPForImageClassificationModule(Network):
@@ -66,8 +63,9 @@ class FlaxCLIPForImageClassification(FlaxCLIPVisionPreTrainedModel):
         super().__init__(config, *args, **kwargs)
         check_classifier(self.config)
 
-    def _default_input_shape(self) -> Any:
-        return pixel_shape(self.config.vision_config)
+    @property
+    def _tower_config(self) -> Any:
+        return self.config.vision_config
 
     def __call__(
         self,
@@ -87,9 +85,8 @@ class FlaxCLIPForImageClassification(FlaxCLIPVisionPreTrainedModel):
         labels a picture, or any numbers for a regression: see `clip_core.classification.problem_type`.
         """
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        inputs = vision_inputs(self._limits(self.config.vision_config), pixel_values, interpolate_pos_encoding)
-        asked, options = flags._replace(return_dict=True), interpolation(interpolate_pos_encoding)
-        out = self._run(inputs, params, dropout_rng, train, asked, **options)
+        asked = output_attentions, output_hidden_states, True
+        out = super().__call__(pixel_values, params, dropout_rng, train, *asked, interpolate_pos_encoding)
         if labels is not None:
             loss = classification_loss(out.logits, labels, self.config)
             out = ImageClassifierOutput(loss, out.logits, out.hidden_states, out.attentions)

@@ -81,8 +81,13 @@ class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
         module = self.module_class(config=config, dtype=as_dtype(dtype), **kwargs)
         super().__init__(config, module, input_shape, seed, dtype, _do_init, jit)
 
+    @property
+    def _tower_config(self) -> Any:
+        """The vision tower's config."""
+        return self.config
+
     def _default_input_shape(self) -> Any:
-        return pixel_shape(self.config)
+        return pixel_shape(self._tower_config)
 
     def _example(self, input_shape: Any) -> dict[str, Any]:
         return {"pixel_values": np.zeros(input_shape, np.float32)}
@@ -100,7 +105,7 @@ class FlaxCLIPVisionPreTrainedModel(FlaxPreTrainedModel):
     ) -> Any:
         """pixel_values: [B, C, image_size, image_size], or any size with `interpolate_pos_encoding`."""
         flags = resolve_flags(self.config, output_attentions, output_hidden_states, return_dict)
-        inputs = vision_inputs(self._limits(self.config), pixel_values, interpolate_pos_encoding)
+        inputs = vision_inputs(self._limits(self._tower_config), pixel_values, interpolate_pos_encoding)
         return self._run(inputs, params, dropout_rng, train, flags, **interpolation(interpolate_pos_encoding))
 
 

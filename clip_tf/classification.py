@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from clip_core.classification import check_classifier, problem_type
+from clip_core.classification import IGNORED, check_classifier, problem_type
 from clip_core.config import CLIPConfig
 from clip_core.outputs import ImageClassifierOutput
 
@@ -15,8 +15,6 @@ from .bridge import OWN_LOSS, MainLayer, by_main_layer
 from .inputs import switches
 from .layers import Linear, at_least_float32, dtype_of
 from .modeling import TFCLIPPreTrainedModel, vision_tower
-
-IGNORED = -100  # a label that counts for nothing, as in PyTorch
 
 
 class TFCLIPForImageClassificationMainLayer(MainLayer):
