@@ -71,7 +71,8 @@ def test_a_conversion_that_was_stopped_goes_on(source, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "out", "webdataset", samples_per_shard=2)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000.tar", "conversion.json"]
-    assert convert(source, tmp_path / "out", "webdataset", samples_per_shard=2)["written"] == 1
+    report = convert(source, tmp_path / "out", "webdataset", samples_per_shard=2)
+    assert report == {"samples": 4, "shards": 2, "skipped": 0, "written": 1}
     assert calls == ["00000.tar", "00001.tar", "00001.tar"]
     assert contents(open_source(str(tmp_path / "out" / "*.tar"))) == contents(source)
     with pytest.raises(DataError, match="samples_per_shard: 3, there 2"):

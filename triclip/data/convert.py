@@ -21,6 +21,7 @@ from clip_core.files import replace_file, write_text
 
 from .arrow import LARGE_GROUP
 from .example import make_example
+from .files import in_processes
 from .source import Sample, Source, fingerprint
 
 logger = logging.getLogger("triclip")
@@ -53,18 +54,19 @@ def convert(
     folder = Path(target)
     count = -(-len(source) // samples_per_shard)
     described = {"to": to, "samples_per_shard": samples_per_shard, "source": fingerprint(source), "of": len(source)}
-    _begin(folder, described)
+    kept = _begin(folder, described)
     write = functools.partial(_write_shard, source, folder, to, samples_per_shard, count)
-    wanted = [number for number in range(count) if not (folder / _name(number, count, to)).exists()]
-    done: dict[str, list[int]] = {str(number): found for number, found in _written(write, wanted, workers)}
-    kept = json.loads((folder / RECORD).read_text(encoding="utf-8")).get("shards", {}) | done
-    write_text(folder / RECORD, json.dumps(described | {"shards": kept}, indent=1) + "\n")
+    there = {number for number in range(count) if (folder / _name(number, count, to)).exists()}
+    wanted = [number for number in range(count) if number not in there or str(number) not in kept]
+    for number, found in zip(wanted, in_processes(write, wanted, workers), strict=True):
+        kept[str(number)] = found
+        _write_record(folder, described, kept)
     samples, skipped = (sum(found[i] for found in kept.values()) for i in range(2))
     return {"samples": samples, "shards": count, "skipped": skipped, "written": len(wanted)}
 
 
-def _begin(folder: Path, described: dict[str, Any]) -> None:
-    """Make the folder and its record, or check that they are of the same conversion."""
+def _begin(folder: Path, described: dict[str, Any]) -> dict[str, list[int]]:
+    """Make the folder and its record, or check that they are of this conversion; returns the counts of its shards."""
     record = folder / RECORD
     if record.exists():
         try:
@@ -75,22 +77,16 @@ def _begin(folder: Path, described: dict[str, Any]) -> None:
         if differs:
             named = ", ".join(f"{key}: {described[key]}, there {found.get(key)}" for key in differs)
             raise DataError(f"{folder}: wanted the same conversion or an empty folder, found another one ({named})")
-        return
+        return dict(found.get("shards", {}))
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder}: wanted an empty folder, found {next(folder.iterdir()).name} in it")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(record, json.dumps(described, indent=1) + "\n")
+    _write_record(folder, described, {})
+    return {}
 
 
-def _written(write: Callable[[int], list[int]], wanted: list[int], workers: int) -> Iterator[tuple[int, list[int]]]:
-    if workers < 2 or len(wanted) < 2:
-        yield from ((number, write(number)) for number in wanted)
-        return
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(min(workers, len(wanted)), get_context("spawn")) as pool:
-        yield from zip(wanted, pool.map(write, wanted), strict=True)
+def _write_record(folder: Path, described: dict[str, Any], kept: dict[str, list[int]]) -> None:
+    write_text(folder / RECORD, json.dumps(described | {"shards": kept}) + "\n")
 
 
 def _name(number: int, count: int, to: str) -> str:

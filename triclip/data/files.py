@@ -6,14 +6,17 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from clip_core.errors import DataError
 
 logger = logging.getLogger("triclip")
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 OPEN_FILES = 16  # per thread: a few hundred shards must stay below the limit on open files
 
@@ -104,6 +107,18 @@ class Parts:
             raise IndexError(number)
         part = int(np.searchsorted(self._first, number, "right")) - 1
         return part, number - int(self._first[part])
+
+
+def in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, chunksize: int = 1) -> Iterator[R]:
+    """function(item) for each item, in order, by `workers` new processes; by this one for fewer than two of either."""
+    if workers < 2 or len(items) < 2:
+        yield from map(function, items)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(min(workers, len(items)), get_context("spawn")) as pool:
+        yield from pool.map(function, items, chunksize=chunksize)
 
 
 class PackedStrings:

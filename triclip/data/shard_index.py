@@ -21,7 +21,7 @@ import numpy as np
 from clip_core.files import write_bytes, write_text
 
 from ..locks import locked
-from .files import Files, Parts
+from .files import Files, Parts, in_processes
 
 logger = logging.getLogger("triclip")
 
@@ -131,6 +131,10 @@ class ShardIndex:
         wanted = 4 * (entry.samples + 1) + 9 * entry.members
         return entry if os.path.exists(entry.path) and os.path.getsize(entry.path) == wanted else None
 
+    def forget(self) -> None:
+        """Read manifests again: another process may have written them."""
+        self._manifests.clear()
+
     def keep(self, found: Sequence[tuple[Path, list[int], Scan]]) -> None:
         """Keep the scans of shards whose identity was as given before they were scanned."""
         for path, identity, scan in found:
@@ -188,7 +192,7 @@ def scanned(
         try:
             index.root.mkdir(parents=True, exist_ok=True)
             with locked(index.root / "lock"):
-                index._manifests.clear()
+                index.forget()
                 found |= {path: _looked_up(index, path) for path, one in found.items() if one is None}
                 wanted = [path for path, one in found.items() if one is None]
                 for start in range(0, len(wanted), SAVED_EVERY):
@@ -219,13 +223,7 @@ def _scan_and_keep(
 
 
 def _scan(paths: Sequence[Path], scanner: Scanner, workers: int) -> list[Any]:
-    if workers < 2 or len(paths) < 2:
-        return [scanner(path) for path in paths]
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(min(workers, len(paths)), get_context("spawn")) as pool:
-        return list(pool.map(scanner, paths, chunksize=max(1, len(paths) // (4 * workers))))
+    return list(in_processes(scanner, paths, workers, max(1, len(paths) // (4 * max(1, workers)))))
 
 
 def _identity(path: Path) -> list[int]:
